@@ -1,0 +1,40 @@
+//! What a database asks of the layers below it, as traits they implement.
+
+use std::path::Path;
+
+use crate::db::{DbError, FileKind};
+use crate::ltx::ChangeSet;
+use crate::types::{DbName, LogIndex};
+
+/// Receives the answer of an operation that may wait; called exactly once, from any thread.
+pub type Done = Box<dyn FnOnce(Result<(), DbError>) + Send>;
+
+/// Receives the fate of proposed change sets; called exactly once, on the log's thread, in log order.
+pub type CommitDone = Box<dyn FnOnce(Result<LogIndex, CommitError>) + Send>;
+
+/// Why a proposed change was not confirmed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CommitError {
+    /// It is certain that the change is not in the log and never will be.
+    #[error("not primary: {0}")]
+    Refused(String),
+    /// It may or may not be in the log.
+    #[error("outcome unknown: {0}")]
+    Unknown(String),
+}
+
+/// Makes change sets durable in the cluster's log, all of one call or none.
+pub trait ChangeSink: Send + Sync + 'static {
+    /// Proposes `sets` as one entry; `done` hears the index once a quorum and the local log hold it.
+    fn commit(&self, sets: Vec<ChangeSet>, done: CommitDone);
+}
+
+/// Tells the kernel that what it caches of the mount is stale. Never call from a FUSE thread.
+pub trait KernelCache: Send + Sync + 'static {
+    /// Directory entries of this database's file appeared or vanished.
+    fn entry_changed(&self, db: &DbName, kind: FileKind);
+    /// Content or size of the file changed behind the mount.
+    fn data_changed(&self, db: &DbName, kind: FileKind);
+    /// Directory the file system is mounted on.
+    fn mount_point(&self) -> &Path;
+}

@@ -1,0 +1,53 @@
+use std::io;
+
+use crate::types::DbName;
+
+/// What can go wrong with one database, a variant per reaction.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// This node may not write; ask the primary.
+    #[error("database {0}: this node is not primary")]
+    NotPrimary(DbName),
+    /// Somebody else holds what this needs; close it or try again.
+    #[error("database {db}: {why}")]
+    Conflict {
+        /// The database.
+        db: DbName,
+        /// Who holds what.
+        why: String,
+    },
+    /// The log cannot take or confirm the change now; its fate may be unknown.
+    #[error("database {db}: {why}")]
+    Unavailable {
+        /// The database.
+        db: DbName,
+        /// What is missing.
+        why: String,
+    },
+    /// The caller's data or request is not acceptable.
+    #[error("database {db}: {why}")]
+    Invalid {
+        /// The database.
+        db: DbName,
+        /// What is wrong, and the remedy.
+        why: String,
+    },
+    /// Stored bytes are not what they must be; resync repairs it.
+    #[error("database {db}: {why}")]
+    Corrupt {
+        /// The database.
+        db: DbName,
+        /// Which bytes.
+        why: String,
+    },
+    /// A system call failed.
+    #[error("database {db}: {what}: {source}")]
+    Io {
+        /// The database.
+        db: DbName,
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}

@@ -1,0 +1,5 @@
+//! The only door outside: labelled file calls, durable renames, fault injection.
+
+pub mod blobs;
+pub mod durable;
+pub mod fault;

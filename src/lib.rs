@@ -1,0 +1,25 @@
+//! Skein: a replicated filesystem for SQLite.
+//!
+//! The modules stand in the order a transaction meets them; each imports only those above it.
+
+pub mod types;
+
+pub mod io;
+pub mod ltx;
+pub mod sqlite;
+
+pub mod db;
+
+pub mod store;
+
+pub mod mount;
+pub mod raft;
+pub mod stream;
+
+pub mod http;
+pub mod rpc;
+
+pub mod cli;
+pub mod config;
+pub mod node;
+pub mod telemetry;

@@ -1,0 +1,12 @@
+use crate::db::CommitDone;
+use crate::store::Change;
+
+/// "Make this durable": the order of all changes, implemented over Raft.
+pub trait CommitSink: Send + Sync + 'static {
+    /// Proposes a change whose blobs this node already stores durably.
+    ///
+    /// `done(Ok(index))` is called in log order, from within the application of entry `index` and instead of
+    /// [`Store::apply`](crate::store), once a quorum and this node's own log hold it durably; `done(Err)` as
+    /// soon as the outcome is known to be failure, or is unknown. Never blocks.
+    fn propose(&self, change: Change, done: CommitDone);
+}

@@ -1,0 +1,64 @@
+use std::path::{Path, PathBuf};
+
+use crate::db::DbFiles;
+use crate::types::DbName;
+
+/// Names of everything in a data directory.
+///
+/// ```text
+/// node.toml   identity          raft/       the log            blobs/   large change sets
+/// dbs/<path>/ one database      discarded/  change sets that a failover dropped
+/// tmp/        uploads and snapshots under way; emptied at start
+/// ```
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `root`.
+    pub fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The node's identity.
+    pub fn node_toml(&self) -> PathBuf {
+        self.root.join("node.toml")
+    }
+
+    /// The log's directory.
+    pub fn raft(&self) -> PathBuf {
+        self.root.join("raft")
+    }
+
+    /// The blob store's directory.
+    pub fn blobs(&self) -> PathBuf {
+        self.root.join("blobs")
+    }
+
+    /// The directory that mirrors the mount: a directory with a regular file `database` in it is a database,
+    /// one without is a subdirectory, a regular file is a super-journal.
+    pub fn dbs(&self) -> PathBuf {
+        self.root.join("dbs")
+    }
+
+    /// The files of one database.
+    pub fn database(&self, name: &DbName) -> DbFiles {
+        DbFiles::new(self.dbs().join(name.as_str()))
+    }
+
+    /// Change sets that never became history.
+    pub fn discarded(&self) -> PathBuf {
+        self.root.join("discarded")
+    }
+
+    /// Files of operations under way.
+    pub fn tmp(&self) -> PathBuf {
+        self.root.join("tmp")
+    }
+}

@@ -1,0 +1,25 @@
+//! The words of Skein: one value type per file, no I/O.
+//!
+//! Owns the newtypes every other layer speaks in. Never touches a file, a clock or the network.
+
+mod checksum;
+mod db_name;
+mod journal_mode;
+mod log_index;
+mod node_id;
+mod page_size;
+mod pgno;
+mod pos;
+mod role;
+mod txid;
+
+pub use checksum::Checksum;
+pub use db_name::{DbName, InvalidDbName};
+pub use journal_mode::JournalMode;
+pub use log_index::LogIndex;
+pub use node_id::{InvalidNodeName, NodeId, NodeName};
+pub use page_size::{InvalidPageSize, PageSize};
+pub use pgno::{PageCount, Pgno};
+pub use pos::{InvalidPos, Pos};
+pub use role::{Access, InvalidRole, Role};
+pub use txid::{InvalidTxid, Txid, TxidRange};
