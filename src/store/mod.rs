@@ -2,11 +2,15 @@
 
 mod change;
 mod commit_sink;
+mod committed_log;
 mod layout;
+mod members;
 
 pub use change::{Change, ChangeError, ChangeKind, Origin};
 pub use commit_sink::CommitSink;
+pub use committed_log::{CommittedLog, LogReadError};
 pub use layout::Layout;
+pub use members::Member;
 
 mod error;
 #[allow(clippy::module_inception)]
