@@ -1,1 +1,11 @@
-//! sqlite.
+//! SQLite's file formats: bytes in and out, no I/O of its own.
+//!
+//! Owns the layout of the database header, the write-ahead log, the rollback journal and the lock bytes.
+//! Never opens a file: readers are handed in. Called by `db`, which owns the files.
+
+pub mod header;
+pub mod journal;
+pub mod lock_bytes;
+pub mod wal;
+
+mod wal_scanner;
