@@ -8,4 +8,5 @@ pub mod journal;
 pub mod lock_bytes;
 pub mod wal;
 
+mod journal_playback;
 mod wal_scanner;
