@@ -1,7 +1,12 @@
 //! Round trips and damage; files of other programs are in `tests/compat`.
 
+use std::io::Write;
+
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use proptest::prelude::*;
 
+use super::crc::FileDigest;
+use super::index::Index;
 use super::*;
 use crate::types::{Checksum, NodeId, PageCount, PageSize, Pgno, Txid, TxidRange};
 
@@ -212,6 +217,62 @@ fn files_of_other_versions_are_told_apart_from_damage() {
     assert!(with(4, 1).contains("flags 01000000 are not known"));
     assert!(with(80, 1).contains("byte 80"));
     assert!(with(3, b'4').contains("not an LTX file"));
+}
+
+/// A file of version 3a: a whole LZ4 frame per page, without its size.
+fn sample_of_lz4_frames() -> Vec<u8> {
+    let mut file = change(5, 6, 4).encode().to_vec();
+    let mut digest = FileDigest::new();
+    let mut index = Index::new();
+    digest.update(&file);
+    for (number, page) in [(1u32, filled(1)), (3, (0..PAGE.len()).map(|n| (n * 7 / 3) as u8).collect())] {
+        let start = file.len();
+        let frame_header = [&number.to_be_bytes()[..], &[0, 0]].concat();
+        let options = FrameInfo::new().block_size(BlockSize::Max64KB).content_checksum(true);
+        let mut lz4 = FrameEncoder::with_frame_info(options, Vec::new());
+        lz4.write_all(&page).unwrap();
+        digest.update(&frame_header);
+        digest.update(&page);
+        file.extend_from_slice(&frame_header);
+        file.extend(lz4.finish().unwrap());
+        index.add(pgno(number), start as u64, (file.len() - start) as u64);
+    }
+    let tail = [&[0; 6][..], &index.finish(), &Checksum::new(9).get().to_be_bytes()].concat();
+    digest.update(&tail);
+    file.extend(tail);
+    file.extend(digest.value().to_be_bytes());
+    file
+}
+
+#[test]
+fn files_with_an_lz4_frame_per_page_are_read() {
+    let (frames, blocks) = (read(&sample_of_lz4_frames()), read(&sample()));
+    assert_eq!((frames.0, frames.1, frames.2.post_apply), (blocks.0, blocks.1, blocks.2.post_apply));
+}
+
+#[test]
+fn damage_of_lz4_frames_is_noticed() {
+    let file = sample_of_lz4_frames();
+    for bit in 0..file.len() * 8 {
+        let mut damaged = file.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        match verify(&damaged[..]) {
+            Err(error) => assert!(error.is_damage(), "bit {bit}: {error}"),
+            Ok(_) => assert_eq!(read(&damaged).1, read(&file).1, "bit {bit}"),
+        }
+    }
+    for cut in 0..file.len() {
+        let error = verify(&file[..cut]).unwrap_err();
+        assert!(error.is_damage(), "cut at {cut}: {error}");
+    }
+}
+
+#[test]
+fn an_lz4_frame_of_more_than_a_page_is_refused() {
+    let mut file = sample_of_lz4_frames();
+    file[8..12].copy_from_slice(&2048u32.to_be_bytes());
+    let error = verify(&file[..]).unwrap_err();
+    assert_eq!(error.to_string(), "ltx: byte 106 (page 1): lz4 frame holds more than a page");
 }
 
 #[test]
