@@ -290,6 +290,60 @@ fn compaction_keeps_the_newest_image_of_each_page() {
     assert_eq!(pages, [(1, filled(3)), (2, filled(2)), (4, filled(1))]);
 }
 
+/// What a database of `base` becomes when the files are applied in order: cut or filled with zeros, then written.
+fn applied<'a>(base: &[Vec<u8>], files: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut database = base.to_vec();
+    for file in files {
+        let (header, pages, _) = read(file);
+        database.resize(header.commit.get() as usize, filled(0));
+        pages.into_iter().for_each(|(number, page)| database[number as usize - 1] = page);
+    }
+    database
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_compacted_file_changes_a_database_as_its_inputs_do(
+        base in 0usize..8,
+        changes in proptest::collection::vec((0u32..8, any::<u8>()), 1..6),
+    ) {
+        let base: Vec<Vec<u8>> = (0..base).map(|number| filled(100 + number as u8)).collect();
+        let files: Vec<Vec<u8>> = (0u8..).zip(&changes).map(|(number, (commit, mask))| {
+            let txid = u64::from(number) + 2;
+            let numbers = (1..=*commit).filter(|page| mask >> page & 1 == 1);
+            let pages: Vec<_> = numbers.map(|page| (page, filled(10 * number + page as u8))).collect();
+            let header = Header { no_checksum: true, pre_apply: None, ..change(txid, txid, *commit) };
+            write(header, &pages, None).unwrap()
+        }).collect();
+        let files: Vec<&[u8]> = files.iter().map(|file| &file[..]).collect();
+        let merged = compact(files.iter().copied(), Vec::new(), Compression::Stored).unwrap();
+        prop_assert_eq!(applied(&base, [&merged.writer[..]]), applied(&base, files));
+    }
+}
+
+#[test]
+fn a_false_size_does_not_make_compaction_write_without_end() {
+    let page_size = PageSize::new(512).unwrap();
+    let small = Header { page_size, ..change(2, 2, 0) };
+    let small = write(small, &[], Some(Checksum::EMPTY)).unwrap();
+    let huge = Header { page_size, pre_apply: Some(Checksum::EMPTY), ..change(3, 3, u32::MAX) };
+    let huge = write(huge, &[], Some(Checksum::new(1))).unwrap();
+    let refused = compact([&small[..], &huge[..]], std::io::sink(), Compression::Stored);
+    assert!(matches!(refused, Err(LtxError::Invalid { pgno: Some(_), .. })));
+}
+
+#[test]
+fn stored_files_are_the_same_byte_for_byte_in_every_release() {
+    let mut encoder = Encoder::new(Vec::new(), change(5, 6, 4), Compression::Stored).unwrap();
+    encoder.page(pgno(3), &filled(7)).unwrap();
+    let finished = encoder.finish(Some(Checksum::new(9))).unwrap();
+    assert_eq!((finished.size_bytes, finished.file_checksum), (4259, 0x8d5d_17d4_8ad7_f6ce));
+    assert_eq!(finished.writer[100..110], [0, 0, 0, 3, 0, 1, 0, 0, 0x10, 0x12]);
+    assert_eq!(finished.writer[110..129], [&[0xf0][..], &[255; 16], &[1, 7]].concat());
+}
+
 #[test]
 fn compaction_refuses_files_that_do_not_continue_each_other() {
     let file = |min, max, pre, post| {
