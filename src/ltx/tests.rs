@@ -1,7 +1,12 @@
 //! Round trips and damage; files of other programs are in `tests/compat`.
 
+use std::io::Write;
+
+use lz4_flex::frame::{BlockSize, FrameEncoder, FrameInfo};
 use proptest::prelude::*;
 
+use super::crc::FileDigest;
+use super::index::Index;
 use super::*;
 use crate::types::{Checksum, NodeId, PageCount, PageSize, Pgno, Txid, TxidRange};
 
@@ -214,6 +219,62 @@ fn files_of_other_versions_are_told_apart_from_damage() {
     assert!(with(3, b'4').contains("not an LTX file"));
 }
 
+/// A file of version 3a: a whole LZ4 frame per page, without its size.
+fn sample_of_lz4_frames() -> Vec<u8> {
+    let mut file = change(5, 6, 4).encode().to_vec();
+    let mut digest = FileDigest::new();
+    let mut index = Index::new();
+    digest.update(&file);
+    for (number, page) in [(1u32, filled(1)), (3, (0..PAGE.len()).map(|n| (n * 7 / 3) as u8).collect())] {
+        let start = file.len();
+        let frame_header = [&number.to_be_bytes()[..], &[0, 0]].concat();
+        let options = FrameInfo::new().block_size(BlockSize::Max64KB).content_checksum(true);
+        let mut lz4 = FrameEncoder::with_frame_info(options, Vec::new());
+        lz4.write_all(&page).unwrap();
+        digest.update(&frame_header);
+        digest.update(&page);
+        file.extend_from_slice(&frame_header);
+        file.extend(lz4.finish().unwrap());
+        index.add(pgno(number), start as u64, (file.len() - start) as u64);
+    }
+    let tail = [&[0; 6][..], &index.finish(), &Checksum::new(9).get().to_be_bytes()].concat();
+    digest.update(&tail);
+    file.extend(tail);
+    file.extend(digest.value().to_be_bytes());
+    file
+}
+
+#[test]
+fn files_with_an_lz4_frame_per_page_are_read() {
+    let (frames, blocks) = (read(&sample_of_lz4_frames()), read(&sample()));
+    assert_eq!((frames.0, frames.1, frames.2.post_apply), (blocks.0, blocks.1, blocks.2.post_apply));
+}
+
+#[test]
+fn damage_of_lz4_frames_is_noticed() {
+    let file = sample_of_lz4_frames();
+    for bit in 0..file.len() * 8 {
+        let mut damaged = file.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        match verify(&damaged[..]) {
+            Err(error) => assert!(error.is_damage(), "bit {bit}: {error}"),
+            Ok(_) => assert_eq!(read(&damaged).1, read(&file).1, "bit {bit}"),
+        }
+    }
+    for cut in 0..file.len() {
+        let error = verify(&file[..cut]).unwrap_err();
+        assert!(error.is_damage(), "cut at {cut}: {error}");
+    }
+}
+
+#[test]
+fn an_lz4_frame_of_more_than_a_page_is_refused() {
+    let mut file = sample_of_lz4_frames();
+    file[8..12].copy_from_slice(&2048u32.to_be_bytes());
+    let error = verify(&file[..]).unwrap_err();
+    assert_eq!(error.to_string(), "ltx: byte 106 (page 1): lz4 frame holds more than a page");
+}
+
 #[test]
 fn compaction_keeps_the_newest_image_of_each_page() {
     let post = |n| Some(Checksum::new(n));
@@ -227,6 +288,60 @@ fn compaction_keeps_the_newest_image_of_each_page() {
     assert_eq!((header.range, header.commit.get(), header.timestamp_ms), (range(2, 5), 4, 77));
     assert_eq!((header.pre_apply, trailer.post_apply), (post(2), post(8)));
     assert_eq!(pages, [(1, filled(3)), (2, filled(2)), (4, filled(1))]);
+}
+
+/// What a database of `base` becomes when the files are applied in order: cut or filled with zeros, then written.
+fn applied<'a>(base: &[Vec<u8>], files: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+    let mut database = base.to_vec();
+    for file in files {
+        let (header, pages, _) = read(file);
+        database.resize(header.commit.get() as usize, filled(0));
+        pages.into_iter().for_each(|(number, page)| database[number as usize - 1] = page);
+    }
+    database
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_compacted_file_changes_a_database_as_its_inputs_do(
+        base in 0usize..8,
+        changes in proptest::collection::vec((0u32..8, any::<u8>()), 1..6),
+    ) {
+        let base: Vec<Vec<u8>> = (0..base).map(|number| filled(100 + number as u8)).collect();
+        let files: Vec<Vec<u8>> = (0u8..).zip(&changes).map(|(number, (commit, mask))| {
+            let txid = u64::from(number) + 2;
+            let numbers = (1..=*commit).filter(|page| mask >> page & 1 == 1);
+            let pages: Vec<_> = numbers.map(|page| (page, filled(10 * number + page as u8))).collect();
+            let header = Header { no_checksum: true, pre_apply: None, ..change(txid, txid, *commit) };
+            write(header, &pages, None).unwrap()
+        }).collect();
+        let files: Vec<&[u8]> = files.iter().map(|file| &file[..]).collect();
+        let merged = compact(files.iter().copied(), Vec::new(), Compression::Stored).unwrap();
+        prop_assert_eq!(applied(&base, [&merged.writer[..]]), applied(&base, files));
+    }
+}
+
+#[test]
+fn a_false_size_does_not_make_compaction_write_without_end() {
+    let page_size = PageSize::new(512).unwrap();
+    let small = Header { page_size, ..change(2, 2, 0) };
+    let small = write(small, &[], Some(Checksum::EMPTY)).unwrap();
+    let huge = Header { page_size, pre_apply: Some(Checksum::EMPTY), ..change(3, 3, u32::MAX) };
+    let huge = write(huge, &[], Some(Checksum::new(1))).unwrap();
+    let refused = compact([&small[..], &huge[..]], std::io::sink(), Compression::Stored);
+    assert!(matches!(refused, Err(LtxError::Invalid { pgno: Some(_), .. })));
+}
+
+#[test]
+fn stored_files_are_the_same_byte_for_byte_in_every_release() {
+    let mut encoder = Encoder::new(Vec::new(), change(5, 6, 4), Compression::Stored).unwrap();
+    encoder.page(pgno(3), &filled(7)).unwrap();
+    let finished = encoder.finish(Some(Checksum::new(9))).unwrap();
+    assert_eq!((finished.size_bytes, finished.file_checksum), (4259, 0x8d5d_17d4_8ad7_f6ce));
+    assert_eq!(finished.writer[100..110], [0, 0, 0, 3, 0, 1, 0, 0, 0x10, 0x12]);
+    assert_eq!(finished.writer[110..129], [&[0xf0][..], &[255; 16], &[1, 7]].concat());
 }
 
 #[test]
