@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::database::{Database, State};
-use super::incoming::{Incoming, mode_after};
+use super::incoming::Incoming;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
@@ -31,19 +31,33 @@ impl Database {
         if self.land_in_limbo(&mut state, index, change)? {
             return Ok(());
         }
+        let redoing = state.redoing();
         let incoming = self.check_incoming(&state, change)?;
         self.write_incoming(&mut state, incoming, index)?;
+        if redoing && !state.redoing() {
+            self.check_redone(&state)?;
+        }
         self.finish_apply(state);
         Ok(())
     }
 
     /// Brings checked pages into the database the way its openness demands, and moves the position.
-    pub(super) fn write_incoming(&self, state: &mut State, incoming: Incoming, index: LogIndex) -> Result<(), DbError> {
-        let fail = |source| self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source);
+    pub(super) fn write_incoming(
+        self: &Arc<Self>,
+        state: &mut State,
+        incoming: Incoming,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        let fail = |source| {
+            self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
+        };
         if state.cow.any() && state.wal.is_none() && state.mode == Some(JournalMode::Wal) {
             self.attach(state)?;
         }
-        if state.wal.is_some() {
+        let change = &incoming.batch.change;
+        if incoming.batch.checksums.is_empty() && change.commit == state.pages {
+            // The content is there already; only the position moves.
+        } else if state.wal.is_some() {
             self.apply_wal(state, &incoming).map_err(fail)?;
         } else if state.handles > 0 {
             state.checksums.set_pending(index).map_err(fail)?;
@@ -52,12 +66,23 @@ impl Database {
             state.checksums.set_pending(index).map_err(fail)?;
             self.apply_cold(state, &incoming).map_err(fail)?;
         }
-        let mode = mode_after(state, &incoming.batch);
         let was_empty = state.pages == PageCount::ZERO;
         self.adopt(state, &incoming.batch, index)?;
-        state.mode = mode;
         if was_empty && let Some(cache) = self.shared.cache() {
             cache.entry_changed(self.name(), FileKind::Database);
+        }
+        Ok(())
+    }
+
+    /// After redo has caught up with the checksums: they must be those of the position.
+    fn check_redone(&self, state: &State) -> Result<(), DbError> {
+        let fail = |source| self.io_error("reading page checksums", source);
+        let found = state.checksums.fold(1, state.pages.get()).map_err(fail)?;
+        if found != state.pos.checksum {
+            return Err(self.corrupt(format!(
+                "after recovery its pages have checksum {found}, not {}",
+                state.pos.checksum
+            )));
         }
         Ok(())
     }
@@ -96,7 +121,7 @@ impl Database {
             lock(&wal.work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
         }
         fault::point("apply_wal")?;
-        let applied = (|| {
+        let applied = (|| -> io::Result<()> {
             let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
             incoming.for_each(|pgno, page| append.page(pgno, page))?;
             append.publish(incoming.batch.change.commit)
@@ -178,11 +203,17 @@ impl<'a> ExclusiveLock<'a> {
     }
 }
 
-impl Drop for ExclusiveLock<'_> {
-    fn drop(&mut self) {
-        let length = lock_bytes::SHARED_SIZE + 2;
-        if let Err(error) = unlock(self.file, lock_bytes::PENDING, length) {
+impl ExclusiveLock<'_> {
+    /// Releases what is held through `file`.
+    pub fn release(file: &std::fs::File) {
+        if let Err(error) = unlock(file, lock_bytes::PENDING, lock_bytes::SHARED_SIZE + 2) {
             tracing::error!(%error, "cannot release the lock of a database file");
         }
+    }
+}
+
+impl Drop for ExclusiveLock<'_> {
+    fn drop(&mut self) {
+        Self::release(self.file);
     }
 }

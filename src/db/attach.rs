@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::checkpoint::Backfill;
 use super::database::{Database, State};
@@ -12,6 +13,7 @@ use super::pin::Pin;
 use super::{DbError, FileKind};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader, WalIndex};
@@ -40,8 +42,10 @@ pub(super) struct WalAttachment {
     pub fence: Fence,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
-    /// A checkpoint waits until the mark has passed this frame.
+    /// Frame at which the read mark stands ahead of the captured part, to let a checkpoint through.
     pub mark_ahead: Option<u32>,
+    /// The change set of frames that are captured but not seen published yet.
+    pub unpublished_change: Option<ChangeSet>,
 }
 
 /// The end of the captured part of a WAL.
@@ -68,20 +72,22 @@ impl Captured {
 
 impl Database {
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
-    pub(super) fn attach(&self, state: &mut State) -> Result<(), DbError> {
+    pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
         if state.wal.is_some() {
             return Ok(());
         }
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let path = cache.mount_point().join(self.name().as_str());
         let mut attachment = self.open_attachment(&path, state)?;
-        attachment.adopt_or_begin(state).map_err(|source| self.io_error("preparing the wal-index", source))?;
+        attachment
+            .adopt_or_begin(state)
+            .map_err(|source| self.io_error("preparing the wal-index", source))?;
         self.fence_or_pin(&mut attachment)?;
         state.wal = Some(attachment);
         if let Some(tailer) = self.shared.tailer()
             && self.access() == Access::Write
         {
-            tailer.watch(self.name().clone(), self.files().path(FileKind::Wal));
+            tailer.watch(self);
         }
         tracing::debug!(db = %self.name(), "attached");
         Ok(())
@@ -96,14 +102,16 @@ impl Database {
         };
         let fail = |source| self.io_error("attaching through the mount", source);
         let database = open("").map_err(fail)?;
-        if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE).map_err(fail)? {
+        if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+            .map_err(fail)?
+        {
             return Err(self.conflict(
                 "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
             ));
         }
         let (wal, work, shm) = (open("-wal"), open("-shm"), open("-shm"));
         let (wal, work, shm) = (wal.map_err(fail)?, work.map_err(fail)?, shm.map_err(fail)?);
-        lock(&shm, LockKind::Shared, lock_bytes::WAL_DMS, 1).map_err(fail)?;
+        lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?).map_err(fail)?;
         let captured = Captured {
@@ -114,7 +122,18 @@ impl Database {
             unpublished: None,
         };
         let (pin, fence) = (Pin::default(), Fence::default());
-        Ok(WalAttachment { database, wal, backing_wal, index, work, pin, fence, captured, mark_ahead: None })
+        Ok(WalAttachment {
+            database,
+            wal,
+            backing_wal,
+            index,
+            work,
+            pin,
+            fence,
+            captured,
+            mark_ahead: None,
+            unpublished_change: None,
+        })
     }
 
     /// Makes an attachment what this node's access demands.
@@ -145,22 +164,25 @@ impl Database {
         let Some(wal) = state.wal.as_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
-            if header.max_frame != wal.captured.frame || header.salt != wal.captured.salt && header.max_frame > 0 {
+            if header.max_frame != wal.captured.frame
+                || header.salt != wal.captured.salt && header.max_frame > 0
+            {
                 return Ok(false);
             }
             state.checksums.set_pending(state.index).map_err(fail)?;
             let limit = wal.captured.frame;
-            if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete) && wal.index.backfilled() < limit {
+            if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
+                && wal.index.backfilled() < limit
+            {
                 return Ok(false);
             }
         }
-        let Some(path) = self.shared.cache().map(|cache| cache.mount_point().join(self.name().as_str())) else {
+        let Some(path) = self.shared.cache().map(|cache| cache.mount_point().join(self.name().as_str()))
+        else {
             return Ok(false);
         };
         state.wal = None;
         state.captured = None;
-        // The file must be durable before its log goes: until the marker moves, redo starts before both.
-        state.dirty = true;
         if state.dropped {
             return Ok(true);
         }

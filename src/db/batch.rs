@@ -103,7 +103,9 @@ impl Frame<'_> {
         mut read: impl FnMut(Pgno, &mut [u8]) -> io::Result<()>,
     ) -> io::Result<Batch> {
         let min = self.base.next_txid();
-        let max = min.checked_add(self.commits.max(1) - 1).ok_or_else(|| io::Error::other("transaction numbers are used up"))?;
+        let max = min
+            .checked_add(self.commits.max(1) - 1)
+            .ok_or_else(|| io::Error::other("transaction numbers are used up"))?;
         let bytes = pages.len() as u64 * self.page_size.bytes();
         let inline = bytes <= INLINE_BYTES_MAX;
         let target = if inline {
@@ -113,7 +115,8 @@ impl Frame<'_> {
         };
         // Large change sets are written at memory speed; small ones are worth the log space they save.
         let compression = if inline { Compression::Lz4 } else { Compression::Stored };
-        let mut encoder = Encoder::new(target, self.header(shared, min, max), compression).map_err(io::Error::other)?;
+        let mut encoder =
+            Encoder::new(target, self.header(shared, min, max), compression).map_err(io::Error::other)?;
         let mut checksums = Vec::with_capacity(pages.len());
         let mut total = self.checksum_without_removed(old)?;
         let mut page = vec![0; self.page_size.len()];

@@ -106,7 +106,11 @@ impl Database {
         done(answer);
     }
 
-    fn truncate_rollback(&self, mut state: std::sync::MutexGuard<'_, State>, size: u64) -> Result<(), DbError> {
+    fn truncate_rollback(
+        &self,
+        mut state: std::sync::MutexGuard<'_, State>,
+        size: u64,
+    ) -> Result<(), DbError> {
         let fail = |source| self.io_error("truncating the database file", source);
         let file = self.open_backing(FileKind::Database)?;
         let length = file.metadata().map_err(fail)?.len();
@@ -217,8 +221,9 @@ impl Database {
         }
         let mut head = [0; 100];
         read_or_zero(&file, 0, &mut head)?;
-        let header = DatabaseHeader::parse(&head)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("its first page: {error}")))?;
+        let header = DatabaseHeader::parse(&head).map_err(|error| {
+            io::Error::new(io::ErrorKind::InvalidData, format!("its first page: {error}"))
+        })?;
         let pages = page_count(length, header.page_size)?;
         let frame = Frame {
             db: self.name(),
@@ -233,7 +238,8 @@ impl Database {
         };
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
-        let mut touched: BTreeSet<Pgno> = if same_size { state.journal.dirty.clone() } else { BTreeSet::new() };
+        let mut touched: BTreeSet<Pgno> =
+            if same_size { state.journal.dirty.clone() } else { BTreeSet::new() };
         touched.retain(|pgno| pages.contains(*pgno) && *pgno != lock_page);
         if same_size && pages == state.pages && unchanged(state, &file, &touched, header.page_size)? {
             return Ok(None);

@@ -80,7 +80,9 @@ impl Database {
             drop(state);
             return done.into_iter().for_each(|done| done(Ok(())));
         };
-        if run.published && let Some(wal) = state.wal.as_mut() {
+        if run.published
+            && let Some(wal) = state.wal.as_mut()
+        {
             // A checkpoint is syncing the WAL first. It stops at the read mark of a moment ago, so one that
             // follows at once must find the mark ahead of the frames written in between; it is held up here, at
             // its own sync, until those are durable.
@@ -163,10 +165,15 @@ impl Database {
             timestamp_ms: now_ms(),
         };
         let lock_page = Pgno::lock_page(run.page_size);
-        let mut pages: BTreeSet<Pgno> =
-            run.frames.keys().copied().filter(|pgno| run.pages.contains(*pgno) && *pgno != lock_page).collect();
+        let mut pages: BTreeSet<Pgno> = run
+            .frames
+            .keys()
+            .copied()
+            .filter(|pgno| run.pages.contains(*pgno) && *pgno != lock_page)
+            .collect();
         let growth = frame.untouched_growth(&pages);
-        let stale = if growth.is_empty() { BTreeMap::new() } else { wal_frames_of(state.wal.as_mut(), &growth)? };
+        let stale =
+            if growth.is_empty() { BTreeMap::new() } else { wal_frames_of(state.wal.as_mut(), &growth)? };
         pages.extend(growth);
         let wal = state.wal.as_ref().ok_or_else(|| io::Error::other("not attached"))?;
         frame.encode(&self.shared, &state.checksums, pages.into_iter(), |pgno, page| {
@@ -213,7 +220,9 @@ impl Database {
         let Some(header) = wal.wal_header() else { return Ok(None) };
         let page_size = if state.pages == PageCount::ZERO { header.page_size } else { page_size };
         if header.page_size != page_size {
-            return Err(self.corrupt(format!("its WAL has pages of {} bytes, not {page_size}", header.page_size)));
+            return Err(
+                self.corrupt(format!("its WAL has pages of {} bytes, not {page_size}", header.page_size))
+            );
         }
         fault::point("capture_read").map_err(fail)?;
         let mut scan = Chain::new(wal, header, page_size);
@@ -221,7 +230,11 @@ impl Database {
         let Some(mut run) = scan.finish() else { return Ok(None) };
         if let HeaderRead::Valid(published) = wal.index.header() {
             run.published = published.salt == header.salt && published.max_frame >= run.last;
-            run.change = if run.published { published.change } else { published.change.wrapping_add(run.commits as u32) };
+            run.change = if run.published {
+                published.change
+            } else {
+                published.change.wrapping_add(run.commits as u32)
+            };
         }
         Ok(Some(run))
     }
@@ -242,7 +255,10 @@ impl Database {
         let mut frames = BTreeMap::new();
         for frame in first..=header.max_frame {
             let pgno = wal.index.page_of(frame)?;
-            frames.insert(pgno.ok_or_else(|| io::Error::other(format!("frame {frame} has no page in the wal-index")))?, frame);
+            frames.insert(
+                pgno.ok_or_else(|| io::Error::other(format!("frame {frame} has no page in the wal-index")))?,
+                frame,
+            );
         }
         let count = u64::from(header.max_frame - wal.captured.frame);
         let commits = u64::from(header.change.wrapping_sub(wal.captured.change)).clamp(1, count);
@@ -357,7 +373,9 @@ impl WalAttachment {
     pub fn checksum_of(&self, frame: u32, page_size: PageSize) -> io::Result<Option<FrameChecksum>> {
         let mut raw = [0; FRAME_HEADER_SIZE];
         match self.backing_wal.read_exact_at(&mut raw, frame_offset(frame, page_size)) {
-            Ok(()) => Ok(FrameHeader::parse(&raw).filter(|header| header.salt == self.captured.salt).map(|h| h.checksum)),
+            Ok(()) => Ok(FrameHeader::parse(&raw)
+                .filter(|header| header.salt == self.captured.salt)
+                .map(|h| h.checksum)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }
@@ -366,7 +384,10 @@ impl WalAttachment {
     /// Whether the log goes on behind what is captured and published.
     fn has_unpublished(&self) -> bool {
         let HeaderRead::Valid(header) = self.index.header() else { return false };
-        matches!(self.checksum_of(header.max_frame.max(self.captured.frame) + 1, header.page_size), Ok(Some(_)))
+        matches!(
+            self.checksum_of(header.max_frame.max(self.captured.frame) + 1, header.page_size),
+            Ok(Some(_))
+        )
     }
 }
 

@@ -99,7 +99,7 @@ impl WalAttachment {
             if mark >= safe {
                 continue;
             }
-            let byte = lock_bytes::read(slot);
+            let byte = super::pin::read_byte(slot);
             if try_lock(&self.work, LockKind::Exclusive, byte, 1)? {
                 self.index.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_UNUSED });
                 unlock(&self.work, byte, 1)?;

@@ -9,7 +9,7 @@ use super::contract::CommitError;
 use super::database::{Database, State};
 use super::shared::Moved;
 use super::{DbError, Done};
-use crate::types::{Access, JournalMode, LogIndex, PageCount};
+use crate::types::{Access, LogIndex, PageCount};
 
 /// A change set between proposal and its landing.
 pub(super) struct Flight {
@@ -36,7 +36,9 @@ pub(super) enum Source {
 
 /// Milliseconds since 1970.
 pub(super) fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
 }
 
 impl Database {
@@ -50,16 +52,16 @@ impl Database {
     }
 
     /// Hears the fate of the flight; on the log's thread.
-    pub(super) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
+    pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
         let mut state = self.lock();
         let Some(flight) = state.flight.take() else { return };
         let Flight { batch, waiters, source } = flight;
+        let timestamp_ms = batch.timestamp_ms;
         let answer = match fate {
-            Ok(index) => self.finalize(&mut state, &batch, source, index),
-            Err(error) => Err(self.revoke(&mut state, &batch, source, error)),
+            Ok(index) => self.finalize(&mut state, batch, source, index),
+            Err(error) => Err(self.give_up(&mut state, batch, source, error)),
         };
         let queued = std::mem::take(&mut state.queued);
-        let timestamp_ms = batch.timestamp_ms;
         let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
         drop(state);
         self.changed.notify_all();
@@ -74,19 +76,34 @@ impl Database {
     }
 
     pub(super) fn moved(&self, state: &State, timestamp_ms: i64) -> Moved {
-        Moved { pos: state.pos, index: state.index, pages: state.pages, page_size: state.page_size, timestamp_ms }
+        Moved {
+            pos: state.pos,
+            index: state.index,
+            pages: state.pages,
+            page_size: state.page_size,
+            timestamp_ms,
+        }
     }
 
     /// Makes a change set that is in the log the database's position.
-    fn finalize(&self, state: &mut State, batch: &Batch, source: Source, index: LogIndex) -> Result<(), DbError> {
+    fn finalize(
+        &self,
+        state: &mut State,
+        batch: Batch,
+        source: Source,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
         if batch.change.pre != state.pos.checksum || batch.change.range.min() != state.pos.next_txid() {
             // Another entry came first (an import, say): nobody applies this one, here or elsewhere.
             let error = CommitError::Refused(format!("the database had moved to {}", state.pos));
-            return Err(self.revoke(state, batch, source, error));
+            return Err(self.give_up(state, batch, source, error));
         }
-        self.adopt(state, batch, index)?;
-        if let Source::Wal { end, .. } = source {
+        self.adopt(state, &batch, index)?;
+        if let Source::Wal { end, published } = source {
             self.advance_capture(state, end);
+            if let Some(wal) = state.wal.as_mut() {
+                wal.unpublished_change = (!published).then_some(batch.change);
+            }
         }
         Ok(())
     }
@@ -95,6 +112,7 @@ impl Database {
     pub(super) fn adopt(&self, state: &mut State, batch: &Batch, index: LogIndex) -> Result<(), DbError> {
         let change = &batch.change;
         let fail = |source| self.io_error("writing page checksums", source);
+        state.checksums.set_pending(index).map_err(fail)?;
         if batch.reset {
             state.checksums.truncate(PageCount::ZERO).map_err(fail)?;
         }
@@ -104,14 +122,15 @@ impl Database {
         state.index = index;
         state.pages = change.commit;
         state.page_size = change.page_size;
-        state.dirty = true;
+        state.mode = batch.mode.or(state.mode);
+        state.touched_by(index);
         if let Some(point) = batch.wal_end {
             state.captured = Some(point);
         }
         Ok(())
     }
 
-    fn advance_capture(&self, state: &mut State, end: Captured) {
+    pub(super) fn advance_capture(&self, state: &mut State, end: Captured) {
         let Some(wal) = state.wal.as_mut() else { return };
         wal.captured = end;
         let mark = wal.mark_ahead.map_or(end.frame, |ahead| ahead.max(end.frame));
@@ -121,9 +140,9 @@ impl Database {
     }
 
     /// Takes back what will not be history, as far as it is not yet visible to anyone.
-    fn revoke(&self, state: &mut State, batch: &Batch, source: Source, error: CommitError) -> DbError {
+    fn give_up(&self, state: &mut State, batch: Batch, source: Source, error: CommitError) -> DbError {
         let db = self.name().clone();
-        match source {
+        match &source {
             Source::Wal { end, published: false } => {
                 if let Some(wal) = &state.wal
                     && let Err(error) = wal.invalidate_frame(end.frame, batch.change.page_size)
@@ -136,15 +155,13 @@ impl Database {
             Source::Wal { published: true, .. } | Source::Journal => {}
         }
         tracing::warn!(%db, txid = %batch.change.range.max(), %error, "a transaction was not committed");
+        if matches!(error, CommitError::Unknown(_)) {
+            self.into_limbo(state, Flight { batch, waiters: Vec::new(), source });
+        }
         match error {
             CommitError::Refused(_) if self.access() != Access::Write => DbError::NotPrimary(db),
             CommitError::Refused(why) | CommitError::Unknown(why) => DbError::Unavailable { db, why },
         }
-    }
-
-    /// The committed mode as page 1 of a landed change tells it.
-    pub(super) fn set_mode(state: &mut State, mode: JournalMode) {
-        state.mode = Some(mode);
     }
 }
 

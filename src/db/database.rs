@@ -43,8 +43,8 @@ pub(super) struct State {
     pub index: LogIndex,
     /// Per-page checksums and the durable marker.
     pub checksums: PageChecksums,
-    /// What has been done since the marker was set.
-    pub dirty: bool,
+    /// The first entry that the file on disk may lack.
+    pub dirty_since: Option<LogIndex>,
     /// The WAL as the daemon takes part in it, while applications have the database open.
     pub wal: Option<WalAttachment>,
     /// How far the WAL is captured, also while nothing is attached.
@@ -53,6 +53,10 @@ pub(super) struct State {
     pub journal: JournalState,
     /// The change set on its way through the log.
     pub flight: Option<Flight>,
+    /// A change set whose fate the log could not tell.
+    pub limbo: Option<Flight>,
+    /// A durable transaction that a writer overran is being put back.
+    pub restoring: bool,
     /// Who waits for the next capture.
     pub queued: Vec<Done>,
     /// Somebody holds the database for longer than the lock: a cold import or a rename.
@@ -178,7 +182,11 @@ impl Database {
     }
 
     /// Runs something that may wait on a thread of its own.
-    pub(super) fn off_thread(self: &Arc<Self>, done: Done, work: impl FnOnce(&Arc<Self>, Done) + Send + 'static) {
+    pub(super) fn off_thread(
+        self: &Arc<Self>,
+        done: Done,
+        work: impl FnOnce(&Arc<Self>, Done) + Send + 'static,
+    ) {
         let database = self.clone();
         // The closure's parts move into the thread; where no thread can be had, the caller is told.
         let shared = Arc::new(Mutex::new(Some((done, work))));
@@ -289,12 +297,16 @@ impl Database {
         });
     }
 
-    fn may_serve(&self, state: &State) -> Result<(), DbError> {
+    pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
         if let Some(why) = &state.failed {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }
-        if state.index < state.checksums.pending() && self.access() == Access::ReadOnly {
-            let why = format!("catching up after a crash, at log entry {} of {}", state.index, state.checksums.pending());
+        if state.redoing() {
+            let why = format!(
+                "catching up after a crash, at log entry {} of {}",
+                state.index,
+                state.checksums.pending()
+            );
             return Err(self.unavailable(why));
         }
         Ok(())

@@ -1,17 +1,18 @@
 //! A change set on its way into a database: checked as a whole before a byte of it is written.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 
 use bytes::{Buf, Bytes};
 
+use super::DbError;
 use super::batch::Batch;
 use super::database::{Database, State};
 use super::shared::Shared;
-use super::DbError;
 use crate::ltx::{self, Body, ChangeSet, Decoder, LtxError};
 use crate::sqlite::header::DatabaseHeader;
-use crate::types::{Checksum, JournalMode, PageCount, Pgno};
+use crate::types::{Checksum, PageCount, Pgno};
 
 /// A change set whose LTX has been read through once and found sound.
 pub(super) struct Incoming {
@@ -29,7 +30,7 @@ pub(super) enum LtxSource {
 }
 
 impl LtxSource {
-    fn of(change: &ChangeSet, shared: &Shared) -> io::Result<Self> {
+    pub fn of(change: &ChangeSet, shared: &Shared) -> io::Result<Self> {
         Ok(match &change.body {
             Body::Inline(bytes) => LtxSource::Bytes(bytes.clone()),
             Body::Blob(blob) => LtxSource::File(shared.blobs.open_blob((blob.digest, blob.size_bytes))?),
@@ -53,6 +54,18 @@ impl LtxSource {
 /// An LTX error as the I/O error of the file it was found in.
 pub(super) fn into_io(error: LtxError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+impl LtxSource {
+    /// All pages in memory; for change sets of applications that are known to be small.
+    pub fn pages_by_number(&self) -> io::Result<BTreeMap<Pgno, Vec<u8>>> {
+        let mut decoder = self.decoder()?;
+        let (mut pages, mut page) = (BTreeMap::new(), Vec::new());
+        while let Some(pgno) = decoder.next_page(&mut page).map_err(into_io)? {
+            pages.insert(pgno, page.clone());
+        }
+        Ok(pages)
+    }
 }
 
 impl Incoming {
@@ -88,19 +101,30 @@ impl Database {
         chained: bool,
     ) -> Result<Incoming, DbError> {
         if chained && (change.range.min() != state.pos.next_txid() || change.pre != state.pos.checksum) {
-            let why = format!("change set {}-{} does not continue {}", change.range.min(), change.range.max(), state.pos);
+            let why = format!(
+                "change set {}-{} does not continue {}",
+                change.range.min(),
+                change.range.max(),
+                state.pos
+            );
             return Err(self.corrupt(why));
         }
         let fail = |source| self.io_error(format!("reading change set {}", change.range.max()), source);
         let reset = change.page_size != state.page_size && state.pages != PageCount::ZERO;
-        let mut total = if reset { Checksum::EMPTY } else { state.pos.checksum };
+        let mut total = match (reset, chained) {
+            (true, _) => Checksum::EMPTY,
+            (false, true) => state.pos.checksum,
+            (false, false) => state.checksums.fold(1, state.pages.get()).map_err(fail)?,
+        };
         if !reset && change.commit < state.pages {
             total = total ^ state.checksums.fold(change.commit.get() + 1, state.pages.get()).map_err(fail)?;
         }
         let (mut checksums, mut mode, mut page) = (Vec::new(), None, Vec::new());
         let mut decoder = source.decoder().map_err(fail)?;
         if decoder.header().page_size != change.page_size || decoder.header().commit != change.commit {
-            return Err(self.corrupt(format!("change set {} names another size than its LTX", change.range.max())));
+            return Err(
+                self.corrupt(format!("change set {} names another size than its LTX", change.range.max()))
+            );
         }
         let timestamp_ms = decoder.header().timestamp_ms;
         while let Some(pgno) = decoder.next_page(&mut page).map_err(|error| fail(into_io(error)))? {
@@ -115,16 +139,13 @@ impl Database {
             checksums.push((pgno, checksum));
         }
         decoder.finish().map_err(|error| fail(into_io(error)))?;
-        if total != change.post {
+        // While entries are applied again after a crash, checksums may be ahead of the position; the last of them
+        // brings both together, and is checked as a whole.
+        if !state.redoing() && total != change.post {
             let why = format!("checksum after {} would be {total}, not {}", change.range.max(), change.post);
             return Err(self.corrupt(why));
         }
         let batch = Batch { change, checksums, wal_end: None, timestamp_ms, reset, mode };
         Ok(Incoming { batch, source })
     }
-}
-
-/// The mode a database has once a change is applied: page 1 tells, else it stays.
-pub(super) fn mode_after(state: &State, batch: &Batch) -> Option<JournalMode> {
-    batch.mode.or(state.mode)
 }

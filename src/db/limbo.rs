@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::DbError;
 use super::commit::{Flight, Source};
 use super::database::{Database, State};
-use super::DbError;
 use crate::ltx::ChangeSet;
 use crate::types::LogIndex;
 

@@ -53,8 +53,13 @@ pub struct Marker {
 
 impl Marker {
     /// The marker of a database without a transaction.
-    pub const NEW: Marker =
-        Marker { pos: Pos::ZERO, index: LogIndex::ZERO, page_size: PageSize::DEFAULT, pages: PageCount::ZERO, wal: None };
+    pub const NEW: Marker = Marker {
+        pos: Pos::ZERO,
+        index: LogIndex::ZERO,
+        page_size: PageSize::DEFAULT,
+        pages: PageCount::ZERO,
+        wal: None,
+    };
 }
 
 /// The file of checksums of one database.
@@ -90,7 +95,10 @@ impl PageChecksums {
             Some((sequence, marker)) => Ok(Self { file, sequence, marker, pending }),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("{}: both markers are damaged; remove the database's directory and let it be fetched again", path.display()),
+                format!(
+                    "{}: both markers are damaged; remove the database's directory and let it be fetched again",
+                    path.display()
+                ),
             )),
         }
     }
@@ -280,13 +288,17 @@ fn decode_marker(bytes: &[u8]) -> io::Result<Option<(u64, Marker)>> {
         return Ok(None);
     }
     if word32(8) != VERSION {
-        let text = format!("page checksums of version {} (this program knows {VERSION}): use a newer program", word32(8));
+        let text = format!(
+            "page checksums of version {} (this program knows {VERSION}): use a newer program",
+            word32(8)
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let Ok(page_size) = PageSize::new(word32(12)) else { return Ok(None) };
     let pos = Pos { txid: Txid::new(word64(24)), checksum: Checksum::new(word64(32)) };
     let wal = (word32(64) != 0).then(|| WalPoint { frame: word32(52), salt: Salt(word32(56), word32(60)) });
-    let marker = Marker { pos, index: LogIndex::new(word64(40)), page_size, pages: PageCount::new(word32(48)), wal };
+    let marker =
+        Marker { pos, index: LogIndex::new(word64(40)), page_size, pages: PageCount::new(word32(48)), wal };
     Ok(Some((word64(16), marker)))
 }
 

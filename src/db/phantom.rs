@@ -8,13 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
+use super::DbError;
 use super::attach::WalAttachment;
 use super::commit::{all_of, now_ms};
 use super::database::{Database, State};
 use super::discard::write_discarded;
 use super::incoming::LtxSource;
 use super::wal_writer::WalAppend;
-use super::DbError;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, unlock};
 use crate::ltx::ChangeSet;
@@ -30,11 +30,12 @@ impl WalAttachment {
     pub fn phantom(&mut self) -> io::Result<bool> {
         let Some((first, first_checksum)) = self.captured.unpublished else { return Ok(false) };
         let HeaderRead::Valid(header) = self.index.header() else { return Ok(false) };
-        let (frame, expected) = if header.salt == self.captured.salt && header.max_frame >= self.captured.frame {
-            (self.captured.frame, self.captured.checksum)
-        } else {
-            (first, first_checksum)
-        };
+        let (frame, expected) =
+            if header.salt == self.captured.salt && header.max_frame >= self.captured.frame {
+                (self.captured.frame, self.captured.checksum)
+            } else {
+                (first, first_checksum)
+            };
         if self.checksum_of(frame, header.page_size)? != Some(expected) {
             return Ok(true);
         }
@@ -64,7 +65,8 @@ impl Database {
             && let HeaderRead::Valid(header) = wal.index.header()
             && header.max_frame < first
         {
-            wal.invalidate_frame(first, page_size).map_err(|source| self.io_error("taking back an overrun", source))?;
+            wal.invalidate_frame(first, page_size)
+                .map_err(|source| self.io_error("taking back an overrun", source))?;
         }
         Err(self.unavailable("a durable transaction whose writer died is being restored; try again"))
     }
@@ -99,11 +101,14 @@ impl Database {
         let mut state = self.lock();
         let page_size = state.page_size;
         let Some(wal) = state.wal.as_mut() else { return Ok(()) };
-        let (Some((first, _)), Some(change)) = (wal.captured.unpublished, wal.unpublished_change.clone()) else {
+        let (Some((first, _)), Some(change)) = (wal.captured.unpublished, wal.unpublished_change.clone())
+        else {
             return Ok(());
         };
         fault::point("restore_phantom")?;
-        let HeaderRead::Valid(header) = wal.index.header() else { return Err(io::Error::other("no wal-index")) };
+        let HeaderRead::Valid(header) = wal.index.header() else {
+            return Err(io::Error::other("no wal-index"));
+        };
         let overran: BTreeMap<Pgno, u32> = frames_between(wal, first, header.max_frame)?;
         if !overran.is_empty() {
             self.keep_overrun(wal, &overran, &change, page_size)?;
@@ -146,7 +151,16 @@ impl Database {
     ) -> io::Result<()> {
         let HeaderRead::Valid(header) = wal.index.header() else { return Ok(()) };
         let mut read = |pgno: &Pgno, page: &mut [u8]| wal.read_frame(frames[pgno], page);
-        let path = write_discarded(&self.shared, self.name(), base.pos(), page_size, header.pages, frames.keys(), &mut read, now_ms())?;
+        let path = write_discarded(
+            &self.shared,
+            self.name(),
+            base.pos(),
+            page_size,
+            header.pages,
+            frames.keys(),
+            &mut read,
+            now_ms(),
+        )?;
         tracing::error!(db = %self.name(), file = %path.display(), "a transaction that was not replicated is discarded and kept");
         Ok(())
     }

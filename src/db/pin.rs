@@ -30,7 +30,7 @@ impl Pin {
         }
         let shm = index.shm();
         if let Some(slot) = self.slot.filter(|slot| *slot > 0) {
-            let byte = lock_bytes::read(slot);
+            let byte = read_byte(slot);
             if try_lock(shm, LockKind::Exclusive, byte, 1)? {
                 index.set_read_mark(slot, frame);
                 try_lock(shm, LockKind::Shared, byte, 1)?;
@@ -43,7 +43,7 @@ impl Pin {
             if take(shm, index, slot, frame)? {
                 (self.slot, self.mark) = (Some(slot), frame);
                 if let Some(old) = old {
-                    unlock(shm, lock_bytes::read(old), 1)?;
+                    unlock(shm, read_byte(old), 1)?;
                 }
                 return Ok(true);
             }
@@ -64,19 +64,19 @@ impl Pin {
             return Ok(false);
         }
         let shm = index.shm();
-        if !try_lock(shm, LockKind::Shared, lock_bytes::read(0), 1)? {
+        if !try_lock(shm, LockKind::Shared, read_byte(0), 1)? {
             return Ok(false);
         }
         // Between the look and the lock a writer may have gone on; with slot 0 held nothing more is backfilled,
         // so a second look decides.
         if !everything_backfilled(index, captured) {
             if self.slot.is_some() {
-                unlock(shm, lock_bytes::read(0), 1)?;
+                unlock(shm, read_byte(0), 1)?;
             }
             return Ok(false);
         }
         if let Some(old) = self.slot.replace(0) {
-            unlock(shm, lock_bytes::read(old), 1)?;
+            unlock(shm, read_byte(old), 1)?;
         }
         self.mark = 0;
         Ok(true)
@@ -88,7 +88,7 @@ impl Pin {
     /// Where the unlock fails.
     pub fn release(&mut self, index: &WalIndex) -> io::Result<()> {
         if let Some(slot) = self.slot.take() {
-            unlock(index.shm(), lock_bytes::read(slot), 1)?;
+            unlock(index.shm(), read_byte(slot), 1)?;
         }
         self.mark = 0;
         Ok(())
@@ -107,7 +107,7 @@ impl Pin {
 
 /// Takes `slot` shared with its mark at `frame`, as SQLite's readers do.
 pub fn take(shm: &File, index: &WalIndex, slot: usize, frame: u32) -> io::Result<bool> {
-    let byte = lock_bytes::read(slot);
+    let byte = read_byte(slot);
     if index.read_mark(slot) == frame && try_lock(shm, LockKind::Shared, byte, 1)? {
         if index.read_mark(slot) == frame {
             return Ok(true);
@@ -126,4 +126,9 @@ fn everything_backfilled(index: &WalIndex, captured: u32) -> bool {
         HeaderRead::Valid(header) => header.max_frame == captured && index.backfilled() == captured,
         HeaderRead::Empty | HeaderRead::Torn => false,
     }
+}
+
+/// Lock byte of a read slot.
+pub fn read_byte(slot: usize) -> u64 {
+    lock_bytes::read(slot as u64)
 }

@@ -14,8 +14,8 @@ use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind};
 use crate::io::fault;
 use crate::sqlite::header::DatabaseHeader;
-use crate::sqlite::journal;
-use crate::types::{Access, DbName, JournalMode, PageCount};
+use crate::sqlite::journal::{self, Playback};
+use crate::types::{Access, DbName, JournalMode, PageCount, PageSize};
 
 /// Name, beside the database, of a log that a crash left behind.
 const TAIL: &str = "tail-wal";
@@ -36,10 +36,12 @@ impl Database {
     ) -> Result<Arc<Self>, DbError> {
         let fail = |what: &str, source| DbError::Io { db: name.clone(), what: what.to_owned(), source };
         fault::point("recover").map_err(|source| fail("recovering", source))?;
-        let checksums = PageChecksums::open(&files.pages()).map_err(|source| fail("reading page checksums", source))?;
+        let checksums =
+            PageChecksums::open(&files.pages()).map_err(|source| fail("reading page checksums", source))?;
         remove(&files, FileKind::Shm).map_err(|source| fail("removing the old wal-index", source))?;
         roll_back(&files, super_journal).map_err(|source| fail("rolling back the journal", source))?;
-        let tail = set_aside(&files, shared.access()).map_err(|source| fail("setting the WAL aside", source))?;
+        let tail =
+            set_aside(&files, shared.access()).map_err(|source| fail("setting the WAL aside", source))?;
         let marker = checksums.marker();
         let mode = mode_of(&files).map_err(|source| fail("reading the database header", source))?;
         let dirty_since = (marker.index < checksums.pending()).then(|| marker.index.next());
@@ -157,7 +159,7 @@ fn roll_back(files: &DbFiles, super_journal: &dyn Fn(&str) -> bool) -> io::Resul
     if file.metadata()?.len() > 0 {
         let named = journal::super_journal_name(&mut &file)?;
         // Without its super-journal the transaction is committed: the journal is a leftover.
-        if named.as_deref().is_none_or(super_journal) {
+        if named.as_deref().is_none_or(|path| super_journal(&path.to_string_lossy())) {
             play_back(files, file)?;
         }
     }
@@ -168,18 +170,23 @@ fn roll_back(files: &DbFiles, super_journal: &dyn Fn(&str) -> bool) -> io::Resul
 
 fn play_back(files: &DbFiles, file: File) -> io::Result<()> {
     let database = File::options().read(true).write(true).open(files.path(FileKind::Database))?;
-    let length = file.metadata()?.len();
-    let mut playback = match journal::Playback::new(BufReader::new(file), length)? {
-        Some(playback) => playback,
-        None => return Ok(()),
-    };
+    let mut first = [0];
+    read_or_zero(&file, 0, &mut first)?;
+    let mut head = [0; 100];
+    read_or_zero(&database, 0, &mut head)?;
+    let present = DatabaseHeader::parse(&head).map_or(PageSize::DEFAULT, |header| header.page_size);
+    // A journal that begins with a zero byte has ended (PERSIST), and an empty database has nothing to undo.
+    if first == [0] || database.metadata()?.len() == 0 {
+        return Ok(());
+    }
+    let Some(mut playback) = Playback::open(BufReader::new(file), present)? else { return Ok(()) };
     let page_size = playback.page_size();
     let mut page = Vec::new();
-    while let Some(pgno) = playback.next_page(&mut page)? {
+    while let Some(pgno) = playback.next_record(&mut page)? {
         fault::point("recover_journal_page")?;
         database.write_all_at(&page, pgno.offset(page_size))?;
     }
-    let size = playback.initial_pages().bytes(page_size);
+    let size = playback.initial_size().bytes(page_size);
     if database.metadata()?.len() > size {
         database.set_len(size)?;
     }

@@ -5,13 +5,13 @@ use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, MutexGuard};
 
+use super::DbError;
 use super::apply::ExclusiveLock;
 use super::batch::Batch;
 use super::commit::all_of;
 use super::contract::CommitError;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
-use super::DbError;
 use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
@@ -145,7 +145,7 @@ impl Database {
     ///
     /// # Errors
     /// `Corrupt` where the pages do not lead to the checksum.
-    pub(super) fn install_pages(
+    pub(crate) fn install_pages(
         self: &Arc<Self>,
         change: ChangeSet,
         file: File,

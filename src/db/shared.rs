@@ -109,6 +109,9 @@ impl Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("node", &self.node).field("access", &self.access()).finish_non_exhaustive()
+        f.debug_struct("Shared")
+            .field("node", &self.node)
+            .field("access", &self.access())
+            .finish_non_exhaustive()
     }
 }

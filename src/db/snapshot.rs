@@ -79,7 +79,8 @@ impl Database {
                 let file = self.mounted(&mut state).map_err(fail)?;
                 drop(state);
                 let clone = shared_clone(&file).map_err(fail)?;
-                lock(&clone, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE).map_err(fail)?;
+                lock(&clone, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+                    .map_err(fail)?;
                 state = self.lock();
                 Some(clone)
             } else {
@@ -115,7 +116,10 @@ impl Database {
             }
         }
         if !placed {
-            return Err(io::Error::new(io::ErrorKind::WouldBlock, "all read slots of the database are in use; try again"));
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "all read slots of the database are in use; try again",
+            ));
         }
         let mut frames = HashMap::new();
         for number in 1..=frame {
@@ -123,7 +127,12 @@ impl Database {
                 frames.insert(pgno, number);
             }
         }
-        Ok(Source::Wal { _mark: mark, wal: wal.backing_wal.try_clone()?, file: wal.database.try_clone()?, frames })
+        Ok(Source::Wal {
+            _mark: mark,
+            wal: wal.backing_wal.try_clone()?,
+            file: wal.database.try_clone()?,
+            frames,
+        })
     }
 }
 
@@ -161,9 +170,10 @@ impl SnapshotReader {
         let offset = pgno.offset(self.header.page_size);
         let read = match &self.source {
             Source::Wal { wal, file, frames, .. } => match frames.get(&pgno) {
-                Some(frame) => {
-                    wal.read_exact_at(page, frame_offset(*frame, self.header.page_size) + FRAME_HEADER_SIZE as u64)
-                }
+                Some(frame) => wal.read_exact_at(
+                    page,
+                    frame_offset(*frame, self.header.page_size) + FRAME_HEADER_SIZE as u64,
+                ),
                 None => read_or_zero(file, offset, page),
             },
             Source::InPlace { cow, file } => cow.read(file, pgno, page),

@@ -6,12 +6,12 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::FileKind;
 use super::batch::{Batch, Frame};
 use super::capture_wal::read_or_zero;
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
-use super::FileKind;
 use crate::sqlite::wal::{CommittedFrames, FRAME_HEADER_SIZE, Salt, frame_offset};
 use crate::types::{PageCount, PageSize, Pgno};
 
@@ -31,7 +31,9 @@ pub(super) struct TailFrames {
 /// Where the log cannot be read. A log cut short or damaged ends where its checksums end, as for SQLite.
 pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<Option<TailFrames>> {
     let file = File::open(path)?;
-    let Ok(scanned) = CommittedFrames::scan(BufReader::with_capacity(1 << 20, &file)) else { return Ok(None) };
+    let Ok(scanned) = CommittedFrames::scan(BufReader::with_capacity(1 << 20, &file)) else {
+        return Ok(None);
+    };
     let salt = scanned.header.salt;
     let first = match captured {
         None => 1,
@@ -67,7 +69,10 @@ impl TailFrames {
     /// Where a file cannot be read, or the tail does not belong to this database.
     pub fn encode(self, database: &Database, state: &mut State) -> io::Result<Batch> {
         if state.pages != PageCount::ZERO && self.page_size != state.page_size {
-            return Err(super::replace::bad_data(format!("its pages have {} bytes, not {}", self.page_size, state.page_size)));
+            return Err(super::replace::bad_data(format!(
+                "its pages have {} bytes, not {}",
+                self.page_size, state.page_size
+            )));
         }
         let frame = Frame {
             db: database.name(),
@@ -85,11 +90,13 @@ impl TailFrames {
         pages.retain(|pgno| self.pages.contains(*pgno) && *pgno != lock_page);
         pages.extend(frame.untouched_growth(&pages));
         let backing = File::open(database.files().path(FileKind::Database))?;
-        frame.encode(&database.shared, &state.checksums, pages.into_iter(), |pgno, page| match self.frames.get(&pgno) {
-            Some(number) => {
-                self.file.read_exact_at(page, frame_offset(*number, self.page_size) + FRAME_HEADER_SIZE as u64)
+        frame.encode(&database.shared, &state.checksums, pages.into_iter(), |pgno, page| {
+            match self.frames.get(&pgno) {
+                Some(number) => self
+                    .file
+                    .read_exact_at(page, frame_offset(*number, self.page_size) + FRAME_HEADER_SIZE as u64),
+                None => read_or_zero(&backing, pgno.offset(self.page_size), page),
             }
-            None => read_or_zero(&backing, pgno.offset(self.page_size), page),
         })
     }
 }

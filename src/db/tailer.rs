@@ -16,9 +16,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use nix::sys::time::TimeSpec;
 
+use super::FileKind;
 use super::capture_wal::Found;
 use super::database::Database;
-use super::FileKind;
 
 /// Between two looks at a log in motion.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -123,15 +123,18 @@ impl Watcher {
         let moving = self.moving.values().map(|motion| motion.next);
         let next = moving.chain(self.closing.iter().map(|(_, at)| *at)).min();
         let timeout = next.map(|at| TimeSpec::from_duration(at.saturating_duration_since(Instant::now())));
-        let mut events =
-            [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN), PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let mut events = [
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
+        ];
         // Interrupted or failed: the loop looks at everything anyway.
         let _ = ppoll(&mut events, timeout, None);
     }
 
     fn obey(&mut self) -> bool {
         let _ = self.wake.read();
-        let commands = std::mem::take(&mut *self.commands.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+        let commands =
+            std::mem::take(&mut *self.commands.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         for command in commands {
             match command {
                 Command::Watch(database) => self.start_moving(database, Instant::now()),
@@ -163,8 +166,12 @@ impl Watcher {
 
     fn look(&mut self) {
         let now = Instant::now();
-        let due: Vec<PathBuf> =
-            self.moving.iter().filter(|(_, motion)| motion.next <= now).map(|(path, _)| path.clone()).collect();
+        let due: Vec<PathBuf> = self
+            .moving
+            .iter()
+            .filter(|(_, motion)| motion.next <= now)
+            .map(|(path, _)| path.clone())
+            .collect();
         for path in due {
             let Some(motion) = self.moving.get_mut(&path) else { continue };
             let Some(database) = motion.database.upgrade() else {
@@ -229,7 +236,10 @@ impl Watcher {
                     // Something was still to be captured: another try later.
                     if answer.is_err() {
                         let (database, commands, wake) = again;
-                        commands.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(Command::Closed(database));
+                        commands
+                            .lock()
+                            .unwrap_or_else(|poisoned| poisoned.into_inner())
+                            .push(Command::Closed(database));
                         let _ = wake.write(1);
                     }
                 }),

@@ -11,7 +11,7 @@ use super::attach::WalAttachment;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::sqlite::lock_bytes;
-use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, Salt, WalHeader, frame_offset};
+use crate::sqlite::wal::{FrameChecksum, FrameHeader, Salt, WalHeader, frame_offset};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
 use crate::types::{PageCount, PageSize, Pgno};
 
@@ -41,7 +41,8 @@ impl<'a> WalAppend<'a> {
         let HeaderRead::Valid(mut published) = wal.index.header() else {
             return Err(io::Error::other("the wal-index has no valid header"));
         };
-        let mut file = wal.wal_header().filter(|header| header.salt == published.salt && published.max_frame > 0);
+        let mut file =
+            wal.wal_header().filter(|header| header.salt == published.salt && published.max_frame > 0);
         if published.max_frame > 0 && wal.index.backfilled() == published.max_frame {
             published = wal.restart(published)?;
             if published.max_frame == 0 {
@@ -54,11 +55,24 @@ impl<'a> WalAppend<'a> {
             None => return Err(io::Error::other("the WAL's header does not belong to its index")),
         };
         if file.page_size != page_size {
-            return Err(io::Error::other(format!("the WAL has pages of {} bytes, not {page_size}", file.page_size)));
+            return Err(io::Error::other(format!(
+                "the WAL has pages of {} bytes, not {page_size}",
+                file.page_size
+            )));
         }
         let (last, checksum) = (published.max_frame, published.frame_checksum);
         let buffer_first = last + 1;
-        Ok(Self { wal, file, published, page_size, last, checksum, held: None, buffer: Vec::new(), buffer_first })
+        Ok(Self {
+            wal,
+            file,
+            published,
+            page_size,
+            last,
+            checksum,
+            held: None,
+            buffer: Vec::new(),
+            buffer_first,
+        })
     }
 
     /// Appends a page.
@@ -78,7 +92,14 @@ impl<'a> WalAppend<'a> {
     }
 
     fn frame(&mut self, pgno: Pgno, page: &[u8], commit: PageCount) -> io::Result<()> {
-        let header = FrameHeader::seal(pgno, commit, self.file.salt, self.file.big_endian_checksum, self.checksum, page);
+        let header = FrameHeader::seal(
+            pgno,
+            commit,
+            self.file.salt,
+            self.file.big_endian_checksum,
+            self.checksum,
+            page,
+        );
         self.checksum = header.checksum;
         self.last += 1;
         self.buffer.extend_from_slice(&header.encode());
@@ -115,7 +136,8 @@ impl<'a> WalAppend<'a> {
         };
         self.wal.index.publish(&header);
         let captured = &mut self.wal.captured;
-        (captured.salt, captured.frame, captured.checksum) = (header.salt, header.max_frame, header.frame_checksum);
+        (captured.salt, captured.frame, captured.checksum) =
+            (header.salt, header.max_frame, header.frame_checksum);
         (captured.change, captured.unpublished) = (header.change, None);
         Ok(())
     }
@@ -125,7 +147,8 @@ impl WalAttachment {
     /// Begins the log anew where no reader still uses it; otherwise leaves it as it is.
     fn restart(&mut self, header: IndexHeader) -> io::Result<IndexHeader> {
         let (first, count) = (lock_bytes::read(1), 4);
-        if self.pin.held() && !self.pin.resting() || !try_lock(&self.work, LockKind::Exclusive, first, count)? {
+        if self.pin.held() && !self.pin.resting() || !try_lock(&self.work, LockKind::Exclusive, first, count)?
+        {
             return Ok(header);
         }
         let anew = IndexHeader {

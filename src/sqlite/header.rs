@@ -201,4 +201,3 @@ mod tests {
         assert_eq!(DatabaseHeader::parse(&small), Err(HeaderError::Layout([33, 64, 32, 32])));
     }
 }
-

@@ -207,7 +207,8 @@ impl WalIndex {
         words[0] = VERSION;
         words[2] = header.change;
         let size_bytes = size.to_ne_bytes();
-        words[3] = u32::from_ne_bytes([1, u8::from(header.big_endian_checksum), size_bytes[0], size_bytes[1]]);
+        words[3] =
+            u32::from_ne_bytes([1, u8::from(header.big_endian_checksum), size_bytes[0], size_bytes[1]]);
         words[4] = header.max_frame;
         words[5] = header.pages.get();
         words[6] = header.frame_checksum.0;
@@ -280,7 +281,8 @@ impl WalIndex {
         self.ensure_block(block_number)?;
         let block = &self.blocks[block_number];
         if slot == 0 {
-            (pgno_word(block_number, 0)..BLOCK_BYTES / 4).for_each(|word| block.word(word).store(0, Ordering::Relaxed));
+            (pgno_word(block_number, 0)..BLOCK_BYTES / 4)
+                .for_each(|word| block.word(word).store(0, Ordering::Relaxed));
         } else if block.word(pgno_word(block_number, slot)).load(Ordering::Relaxed) != 0 {
             self.forget_after(published);
         }
@@ -310,7 +312,8 @@ impl WalIndex {
             }
         }
         let end = HASH_OFFSET / 4;
-        (pgno_word(block_number, last + 1)..end).for_each(|word| block.word(word).store(0, Ordering::Relaxed));
+        (pgno_word(block_number, last + 1)..end)
+            .for_each(|word| block.word(word).store(0, Ordering::Relaxed));
     }
 }
 

@@ -10,7 +10,12 @@ use crate::ltx::ChangeSet;
 use crate::types::{DbName, LogIndex, Txid};
 
 impl Store {
-    pub(super) fn apply_kind(&self, index: LogIndex, kind: &ChangeKind, _timestamp_ms: i64) -> Result<(), StoreError> {
+    pub(super) fn apply_kind(
+        &self,
+        index: LogIndex,
+        kind: &ChangeKind,
+        _timestamp_ms: i64,
+    ) -> Result<(), StoreError> {
         match kind {
             ChangeKind::Commit(sets) => {
                 // One database's trouble must not keep the others of the entry from moving on.
@@ -36,8 +41,12 @@ impl Store {
             None if self.lock_durable().end_of(&set.db).is_some_and(|end| end > index) => return Ok(()),
             None => self.get_or_make(&set.db)?,
         };
-        if database.index() == LogIndex::ZERO && set.range.min() != Txid::FIRST && database.pos().txid.is_none() {
-            let why = format!("its first change set here begins with {}, not with the first", set.range.min());
+        if database.index() == LogIndex::ZERO
+            && set.range.min() != Txid::FIRST
+            && database.pos().txid.is_none()
+        {
+            let why =
+                format!("its first change set here begins with {}, not with the first", set.range.min());
             return Err(DbError::Corrupt { db: set.db.clone(), why }.into());
         }
         if let Err(error) = database.apply(index, set) {

@@ -56,7 +56,8 @@ impl Store {
             wal_salt: (0, 0),
             node_id: self.node(),
         };
-        let invalid = |error: ltx::LtxError| StoreError::Invalid(format!("receiving database {name}: {error}"));
+        let invalid =
+            |error: ltx::LtxError| StoreError::Invalid(format!("receiving database {name}: {error}"));
         let writer = BufWriter::with_capacity(1 << 20, spool);
         let mut encoder = Encoder::new(writer, header, Compression::Stored).map_err(invalid)?;
         while let Some((pgno, page)) = next_page()? {

@@ -26,11 +26,15 @@ impl DurableLog {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Ok(Self { path, index: LogIndex::ZERO, ended: BTreeMap::new() });
             }
-            Err(source) => return Err(StoreError::Io { what: format!("reading {}", path.display()), source }),
+            Err(source) => {
+                return Err(StoreError::Io { what: format!("reading {}", path.display()), source });
+            }
         };
         let damaged = || {
             let path = path.display();
-            StoreError::Fatal(format!("{path} is damaged or of a newer version; restore it, or empty the data directory and join again"))
+            StoreError::Fatal(format!(
+                "{path} is damaged or of a newer version; restore it, or empty the data directory and join again"
+            ))
         };
         let mut lines = text.lines();
         if lines.next() != Some(MAGIC) {
@@ -56,7 +60,8 @@ impl DurableLog {
         if index <= self.index {
             return Ok(());
         }
-        let ended = self.ended.iter().filter(|(_, at)| **at > index).map(|(name, at)| (name.clone(), *at)).collect();
+        let ended =
+            self.ended.iter().filter(|(_, at)| **at > index).map(|(name, at)| (name.clone(), *at)).collect();
         self.write(index, ended)
     }
 

@@ -1,6 +1,6 @@
 //! Transactions over several databases (ATTACH) under a super-journal: one entry, all or nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::run_sink::RunSink;
@@ -13,7 +13,8 @@ use crate::types::DbName;
 ///
 /// The unlink of the super-journal is SQLite's commit point: afterwards the journals are leftovers.
 pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done: Done) {
-    let label = path.file_name().map_or_else(|| "super-journal".into(), |name| name.to_string_lossy().into_owned());
+    let label =
+        path.file_name().map_or_else(|| "super-journal".into(), |name| name.to_string_lossy().into_owned());
     let db = DbName::new(&label).or_else(|_| DbName::new("super-journal")).expect("a fixed name is valid");
     let io_error = |what: &str, source| DbError::Io { db: db.clone(), what: what.to_owned(), source };
     let content = match std::fs::read(path) {
@@ -22,7 +23,8 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
     };
     let mut members: Vec<Arc<Database>> = Vec::new();
     let mut sets = Vec::new();
-    for database in store.all().into_iter().filter(|database| names(&content, database.name())) {
+    let below = store.shared.cache().map(|cache| cache.mount_point().to_path_buf()).unwrap_or_default();
+    for database in store.all().into_iter().filter(|database| names(&content, &below, database.name())) {
         match database.prepare_group() {
             Ok(Some(set)) => {
                 members.push(database);
@@ -45,7 +47,11 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
         Box::new(move |fate| {
             members.iter().for_each(|member| member.landed(fate.clone()));
             let answer = match fate {
-                Ok(_) => remove(&path).map_err(|source| DbError::Io { db, what: "removing the super-journal".into(), source }),
+                Ok(_) => remove(&path).map_err(|source| DbError::Io {
+                    db,
+                    what: "removing the super-journal".into(),
+                    source,
+                }),
                 Err(error) => Err(DbError::Unavailable { db, why: error.to_string() }),
             };
             done(answer);
@@ -54,9 +60,9 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
 }
 
 /// Whether the super-journal lists the journal of a database; its paths are absolute ones below the mount.
-fn names(content: &[u8], name: &DbName) -> bool {
-    let journal = PathBuf::from(format!("{name}-journal"));
-    journal::journals_of_super_journal(content).any(|path| path.ends_with(&journal))
+fn names(content: &[u8], mount_point: &Path, name: &DbName) -> bool {
+    let journal = mount_point.join(format!("{name}-journal"));
+    journal::journals_of_super_journal(content).any(|path| path == journal)
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {

@@ -29,7 +29,10 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
 }
 
 /// Recovers every database below `dbs`.
-pub(super) fn databases(layout: &Layout, shared: &Arc<Shared>) -> Result<BTreeMap<DbName, Arc<Database>>, StoreError> {
+pub(super) fn databases(
+    layout: &Layout,
+    shared: &Arc<Shared>,
+) -> Result<BTreeMap<DbName, Arc<Database>>, StoreError> {
     let mut found = BTreeMap::new();
     let mut directories = vec![(layout.dbs(), String::new())];
     while let Some((dir, prefix)) = directories.pop() {
@@ -42,7 +45,8 @@ pub(super) fn databases(layout: &Layout, shared: &Arc<Shared>) -> Result<BTreeMa
             let Some(text) = file_name.to_str() else { continue };
             let name = if prefix.is_empty() { text.to_owned() } else { format!("{prefix}/{text}") };
             if path.join("database").is_file() {
-                let db = DbName::new(&name).map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
+                let db = DbName::new(&name)
+                    .map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
                 found.insert(db.clone(), recover(layout, db, shared)?);
             } else {
                 directories.push((path, name));
@@ -53,13 +57,22 @@ pub(super) fn databases(layout: &Layout, shared: &Arc<Shared>) -> Result<BTreeMa
 }
 
 /// A database that did not exist before.
-pub(super) fn make(layout: &Layout, name: &DbName, shared: &Arc<Shared>) -> Result<Arc<Database>, StoreError> {
+pub(super) fn make(
+    layout: &Layout,
+    name: &DbName,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Database>, StoreError> {
     let files = layout.database(name);
     let dir = files.dir();
-    let parent_is_database =
-        dir.ancestors().skip(1).take_while(|dir| *dir != layout.dbs()).any(|dir| dir.join("database").is_file());
+    let parent_is_database = dir
+        .ancestors()
+        .skip(1)
+        .take_while(|dir| *dir != layout.dbs())
+        .any(|dir| dir.join("database").is_file());
     if parent_is_database {
-        return Err(StoreError::Invalid(format!("database {name}: a database is in the place of its directory")));
+        return Err(StoreError::Invalid(format!(
+            "database {name}: a database is in the place of its directory"
+        )));
     }
     fs::create_dir_all(dir).map_err(failed("creating", dir))?;
     let database = files.path(FileKind::Database);
@@ -88,6 +101,10 @@ fn find_file(dir: &Path, name: &std::ffi::OsStr) -> bool {
     let Ok(entries) = fs::read_dir(dir) else { return false };
     entries.flatten().any(|entry| {
         let path = entry.path();
-        if path.is_dir() { !path.join("database").is_file() && find_file(&path, name) } else { entry.file_name() == name }
+        if path.is_dir() {
+            !path.join("database").is_file() && find_file(&path, name)
+        } else {
+            entry.file_name() == name
+        }
     })
 }

@@ -79,7 +79,8 @@ impl Store {
         let StoreOptions { layout, node, access, blobs } = options;
         super::open::prepare(&layout)?;
         let durable = DurableLog::open(layout.root().join("applied"))?;
-        let tailer = Tailer::start().map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
+        let tailer = Tailer::start()
+            .map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (steps, _) = watch::channel(0);
         let observer = super::event::observer(events.clone(), steps.clone());
@@ -205,7 +206,11 @@ impl Store {
 
     /// All databases that have a transaction, by name.
     pub fn list(&self) -> Vec<DbStatus> {
-        self.all().iter().map(|database| status_of(database)).filter(|status| status.pos.txid.is_some()).collect()
+        self.all()
+            .iter()
+            .map(|database| status_of(database))
+            .filter(|status| status.pos.txid.is_some())
+            .collect()
     }
 
     /// One of them.
@@ -247,7 +252,9 @@ impl Store {
             kind,
             Box::new(move |fate| {
                 let answer = match fate {
-                    Ok(index) => store.apply_kind(index, &change, 0).map_err(|error| as_db_error(&name, error)),
+                    Ok(index) => {
+                        store.apply_kind(index, &change, 0).map_err(|error| as_db_error(&name, error))
+                    }
                     Err(error) => Err(DbError::Unavailable { db: name, why: error.to_string() }),
                 };
                 done(answer);
@@ -360,4 +367,3 @@ pub(super) fn as_db_error(name: &DbName, error: StoreError) -> DbError {
 
 /// What a database's step means to those who watch the store.
 pub(super) type Observer = Box<dyn Fn(&Database, Moved) + Send + Sync>;
-

@@ -91,7 +91,8 @@ impl Upload {
     /// `None` for an empty file that makes an empty database, which is no change.
     fn check(&self) -> Result<Option<DatabaseHeader>, DbError> {
         let db = self.name();
-        let failed = |source| DbError::Io { db: db.clone(), what: "reading what was received".into(), source };
+        let failed =
+            |source| DbError::Io { db: db.clone(), what: "reading what was received".into(), source };
         let invalid = |why: String| DbError::Invalid { db: db.clone(), why };
         if self.store.access() != Access::Write {
             return Err(DbError::NotPrimary(db.clone()));
@@ -102,9 +103,13 @@ impl Upload {
         }
         let mut head = vec![0; usize::try_from(size.min(100)).unwrap_or(100)];
         self.spool.read_exact_at(&mut head, 0).map_err(failed)?;
-        let header = DatabaseHeader::parse(&head).map_err(|error| invalid(format!("is no SQLite database: {error}")))?;
+        let header = DatabaseHeader::parse(&head)
+            .map_err(|error| invalid(format!("is no SQLite database: {error}")))?;
         if size % header.page_size.bytes() != 0 {
-            return Err(invalid(format!("is cut short: {size} bytes are no multiple of its page size {}", header.page_size)));
+            return Err(invalid(format!(
+                "is cut short: {size} bytes are no multiple of its page size {}",
+                header.page_size
+            )));
         }
         let pages = size / header.page_size.bytes();
         match header.trusted_page_count() {
