@@ -285,7 +285,7 @@ fn unchanged(state: &State, file: &File, touched: &BTreeSet<Pgno>, page_size: Pa
 
 fn page_count(length: u64, page_size: PageSize) -> io::Result<PageCount> {
     let pages = length / page_size.bytes();
-    if length % page_size.bytes() != 0 {
+    if !length.is_multiple_of(page_size.bytes()) {
         let text = format!("its size of {length} bytes is no multiple of the page size {page_size}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }

@@ -156,7 +156,7 @@ impl Database {
         }
         tracing::warn!(%db, txid = %batch.change.range.max(), %error, "a transaction was not committed");
         if matches!(error, CommitError::Unknown(_)) {
-            self.into_limbo(state, Flight { batch, waiters: Vec::new(), source });
+            self.put_in_limbo(state, Flight { batch, waiters: Vec::new(), source });
         }
         match error {
             CommitError::Refused(_) if self.access() != Access::Write => DbError::NotPrimary(db),

@@ -63,7 +63,7 @@ impl Database {
     }
 
     /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured.
-    pub(super) fn into_limbo(&self, state: &mut State, flight: Flight) {
+    pub(super) fn put_in_limbo(&self, state: &mut State, flight: Flight) {
         tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "the fate of a transaction is unknown");
         state.limbo = Some(flight);
     }

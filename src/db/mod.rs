@@ -42,6 +42,6 @@ pub use database::Database;
 pub use error::DbError;
 pub use files::{DbFiles, FileKind};
 pub use page_checksums::{Marker, WalPoint};
-pub use shared::{Moved, Shared};
+pub use shared::{Moved, Observer, Shared};
 pub use snapshot::{SnapshotHeader, SnapshotReader};
 pub use tailer::Tailer;

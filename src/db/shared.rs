@@ -17,12 +17,15 @@ pub struct Shared {
     /// Where files of operations under way go.
     pub tmp: PathBuf,
     /// Hears of every step a database makes.
-    pub observer: Box<dyn Fn(&Database, Moved) + Send + Sync>,
+    pub observer: Observer,
     access: AtomicU8,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     tailer: OnceLock<Tailer>,
 }
+
+/// Hears of every step of any database.
+pub type Observer = Box<dyn Fn(&Database, Moved) + Send + Sync>;
 
 /// A step of one database.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +50,7 @@ impl Shared {
         discarded: PathBuf,
         tmp: PathBuf,
         access: Access,
-        observer: Box<dyn Fn(&Database, Moved) + Send + Sync>,
+        observer: Observer,
     ) -> Self {
         Self {
             node,

@@ -1,7 +1,7 @@
 use tokio::sync::{broadcast, watch};
 
 use super::PrimaryInfo;
-use super::store::Observer;
+use crate::db::Observer;
 use crate::types::{DbName, LogIndex, PageSize, Pos};
 
 /// What happened, in order.

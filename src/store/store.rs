@@ -10,7 +10,7 @@ use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
-use crate::db::{Database, DbError, Done, KernelCache, Moved, Shared, Tailer};
+use crate::db::{Database, DbError, Done, KernelCache, Shared, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
@@ -206,11 +206,7 @@ impl Store {
 
     /// All databases that have a transaction, by name.
     pub fn list(&self) -> Vec<DbStatus> {
-        self.all()
-            .iter()
-            .map(|database| status_of(database))
-            .filter(|status| status.pos.txid.is_some())
-            .collect()
+        self.all().iter().map(status_of).filter(|status| status.pos.txid.is_some()).collect()
     }
 
     /// One of them.
@@ -364,6 +360,3 @@ pub(super) fn as_db_error(name: &DbName, error: StoreError) -> DbError {
         other => DbError::Invalid { db: name.clone(), why: other.to_string() },
     }
 }
-
-/// What a database's step means to those who watch the store.
-pub(super) type Observer = Box<dyn Fn(&Database, Moved) + Send + Sync>;
