@@ -97,6 +97,7 @@ impl Database {
             let database = self.clone();
             let gate: Done = Box::new(move |answer| {
                 let answer = answer.and_then(|()| database.set_database_len(size));
+                database.release_pin();
                 done(answer);
                 database.rest_soon();
             });
@@ -125,6 +126,7 @@ impl Database {
 
     /// `fsync` of the database file: the log is what makes it durable.
     pub fn database_synced(self: &Arc<Self>, done: Done) {
+        self.release_pin();
         done(Ok(()));
         self.rest_soon();
     }

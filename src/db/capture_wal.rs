@@ -10,7 +10,7 @@ use super::batch::{Batch, Frame};
 use super::commit::{Flight, Source, now_ms};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
-use super::{DbError, Done};
+use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
@@ -50,6 +50,26 @@ impl Database {
             Some(_) => done(Ok(())),
             None => self.off_thread(done, |database, done| database.capture_wal(Some(done))),
         }
+    }
+
+    /// A write to `-wal` that reaches the daemon (no passthrough).
+    ///
+    /// # Errors
+    /// `NotPrimary` where this node may not write; `Io`.
+    pub fn wal_write(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        let fail = |source| self.io_error("writing the WAL", source);
+        fault::point("wal_app_write").map_err(fail)?;
+        self.open_backing(FileKind::Wal)?.write_all_at(data, offset).map_err(fail)
+    }
+
+    /// `-wal` is truncated: by a TRUNCATE checkpoint, or to journal_size_limit when it begins anew. Either has all
+    /// frames in the database file already, and those only get there captured.
+    pub fn wal_truncated(self: &Arc<Self>, size: u64, done: Done) {
+        let fail = |source| self.io_error("truncating the WAL", source);
+        done(self.open_backing(FileKind::Wal).and_then(|file| file.set_len(size).map_err(fail)));
     }
 
     /// Captures everything valid behind the captured part; answers when it is durable. Waits for the lock.
