@@ -38,7 +38,7 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
     if access != Access::Write && opener.truncates() {
         return open.refuse(Errno::EROFS, NOT_PRIMARY);
     }
-    match open.state.database(name) {
+    match open.database(name) {
         Ok(database) if opener.only_writes() && opener.truncates() => upload(open, database, name),
         Ok(database) => attach(open, database),
         Err(errno) => open.fail(errno),

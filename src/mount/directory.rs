@@ -55,6 +55,8 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
                 Some(Target::File(_, FileKind::Journal)) => {
                     target.as_ref().is_some_and(|journal| state.hides(journal))
                 }
+                // Its log comes with the first open; only rollback databases are asked for it again and again.
+                Some(Target::File(db, FileKind::Wal | FileKind::Shm)) => state.tree.is_wal(db),
                 _ => false,
             };
             let ttl = if volatile { NEVER } else { FOREVER };

@@ -2,7 +2,7 @@
 //!
 //! Owns inode numbers, file handles and what the kernel may cache. Never waits on a FUSE thread for the log, for a
 //! database's lock, or for I/O on this mount: what may wait takes the reply along, to a callback or to the
-//! [`workers`]. Kernel-local locks are essential (`FUSE_POSIX_LOCKS` is never requested): the daemon and its
+//! `workers`. Kernel-local locks are essential (`FUSE_POSIX_LOCKS` is never requested): the daemon and its
 //! applications meet in the same lock table.
 
 mod attr;

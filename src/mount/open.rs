@@ -89,6 +89,9 @@ pub(super) struct PendingOpen {
 impl PendingOpen {
     /// Asks the kind of file.
     pub fn start(self) {
+        if self.is_stale() || self.must_come_again() {
+            return self.fail(Errno::ESTALE);
+        }
         match self.target.clone() {
             Target::Directory(_) => self.fail(Errno::EISDIR),
             Target::Pos(db) => self.state.workers.clone().run(move || {
@@ -108,6 +111,23 @@ impl PendingOpen {
         }
     }
 
+    /// Whether the kernel opens an inode whose name has no file, or another one, by now.
+    fn is_stale(&self) -> bool {
+        let OpenReply::Open(_, ino) = self.reply else { return false };
+        let Some(known) = self.state.inodes.get(ino) else { return true };
+        known.incarnation.is_some()
+            && !matches!(self.state.tree.metadata(&self.target), Ok(Some(now)) if known.incarnation == Some(Incarnation::of(&now)))
+    }
+
+    /// Whether a creation has to be turned into an open: the kernel asks again without creating where it hears
+    /// ESTALE. While it waits for a creation it keeps the directory locked, and attaching a database looks up files
+    /// in that directory.
+    fn must_come_again(&self) -> bool {
+        let attaches =
+            matches!(self.target, Target::File(_, FileKind::Database | FileKind::Wal | FileKind::Shm));
+        matches!(self.reply, OpenReply::Create(_)) && !self.opener.own && attaches && !self.creates()
+    }
+
     /// Whether the file has to be created first.
     pub fn creates(&self) -> bool {
         matches!(self.reply, OpenReply::Create(_))
@@ -117,6 +137,17 @@ impl PendingOpen {
     /// Answers with an error number.
     pub fn fail(self, errno: Errno) {
         self.reply.error(errno);
+    }
+
+    /// The number for "it is not there": the kernel looks again, and creates it where that was asked for, only if it
+    /// hears that what it knew is stale.
+    pub fn absent(&self) -> Errno {
+        if matches!(self.reply, OpenReply::Open(..)) { Errno::ESTALE } else { Errno::ENOENT }
+    }
+
+    /// The database of an application's file.
+    pub fn database(&self, name: &crate::types::DbName) -> Result<Arc<Database>, Errno> {
+        self.state.store.get(name).ok_or_else(|| self.absent())
     }
 
     /// Answers with an error number and logs the reason.
@@ -226,7 +257,7 @@ impl PendingOpen {
         // Never write-only: the kernel may read a page to change a part of it.
         let file = File::options().read(true).write(self.opener.writes()).open(path).map_err(|error| {
             if super::tree::absent(&error) {
-                return Errno::ENOENT;
+                return self.absent();
             }
             of_io(&self.target.path(), Doing::Open, &error)
         })?;

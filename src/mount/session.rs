@@ -193,7 +193,8 @@ impl Mount {
         }
         let pids = processes::using(self.connection as u32);
         let path = self.mount_point.display();
-        tracing::warn!(mount_point = %path, ?pids, "unmounting lazily, files are still open: {error}");
+        let by = if pids.is_empty() { "this program itself" } else { "the processes named" };
+        tracing::warn!(mount_point = %path, ?pids, "unmounting lazily, files are still open by {by}: {error}");
         stale::detach(&self.mount_point)
             .map_err(|source| MountError::Io { what: format!("unmounting {path}"), source })
     }

@@ -57,7 +57,8 @@ pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
 
 /// Whether a mount is at `mount_point` whose daemon has died.
 pub(super) fn is_dead(mount_point: &Path) -> bool {
-    fs::metadata(mount_point).is_err_and(|error| error.raw_os_error() == Some(nix::libc::ENOTCONN))
+    // Unlike the attributes of its root, the kernel never remembers these numbers.
+    nix::sys::statvfs::statvfs(mount_point) == Err(nix::errno::Errno::ENOTCONN)
 }
 
 /// Removes a dead mount at `mount_point`.
