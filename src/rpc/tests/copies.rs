@@ -90,10 +90,11 @@ async fn a_blob_of_100_mib_arrives_in_bounded_memory_before_its_entry_is_applied
 async fn a_blob_that_is_gone_or_damaged_upstream_is_not_kept() {
     let node = Node::start().await;
     let (gone, wrong) = (BlobRef { digest: 1, size_bytes: 100 }, BlobRef { digest: 2, size_bytes: 100 });
-    let mut blobs = node.store.blobs.lock().unwrap();
-    blobs.insert(gone, Blob { size: 100, tail: 1 });
-    blobs.insert(wrong, Blob { size: 100, tail: 3 });
-    drop(blobs);
+    node.store
+        .blobs
+        .lock()
+        .unwrap()
+        .extend([(gone, Blob { size: 100, tail: 1 }), (wrong, Blob { size: 100, tail: 3 })]);
     node.commit_blob("a", gone);
     let last = node.commit("a", &[(2, 5)]);
     node.store.blobs.lock().unwrap().remove(&gone);

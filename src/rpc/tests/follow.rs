@@ -1,14 +1,26 @@
 //! Following entry by entry.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
+use tokio_util::sync::CancellationToken;
 
 use super::fake_store::{FakeStore, name};
 use super::nodes::{Node, Replica, identity, relay, until};
-use crate::rpc::Compression;
+use crate::db::SnapshotHeader;
+use crate::ltx::BlobRef;
+use crate::rpc::{Compression, GrpcConnector};
 use crate::store::{Change, ChangeKind, Origin};
-use crate::stream::{Globs, StreamError};
-use crate::types::{LogIndex, NodeId, Role};
+use crate::stream::{
+    Acks, Connector, FollowOptions, Follower, Frame, Globs, Hello, Identity, Listing, PageStream,
+    StreamError, Upstream,
+};
+use crate::types::{Checksum, DbName, LogIndex, NodeId, Role};
 
 fn change(kind: ChangeKind) -> Change {
     Change { origin: Origin { node: NodeId::new(1), run: 0, seq: 0 }, timestamp_ms: 0, kind }
@@ -43,20 +55,104 @@ async fn several_followers_get_everything_and_are_listed_with_their_lag() {
     until("one left", || node.serving.members().iter().filter(|m| m.healthy).count() == 1).await;
 }
 
+/// Entry numbers in the order they were applied.
+fn applied_order(store: &FakeStore) -> Vec<u64> {
+    store.lock().seen.iter().map(|(index, _)| index.get()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_follower_resumes_after_breaks_at_many_points() {
+async fn a_follower_resumes_after_connections_cut_at_many_bytes() {
     let node = Node::start().await;
-    let (addr, _) = relay(node.addr.clone(), |number| 900 + number * 211).await;
+    let (addr, _) = relay(node.addr.clone(), |number| 3000 + number * 1777).await;
     let replica = Replica::follow(2, &[&addr], Arc::default());
     let mut last = LogIndex::ZERO;
     for byte in 1..60 {
-        last = node.commit("app", &[(1, byte), (2, byte)]);
+        last = node.commit("app", &[(1, byte)]);
+        // Spread, so that cuts fall between and within messages.
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     replica.reach(last).await;
     assert_eq!(replica.store.dbs(), node.store.dbs());
-    let seen: Vec<u64> = replica.store.lock().seen.iter().map(|(index, _)| index.get()).collect();
-    assert_eq!(seen, (1..=last.get()).collect::<Vec<_>>(), "each entry once, in order");
+    assert_eq!(applied_order(&replica.store), (1..=last.get()).collect::<Vec<_>>(), "each once, in order");
     assert_eq!(replica.follower.status().borrow().resyncs, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_resumes_after_a_break_behind_each_entry() {
+    let node = Node::start().await;
+    let mut last = LogIndex::ZERO;
+    for byte in 1..=12 {
+        last = node.commit("app", &[(1, byte)]);
+    }
+    let connects = Arc::new(AtomicU64::new(0));
+    let connector = OneEntryEach { connects: connects.clone() };
+    let (store, stop) = (Arc::<FakeStore>::default(), CancellationToken::new());
+    let options = FollowOptions::new(vec![node.addr.clone()], NodeId::new(2), "n2".parse().unwrap());
+    let follower = Follower::start(options, store.clone(), Arc::new(connector), stop.clone()).unwrap();
+    until("every entry is applied", || follower.status().borrow().applied == last).await;
+    follower.stop();
+    assert_eq!(store.dbs(), node.store.dbs());
+    assert_eq!(applied_order(&store), (1..=12).collect::<Vec<_>>());
+    assert!(connects.load(Ordering::Relaxed) >= 12);
+}
+
+/// Connections that break behind their first entry.
+struct OneEntryEach {
+    connects: Arc<AtomicU64>,
+}
+
+struct OneEntry(Arc<dyn Upstream>);
+
+impl Connector for OneEntryEach {
+    fn connect(&self, addr: &str) -> BoxFuture<'static, Result<Arc<dyn Upstream>, StreamError>> {
+        self.connects.fetch_add(1, Ordering::Relaxed);
+        let connect = GrpcConnector::new(Compression::On).connect(addr);
+        async move { Ok(Arc::new(OneEntry(connect.await?)) as Arc<dyn Upstream>) }.boxed()
+    }
+}
+
+impl Upstream for OneEntry {
+    fn identify(&self) -> BoxFuture<'_, Result<Identity, StreamError>> {
+        self.0.identify()
+    }
+
+    fn follow(
+        &self,
+        hello: Hello,
+        acks: Acks,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Frame, StreamError>>, StreamError>> {
+        async move {
+            let first_only = |frame: Result<Frame, _>| {
+                frame.map(|mut frame: Frame| {
+                    frame.entries.truncate(1);
+                    frame
+                })
+            };
+            let broken = Err(StreamError::Unavailable("broken on purpose".into()));
+            let frames = self.0.follow(hello, acks).await?.map(first_only).take(2);
+            Ok(frames.chain(futures::stream::iter([broken])).boxed())
+        }
+        .boxed()
+    }
+
+    fn fetch_blob(
+        &self,
+        blob: BlobRef,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<Bytes, StreamError>>, StreamError>> {
+        self.0.fetch_blob(blob)
+    }
+
+    fn list(&self, globs: Globs) -> BoxFuture<'_, Result<Listing, StreamError>> {
+        self.0.list(globs)
+    }
+
+    fn snapshot(
+        &self,
+        name: DbName,
+        have: Vec<Checksum>,
+    ) -> BoxFuture<'_, Result<(SnapshotHeader, PageStream), StreamError>> {
+        self.0.snapshot(name, have)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

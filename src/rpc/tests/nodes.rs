@@ -53,7 +53,7 @@ pub struct Node {
     pub log: Arc<FakeLog>,
     pub serving: Arc<Serving>,
     pub addr: String,
-    pub view: watch::Sender<PrimaryView>,
+    _view: watch::Sender<PrimaryView>,
     _ready: watch::Sender<bool>,
     _stop: DropGuard,
 }
@@ -84,7 +84,7 @@ impl Node {
             stop.clone(),
         );
         let addr = listen(serving.clone(), stop.clone()).await;
-        Self { store, log, serving, addr, view, _ready: ready, _stop: stop.drop_guard() }
+        Self { store, log, serving, addr, _view: view, _ready: ready, _stop: stop.drop_guard() }
     }
 
     pub fn log_change(&self, change: &Change) -> LogIndex {
