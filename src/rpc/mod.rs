@@ -9,6 +9,8 @@ mod status;
 
 mod client;
 mod server;
+#[cfg(test)]
+mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
 pub use server::{ReplicationService, routes, serve};
