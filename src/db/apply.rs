@@ -127,8 +127,6 @@ impl Database {
             append.publish(incoming.batch.change.commit)
         })();
         if foreign {
-            let mark = wal.captured.frame;
-            wal.pin.advance(&wal.index, mark)?;
             unlock(&wal.work, lock_bytes::WAL_WRITE, 1)?;
         }
         applied

@@ -36,14 +36,12 @@ pub(super) struct WalAttachment {
     /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
     /// fence, checkpoint and restart locks.
     pub work: File,
-    /// The read mark that holds back checkpoints.
+    /// The read slot that holds back restarts.
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
-    /// Frame at which the read mark stands ahead of the captured part, to let a checkpoint through.
-    pub mark_ahead: Option<u32>,
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
 }
@@ -82,7 +80,7 @@ impl Database {
         attachment
             .adopt_or_begin(state)
             .map_err(|source| self.io_error("preparing the wal-index", source))?;
-        self.fence_or_pin(&mut attachment)?;
+        self.set_fence(&mut attachment)?;
         state.wal = Some(attachment);
         if let Some(tailer) = self.shared.tailer()
             && self.access() == Access::Write
@@ -131,22 +129,15 @@ impl Database {
             pin,
             fence,
             captured,
-            mark_ahead: None,
             unpublished_change: None,
         })
     }
 
-    /// Makes an attachment what this node's access demands.
-    pub(super) fn fence_or_pin(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
+    /// Raises or lifts the fence of an attachment as this node's access demands.
+    pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         match self.access() {
-            Access::Write => {
-                // The pin first: from the moment writers may go on, checkpoints must stop at what is captured.
-                if !wal.pin.held() && !wal.pin.rest(&wal.index, wal.captured.frame).map_err(fail)? {
-                    wal.pin.advance(&wal.index, wal.captured.frame).map_err(fail)?;
-                }
-                wal.fence.lift(&wal.work).map_err(fail)
-            }
+            Access::Write => wal.fence.lift(&wal.work).map_err(fail),
             Access::Fenced | Access::ReadOnly => {
                 wal.fence.raise(&wal.work).map_err(fail)?;
                 wal.pin.release(&wal.index).map_err(fail)

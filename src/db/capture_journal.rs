@@ -99,7 +99,6 @@ impl Database {
                 let answer = answer.and_then(|()| database.set_database_len(size));
                 database.release_pin();
                 done(answer);
-                database.rest_soon();
             });
             return self.capture_wal(Some(gate));
         }
@@ -128,7 +127,6 @@ impl Database {
     pub fn database_synced(self: &Arc<Self>, done: Done) {
         self.release_pin();
         done(Ok(()));
-        self.rest_soon();
     }
 
     /// A write to the rollback journal; zeroing its header ends the transaction (PERSIST), which is captured first.

@@ -100,14 +100,6 @@ impl Database {
             drop(state);
             return done.into_iter().for_each(|done| done(Ok(())));
         };
-        if run.published
-            && let Some(wal) = state.wal.as_mut()
-        {
-            // A checkpoint is syncing the WAL first. It stops at the read mark of a moment ago, so one that
-            // follows at once must find the mark ahead of the frames written in between; it is held up here, at
-            // its own sync, until those are durable.
-            wal.mark_ahead = Some(run.last.saturating_add(MARK_AHEAD_FRAMES));
-        }
         self.take_off(state, run, done);
     }
 
@@ -223,7 +215,6 @@ impl Database {
                 change: wal.captured.change,
                 unpublished: None,
             };
-            wal.mark_ahead = None;
         }
         match wal.phantom() {
             Ok(false) => Ok(()),
@@ -295,9 +286,6 @@ impl Database {
         }))
     }
 }
-
-/// How far the read mark may stand ahead while a checkpoint is being let through.
-const MARK_AHEAD_FRAMES: u32 = 4096;
 
 /// Bytes of the WAL read at once.
 const READ_BYTES: usize = 256 * 1024;

@@ -133,9 +133,10 @@ impl Database {
     pub(super) fn advance_capture(&self, state: &mut State, end: Captured) {
         let Some(wal) = state.wal.as_mut() else { return };
         wal.captured = end;
-        let mark = wal.mark_ahead.map_or(end.frame, |ahead| ahead.max(end.frame));
-        if let Err(error) = wal.pin.advance(&wal.index, mark) {
-            tracing::warn!(db = %self.name(), %error, "cannot move the read mark; checkpoints wait");
+        if end.unpublished.is_some()
+            && let Err(error) = wal.pin.hold(&wal.index)
+        {
+            tracing::warn!(db = %self.name(), %error, "cannot take a read slot");
         }
     }
 

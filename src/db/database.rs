@@ -150,8 +150,8 @@ impl Database {
 
     /// Whether applying an entry may wait for applications: a rollback database that is open.
     pub fn apply_may_wait(&self) -> bool {
-        let state = self.lock();
-        state.handles > 0 && state.mode == Some(JournalMode::Rollback)
+        // Whoever holds the lock may be waiting himself.
+        self.try_lock().is_none_or(|state| state.handles > 0 && state.mode == Some(JournalMode::Rollback))
     }
 
     /// What applications may do.

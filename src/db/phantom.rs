@@ -135,7 +135,6 @@ impl Database {
         contents.iter().try_for_each(|(pgno, page)| append.page(*pgno, page))?;
         append.publish(change.commit)?;
         wal.unpublished_change = None;
-        wal.pin.advance(&wal.index, wal.captured.frame)?;
         state.captured = state.wal.as_ref().map(|wal| wal.captured.point());
         tracing::info!(db = %self.name(), txid = %change.range.max(), "restored");
         Ok(())

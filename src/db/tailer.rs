@@ -206,7 +206,7 @@ impl Watcher {
     /// Puts the log to rest: from the next write on it is heard of.
     fn rearm(&mut self, path: PathBuf, database: &Arc<Database>) {
         self.moving.remove(&path);
-        database.settle_pin();
+        database.release_pin();
         match self.inotify.add_watch(&path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT) {
             Ok(watch) => {
                 self.watches.insert(watch, Arc::downgrade(database));

@@ -18,7 +18,7 @@ impl Database {
         if self.access() == Access::Write {
             let mut state = self.lock();
             if let Some(wal) = state.wal.as_mut() {
-                self.fence_or_pin(wal)?;
+                self.set_fence(wal)?;
                 if let Some(tailer) = self.shared.tailer() {
                     tailer.watch(self);
                 }
@@ -29,7 +29,7 @@ impl Database {
         drop(self.hold_writers()?);
         let mut state = self.lock();
         match state.wal.as_mut() {
-            Some(wal) => self.fence_or_pin(wal),
+            Some(wal) => self.set_fence(wal),
             None => Ok(()),
         }
     }

@@ -147,8 +147,7 @@ impl WalAttachment {
     /// Begins the log anew where no reader still uses it; otherwise leaves it as it is.
     fn restart(&mut self, header: IndexHeader) -> io::Result<IndexHeader> {
         let (first, count) = (lock_bytes::read(1), 4);
-        if self.pin.held() && !self.pin.resting() || !try_lock(&self.work, LockKind::Exclusive, first, count)?
-        {
+        if self.pin.held() || !try_lock(&self.work, LockKind::Exclusive, first, count)? {
             return Ok(header);
         }
         let anew = IndexHeader {
