@@ -102,7 +102,9 @@ impl Database {
             });
             return self.capture_wal(Some(gate));
         }
-        let answer = self.may_change(&state).and_then(|()| self.truncate_rollback(state, size));
+        let committed = size == state.pages.bytes(state.page_size) && self.access() == Access::Write;
+        let allowed = if committed { Ok(()) } else { self.may_change(&state) };
+        let answer = allowed.and_then(|()| self.truncate_rollback(state, size));
         done(answer);
     }
 
@@ -224,7 +226,9 @@ impl Database {
         let header = DatabaseHeader::parse(&head).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("its first page: {error}"))
         })?;
-        let pages = page_count(length, header.page_size)?;
+        let in_file = page_count(length, header.page_size)?;
+        // SQLite may cut the file to the size in the header only after the journal has ended.
+        let pages = header.trusted_page_count().map_or(in_file, |count| count.min(in_file));
         let frame = Frame {
             db: self.name(),
             base: state.pos,
