@@ -147,6 +147,8 @@ impl Node {
                 Ok(line) if line.starts_with("mounted ") => {
                     self.passthrough = line.contains("(passthrough on)");
                     self.check_line(&line)?;
+                    // A cluster is founded once: later starts find it in the data directory.
+                    self.settings.bootstrap = false;
                     return Ok(());
                 }
                 Ok(_) => {}

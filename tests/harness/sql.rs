@@ -74,7 +74,9 @@ pub fn dump(connection: &Connection) -> Vec<(String, Vec<Vec<Value>>)> {
     )];
     for table in read("SELECT name FROM sqlite_schema WHERE type='table' ORDER BY name") {
         let Value::Text(name) = &table[0] else { continue };
-        all.push((name.clone(), read(&format!("SELECT rowid, * FROM \"{name}\" ORDER BY rowid"))));
+        // A table without rowids is in the order of its key anyway.
+        let with_rowid = rows(connection, &format!("SELECT rowid, * FROM \"{name}\" ORDER BY rowid"));
+        all.push((name.clone(), with_rowid.unwrap_or_else(|_| read(&format!("SELECT * FROM \"{name}\"")))));
     }
     all
 }
