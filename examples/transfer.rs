@@ -36,7 +36,10 @@ struct Arguments {
 fn parse() -> Result<Arguments, String> {
     let mut words = std::env::args().skip(1);
     let mut parsed = Arguments {
-        database: words.next().ok_or("usage: transfer DB [options]; see the head of examples/transfer.rs")?.into(),
+        database: words
+            .next()
+            .ok_or("usage: transfer DB [options]; see the head of examples/transfer.rs")?
+            .into(),
         id: "a".into(),
         accounts: 20,
         journal: "wal".into(),
@@ -81,7 +84,8 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    let done = if arguments.watch { watch(&arguments) } else { transfer(&arguments).map(|()| ExitCode::SUCCESS) };
+    let done =
+        if arguments.watch { watch(&arguments) } else { transfer(&arguments).map(|()| ExitCode::SUCCESS) };
     done.unwrap_or_else(|error| {
         eprintln!("{}: {error}", arguments.database.display());
         ExitCode::FAILURE
@@ -136,10 +140,12 @@ fn transfer(arguments: &Arguments) -> rusqlite::Result<()> {
         // Now and then a large note that spills the cache, and a transaction that is taken back.
         let note = if round % 10 == 0 { arguments.note_bytes * 200 } else { arguments.note_bytes };
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute("UPDATE account SET balance = balance - ?2 WHERE id = ?1", params![source, amount])?;
+        transaction
+            .execute("UPDATE account SET balance = balance - ?2 WHERE id = ?1", params![source, amount])?;
         let sql = "INSERT INTO ledger VALUES(?1, ?2, ?3, ?4, ?5, randomblob(?6))";
         transaction.execute(sql, params![arguments.id, sequence + 1, source, target, amount, note])?;
-        transaction.execute("UPDATE account SET balance = balance + ?2 WHERE id = ?1", params![target, amount])?;
+        transaction
+            .execute("UPDATE account SET balance = balance + ?2 WHERE id = ?1", params![target, amount])?;
         if round % 7 == 0 {
             transaction.rollback()?;
         } else {
@@ -169,7 +175,8 @@ fn look(connection: &Connection) -> rusqlite::Result<(i64, i64, i64)> {
 }
 
 fn open_when_there(path: &Path) -> rusqlite::Result<Connection> {
-    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    // Not read-only: a reader that meets the journal of a dead writer must be able to roll it back.
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection.busy_timeout(Duration::from_secs(20))?;
     look(&connection)?;
     Ok(connection)
@@ -184,7 +191,10 @@ fn watch(arguments: &Arguments) -> rusqlite::Result<ExitCode> {
             Err(error) if over() => return Err(error),
             // Not replicated yet: no file, or no tables.
             Err(rusqlite::Error::SqliteFailure(error, _))
-                if matches!(error.code, ErrorCode::CannotOpen | ErrorCode::Unknown | ErrorCode::NotADatabase) =>
+                if matches!(
+                    error.code,
+                    ErrorCode::CannotOpen | ErrorCode::Unknown | ErrorCode::NotADatabase
+                ) =>
             {
                 std::thread::sleep(Duration::from_millis(5));
             }

@@ -45,7 +45,18 @@ impl Traffic {
             let db = format!("{journal}-{number}.db");
             for client in ["a", "b"] {
                 let note = if client == "a" { "40" } else { "900" };
-                let arguments = ["--id", client, "--journal", journal, "--seed", &seed, "--note", note, "--page-size", "1024"];
+                let arguments = [
+                    "--id",
+                    client,
+                    "--journal",
+                    journal,
+                    "--seed",
+                    &seed,
+                    "--note",
+                    note,
+                    "--page-size",
+                    "1024",
+                ];
                 writers.push((db.clone(), App::transfer(&cluster.primary.path(&db), &arguments)));
             }
             let nodes = std::iter::once(&cluster.primary).chain(&cluster.replicas);
@@ -80,7 +91,9 @@ impl Traffic {
         self.stop_watching();
         for (db, app) in &mut self.writers {
             for line in app.kill9() {
-                if let Some((client, sequence)) = line.strip_prefix("commit ").and_then(|rest| rest.split_once(' ')) {
+                if let Some((client, sequence)) =
+                    line.strip_prefix("commit ").and_then(|rest| rest.split_once(' '))
+                {
                     // A line cut short by the kill acknowledges nothing.
                     let Ok(sequence) = sequence.parse::<i64>() else { continue };
                     let last = acknowledged.entry((db.clone(), client.to_owned())).or_default();
@@ -96,13 +109,25 @@ fn check_node(node: &Node, acknowledged: &Acknowledged, context: &str) {
     let databases: BTreeSet<_> = acknowledged.keys().map(|(db, _)| db).collect();
     for db in databases {
         let connection = sql::open(&node.path(db));
-        assert_eq!(sql::text(&connection, "PRAGMA integrity_check"), "ok", "{context}: {db} on {}", node.settings.name);
+        assert_eq!(
+            sql::text(&connection, "PRAGMA integrity_check"),
+            "ok",
+            "{context}: {db} on {}",
+            node.settings.name
+        );
         let sum = sql::number(&connection, "SELECT sum(balance) FROM account");
         assert_eq!(sum, ACCOUNTS * 1000, "{context}: {db} on {}", node.settings.name);
         for ((_, client), last) in acknowledged.iter().filter(|((of, _), _)| of == db) {
             let sql = format!("SELECT coalesce(max(seq), 0) FROM ledger WHERE client = '{client}'");
-            let (kept, count) = (sql::number(&connection, &sql), sql::number(&connection, &sql.replace("coalesce(max(seq), 0)", "count(*)")));
-            assert!(kept >= *last, "{context}: {db} of {client}: {last} acknowledged, {kept} kept on {}", node.settings.name);
+            let (kept, count) = (
+                sql::number(&connection, &sql),
+                sql::number(&connection, &sql.replace("coalesce(max(seq), 0)", "count(*)")),
+            );
+            assert!(
+                kept >= *last,
+                "{context}: {db} of {client}: {last} acknowledged, {kept} kept on {}",
+                node.settings.name
+            );
             assert_eq!(kept, count, "{context}: {db} of {client} has a gap on {}", node.settings.name);
         }
     }
@@ -135,8 +160,13 @@ fn crash_at_random_moments(options: &Options) {
     for seed in first_seed()..first_seed() + rounds().div_ceil(2) {
         let mut random = StdRng::seed_from_u64(seed);
         let journal = *JOURNAL_MODES.choose(&mut random).unwrap();
-        let victim = *["daemon", "application", "both", "replica", "all", "replica twice"].choose(&mut random).unwrap();
-        let context = format!("SKEIN_CRASH_SEED={seed} ({journal}, kill {victim}, passthrough {})", options.passthrough);
+        let victim = *["daemon", "application", "both", "replica", "all", "replica twice"]
+            .choose(&mut random)
+            .unwrap();
+        let context = format!(
+            "SKEIN_CRASH_SEED={seed} ({journal}, kill {victim}, passthrough {})",
+            options.passthrough
+        );
         let mut traffic = Traffic::start(&cluster, journal, seed);
         traffic.warm_up(20, Duration::from_secs(20));
         assert!(traffic.commits() > 0, "{context}: nobody could commit: {:?}", traffic.writers[0].1.end());
@@ -220,7 +250,9 @@ fn acknowledged_commits_survive_a_failure_at_each_labelled_call() {
     assert!(labels.len() >= 4, "hardly any call is labelled: {labels:?}");
     let mut plan: Vec<_> = labels
         .iter()
-        .flat_map(|(primary, label)| ["kill", "error", "full"].map(|action| (*primary, label.as_str(), action)))
+        .flat_map(|(primary, label)| {
+            ["kill", "error", "full"].map(|action| (*primary, label.as_str(), action))
+        })
         .collect();
     let mut random = StdRng::seed_from_u64(first_seed());
     rand::seq::SliceRandom::shuffle(&mut plan[..], &mut random);
@@ -229,7 +261,11 @@ fn acknowledged_commits_survive_a_failure_at_each_labelled_call() {
     let mut acknowledged = Acknowledged::new();
     // Few rounds take some of the plan; many rounds take all of it, at other passes each time.
     for (round, (primary, label, action)) in plan.iter().cycle().take(wanted).enumerate() {
-        let nth = if round < plan.len() { *[1, 2, 3, 10].choose(&mut random).unwrap() } else { random.random_range(1..60) };
+        let nth = if round < plan.len() {
+            *[1, 2, 3, 10].choose(&mut random).unwrap()
+        } else {
+            random.random_range(1..60)
+        };
         let journal = *JOURNAL_MODES.choose(&mut random).unwrap();
         let fault = format!("{label}:{nth}:{action}");
         let passthrough = random.random_bool(0.5);

@@ -30,7 +30,8 @@ impl App {
 
     /// Starts a command whose stdout is kept line by line.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = Arc::new(Mutex::new(Vec::new()));
         let (stdout, kept) = (child.stdout.take().expect("piped"), Arc::clone(&lines));
         let reader = std::thread::spawn(move || {

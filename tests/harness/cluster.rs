@@ -41,10 +41,15 @@ impl Cluster {
 
     /// As [`Self::primary_and_replicas`], with everything to choose.
     pub fn start(options: &Options) -> Option<Self> {
+        Self::start_below(&std::env::temp_dir(), options)
+    }
+
+    /// As [`Self::start`], with the temporary directory below `parent`: the file system that is measured.
+    pub fn start_below(parent: &std::path::Path, options: &Options) -> Option<Self> {
         if !can_mount() {
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("skein-test-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("skein-test-").tempdir_in(parent).unwrap();
         let mut settings = Settings::primary("n1");
         settings.passthrough = options.passthrough;
         settings.env.clone_from(&options.env);
@@ -93,7 +98,8 @@ impl Cluster {
             return;
         }
         let (txid, _) = eventually("the primary's status names the database", || self.primary.pos(db));
-        wait(replica, db, &txid, PATIENCE).unwrap_or_else(|error| panic!("{}: {error}", replica.settings.name));
+        wait(replica, db, &txid, PATIENCE)
+            .unwrap_or_else(|error| panic!("{}: {error}", replica.settings.name));
         let mut seen = (None, None);
         let equal = super::within(PATIENCE, || {
             seen = (self.primary.pos(db), replica.pos(db));
@@ -117,5 +123,9 @@ pub fn wait(node: &Node, db: &str, txid: &str, limit: Duration) -> Result<(), St
     let path =
         format!("/v1/databases/{}/wait?txid={txid}&timeout_ms={}", http::encode(db), limit.as_millis());
     let reply = http::request(node.http, "GET", &path, &[])?;
-    if (200..300).contains(&reply.status) { Ok(()) } else { Err(format!("{path}: {} {}", reply.status, reply.text())) }
+    if (200..300).contains(&reply.status) {
+        Ok(())
+    } else {
+        Err(format!("{path}: {} {}", reply.status, reply.text()))
+    }
 }

@@ -3,7 +3,7 @@
 //!
 //! `SKEIN_TEST_PLAIN=1` replaces every mount by a plain directory (a replica's is the primary's): what fails
 //! then is a mistake of the test, not of the filesystem.
-#![allow(dead_code, reason = "each program uses its part")]
+#![allow(dead_code, unused_imports, reason = "each program uses its part")]
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -298,7 +298,12 @@ impl Drop for Node {
             unmount(&self.mount());
         }
         if std::thread::panicking() {
-            eprintln!("{} ({}running at the end)\n{}", self.settings.name, if running { "" } else { "not " }, self.log_tail());
+            eprintln!(
+                "{} ({}running at the end)\n{}",
+                self.settings.name,
+                if running { "" } else { "not " },
+                self.log_tail()
+            );
         } else if !self.expects_panics {
             assert!(!self.log().contains("panicked at"), "the daemon panicked\n{}", self.log());
         }

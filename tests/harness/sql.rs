@@ -68,10 +68,8 @@ pub fn rows(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<Vec<Valu
 /// Everything a database says: schema and all rows of all tables in a fixed order.
 pub fn dump(connection: &Connection) -> Vec<(String, Vec<Vec<Value>>)> {
     let read = |sql: &str| rows(connection, sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let mut all = vec![(
-        "schema".to_owned(),
-        read("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"),
-    )];
+    let mut all =
+        vec![("schema".to_owned(), read("SELECT type, name, sql FROM sqlite_schema ORDER BY type, name"))];
     for table in read("SELECT name FROM sqlite_schema WHERE type='table' ORDER BY name") {
         let Value::Text(name) = &table[0] else { continue };
         // A table without rowids is in the order of its key anyway.

@@ -70,7 +70,11 @@ fn a_foreign_data_directory_is_left_alone() {
     let said = node.start().expect_err("a foreign directory was taken");
     assert!(said.contains("data"), "{said}");
     assert_eq!(fs::read_to_string(node.data().join("precious.txt")).unwrap(), "not ours");
-    assert_eq!(fs::read_dir(node.data()).unwrap().count(), 1, "something was written into a foreign directory");
+    assert_eq!(
+        fs::read_dir(node.data()).unwrap().count(),
+        1,
+        "something was written into a foreign directory"
+    );
 }
 
 #[test]
@@ -87,7 +91,13 @@ fn a_newer_format_version_is_refused_and_a_second_bootstrap_too() {
     let good = fs::read_to_string(&identity).unwrap();
     let newer: Vec<_> = good
         .lines()
-        .map(|line| if line.contains("version") { line.replace(|c: char| c.is_ascii_digit(), "9") } else { line.to_owned() })
+        .map(|line| {
+            if line.contains("version") {
+                line.replace(|c: char| c.is_ascii_digit(), "9")
+            } else {
+                line.to_owned()
+            }
+        })
         .collect();
     assert_ne!(newer.join("\n"), good.trim_end(), "node.toml has no version: {good}");
     fs::write(&identity, newer.join("\n")).unwrap();
@@ -137,8 +147,11 @@ fn garbage_on_both_ports_disturbs_nobody() {
     let writer = sql::create(&cluster.primary.path("app.db"), "wal", 4096);
     sql::run(&writer, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-    let noise: Vec<u8> = (0..70_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
-    for address in [cluster.primary.listen, cluster.primary.http, cluster.replicas[0].http, cluster.replicas[0].listen] {
+    let noise: Vec<u8> =
+        (0..70_000_u32).map(|n| u8::try_from(n.wrapping_mul(2_654_435_761) >> 24).unwrap()).collect();
+    for address in
+        [cluster.primary.listen, cluster.primary.http, cluster.replicas[0].http, cluster.replicas[0].listen]
+    {
         throw(address, b"");
         throw(address, b"\r\n\r\n\0\0\0\0");
         throw(address, b"GET / HTTP/1.1\r\nContent-Length: 99999999999999999999\r\n\r\n");
@@ -159,12 +172,18 @@ fn garbage_on_both_ports_disturbs_nobody() {
         let reply = http::request(cluster.primary.http, method, path, body).unwrap();
         assert!((400..500).contains(&reply.status), "{method} {path}: {} {}", reply.status, reply.text());
         if reply.status != 405 {
-            assert!(reply.content_type.starts_with("application/problem+json"), "{method} {path}: {}", reply.content_type);
+            assert!(
+                reply.content_type.starts_with("application/problem+json"),
+                "{method} {path}: {}",
+                reply.content_type
+            );
         }
     }
     sql::run(&writer, "INSERT INTO t VALUES(2)");
     let replica = sql::open(&cluster.replicas[0].path("app.db"));
-    eventually("the replica follows", || (sql::number(&replica, "SELECT count(*) FROM t") == 2).then_some(()));
+    eventually("the replica follows", || {
+        (sql::number(&replica, "SELECT count(*) FROM t") == 2).then_some(())
+    });
     assert!(cluster.primary.is_running() && cluster.replicas[0].is_running());
 }
 
@@ -173,7 +192,10 @@ fn a_replica_of_another_cluster_is_not_mixed_in() {
     if !needs_skein() {
         return;
     }
-    let (Some(one), Some(mut other)) = (Cluster::primary_and_replicas(0), Cluster::primary_and_replicas(1)) else { return };
+    let (Some(one), Some(mut other)) = (Cluster::primary_and_replicas(0), Cluster::primary_and_replicas(1))
+    else {
+        return;
+    };
     for (cluster, rows) in [(&one, "(1)"), (&other, "(1),(2)")] {
         let writer = sql::create(&cluster.primary.path("app.db"), "delete", 4096);
         sql::run(&writer, &format!("CREATE TABLE t(v); INSERT INTO t VALUES{rows}"));

@@ -48,10 +48,18 @@ fn prepared(dir: &Path) -> Node {
 fn start_over_damage(node: &mut Node, what: &Path) {
     let before = node.log().len();
     match node.start() {
-        Err(said) => assert!(said.contains(what.file_name().unwrap().to_str().unwrap()) || said.contains("damaged") || said.contains("corrupt") || said.contains("checksum"), "{}: {said}", what.display()),
+        Err(said) => assert!(
+            said.contains(what.file_name().unwrap().to_str().unwrap())
+                || said.contains("damaged")
+                || said.contains("corrupt")
+                || said.contains("checksum"),
+            "{}: {said}",
+            what.display()
+        ),
         Ok(()) => {
             if let Ok(connection) = sql::try_open(&node.path("app.db")) {
-                let sums = sql::rows(&connection, "SELECT sum(balance), (SELECT count(*) FROM ledger) FROM account");
+                let sums =
+                    sql::rows(&connection, "SELECT sum(balance), (SELECT count(*) FROM ledger) FROM account");
                 if let Ok(sums) = sums {
                     let expected: Vec<rusqlite::types::Value> = vec![20_000.into(), 40.into()];
                     assert_eq!(sums, [expected], "{}: a wrong answer", what.display());
@@ -72,7 +80,9 @@ fn a_damaged_file_of_the_data_directory_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let mut node = prepared(dir.path());
         let data = node.data();
-        for path in files(&data.join(part)).into_iter().filter(|path| fs::metadata(path).unwrap().len() > 16).take(4) {
+        for path in
+            files(&data.join(part)).into_iter().filter(|path| fs::metadata(path).unwrap().len() > 16).take(4)
+        {
             let good = fs::read(&path).unwrap();
             damage(&path);
             start_over_damage(&mut node, &path);
@@ -89,13 +99,17 @@ fn a_damaged_database_of_a_replica_heals_from_the_primary() {
         return;
     }
     let Some(mut cluster) = Cluster::primary_and_replicas(1) else { return };
-    assert!(App::transfer(&cluster.primary.path("app.db"), &["--count", "40", "--note", "900"]).end().0.success());
+    assert!(
+        App::transfer(&cluster.primary.path("app.db"), &["--count", "40", "--note", "900"]).end().0.success()
+    );
     cluster.same_bytes("app.db");
     cluster.replicas[0].terminate();
     let file = cluster.replicas[0].data().join("dbs/app.db/database");
     damage(&file);
     cluster.replicas[0].must_start();
-    assert!(App::transfer(&cluster.primary.path("app.db"), &["--count", "10", "--id", "b"]).end().0.success());
+    assert!(
+        App::transfer(&cluster.primary.path("app.db"), &["--count", "10", "--id", "b"]).end().0.success()
+    );
     cluster.same_bytes("app.db");
 }
 
@@ -148,7 +162,14 @@ fn a_full_disk_fails_commits_and_loses_none() {
             fs::create_dir(&small).unwrap();
             // Room for the log's first segments and a little more.
             let size = format!("size={}m", crate::harness::number("SKEIN_SMALL_DISK_MIB", 200));
-            nix::mount::mount(Some("tmpfs"), &small, Some("tmpfs"), nix::mount::MsFlags::empty(), Some(size.as_str())).unwrap();
+            nix::mount::mount(
+                Some("tmpfs"),
+                &small,
+                Some("tmpfs"),
+                nix::mount::MsFlags::empty(),
+                Some(size.as_str()),
+            )
+            .unwrap();
             let guard = Unmount(small.clone());
             fs::create_dir(small.join("data")).unwrap();
             let mut settings = Settings::primary("n1");
@@ -156,15 +177,28 @@ fn a_full_disk_fails_commits_and_loses_none() {
             settings.passthrough = options.passthrough;
             let mut node = Node::new(dir.path(), settings);
             node.must_start();
-            let mut app = App::transfer(&node.path("app.db"), &["--journal", journal, "--note", "20000", "--seconds", "60"]);
+            let mut app = App::transfer(
+                &node.path("app.db"),
+                &["--journal", journal, "--note", "20000", "--seconds", "60"],
+            );
             let (status, said, errors) = app.end();
             assert!(!status.success(), "the disk did not fill: {:?}", said.last());
-            assert!(errors.contains("full") || errors.contains("I/O") || errors.contains("readonly"), "{errors}");
+            assert!(
+                errors.contains("full") || errors.contains("I/O") || errors.contains("readonly"),
+                "{errors}"
+            );
             let acknowledged = said.iter().filter(|line| line.starts_with("commit")).count();
             node.kill9();
             // Room again: more of it, as an administrator would give.
             let larger = "size=900m";
-            nix::mount::mount(None::<&str>, &small, None::<&str>, nix::mount::MsFlags::MS_REMOUNT, Some(larger)).unwrap();
+            nix::mount::mount(
+                None::<&str>,
+                &small,
+                None::<&str>,
+                nix::mount::MsFlags::MS_REMOUNT,
+                Some(larger),
+            )
+            .unwrap();
             node.must_start();
             let connection = sql::open(&node.path("app.db"));
             sql::check_integrity(&connection);
@@ -172,7 +206,12 @@ fn a_full_disk_fails_commits_and_loses_none() {
             assert!(kept >= i64::try_from(acknowledged).unwrap(), "{kept} kept, {acknowledged} acknowledged");
             assert_eq!(sql::number(&connection, "SELECT sum(balance) FROM account"), 20_000);
             drop(connection);
-            assert!(App::transfer(&node.path("app.db"), &["--id", "z", "--journal", journal, "--count", "5"]).end().0.success());
+            assert!(
+                App::transfer(&node.path("app.db"), &["--id", "z", "--journal", journal, "--count", "5"])
+                    .end()
+                    .0
+                    .success()
+            );
             drop(node);
             drop(guard);
         }

@@ -20,7 +20,11 @@ fn a_node_does_not_serve_while_applications_of_its_dead_mount_live() {
         let mut app = App::transfer(&path, &["--count", "3"]);
         assert!(app.end().0.success());
         // A reader in the middle of its work: it keeps the dead mount's files open.
-        let mut reader = App::spawn(std::process::Command::new("sh").args(["-c", "exec 3<\"$0\"; echo open; sleep 300", path.to_str().unwrap()]));
+        let mut reader = App::spawn(std::process::Command::new("sh").args([
+            "-c",
+            "exec 3<\"$0\"; echo open; sleep 300",
+            path.to_str().unwrap(),
+        ]));
         assert!(reader.wait_for("open", 1, Duration::from_secs(10)));
         cluster.primary.kill9();
         let second = std::thread::scope(|scope| {
@@ -102,7 +106,8 @@ fn a_failing_disk_fails_the_commit_and_not_the_data() {
     node.settings.env = vec![("SKEIN_FAULT_TRACE".into(), trace.to_str().unwrap().into())];
     node.must_start();
     for journal in ["wal", "delete"] {
-        let mut app = App::transfer(&node.path(&format!("{journal}.db")), &["--journal", journal, "--count", "30"]);
+        let mut app =
+            App::transfer(&node.path(&format!("{journal}.db")), &["--journal", journal, "--count", "30"]);
         assert!(app.end().0.success());
     }
     node.terminate();

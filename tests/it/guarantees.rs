@@ -38,7 +38,9 @@ fn transactions(node: &Node, db: &str) -> i64 {
 
 #[test]
 fn a_commit_with_full_that_returned_survives() {
-    quote("With `synchronous=FULL` (SQLite's default) or `EXTRA`, a commit that returned is held by a quorum");
+    quote(
+        "With `synchronous=FULL` (SQLite's default) or `EXTRA`, a commit that returned is held by a quorum",
+    );
     for mut cluster in clusters(1) {
         for synchronous in ["full", "extra"] {
             let db = format!("{synchronous}.db");
@@ -63,14 +65,19 @@ fn a_commit_with_normal_leaves_a_prefix() {
 
 #[test]
 fn a_commit_in_a_rollback_mode_that_returned_survives() {
-    quote("In the rollback journal modes DELETE, TRUNCATE and PERSIST, a commit that returned is always held");
+    quote(
+        "In the rollback journal modes DELETE, TRUNCATE and PERSIST, a commit that returned is always held",
+    );
     for mut cluster in clusters(1) {
         for journal in ["delete", "truncate", "persist"] {
             for synchronous in ["off", "full"] {
                 let db = format!("{journal}-{synchronous}.db");
                 let acknowledged = crash_while_writing(&mut cluster.primary, &db, journal, synchronous);
                 let kept = transactions(&cluster.primary, &db);
-                assert!(kept >= i64::try_from(acknowledged).unwrap(), "{kept} kept, {acknowledged} acknowledged");
+                assert!(
+                    kept >= i64::try_from(acknowledged).unwrap(),
+                    "{kept} kept, {acknowledged} acknowledged"
+                );
                 cluster.same_bytes(&db);
             }
         }
@@ -102,11 +109,15 @@ fn readers_see_whole_transactions_in_their_order() {
     quote("A reader on any node sees a state that the database had on the primary after some commit");
     quote("A reader never sees history go backwards.");
     for cluster in clusters(2) {
-        for (journal, synchronous) in [("wal", "normal"), ("wal", "full"), ("delete", "full"), ("persist", "full")] {
+        for (journal, synchronous) in
+            [("wal", "normal"), ("wal", "full"), ("delete", "full"), ("persist", "full")]
+        {
             let db = format!("{journal}-{synchronous}.db");
-            let arguments = ["--journal", journal, "--synchronous", synchronous, "--count", "150", "--note", "500"];
+            let arguments =
+                ["--journal", journal, "--synchronous", synchronous, "--count", "150", "--note", "500"];
             let nodes = std::iter::once(&cluster.primary).chain(&cluster.replicas);
-            let mut founder = App::transfer(&cluster.primary.path(&db), &["--journal", journal, "--count", "0"]);
+            let mut founder =
+                App::transfer(&cluster.primary.path(&db), &["--journal", journal, "--count", "0"]);
             assert!(founder.end().0.success());
             let mut watchers: Vec<_> =
                 nodes.map(|node| App::transfer(&node.path(&db), &["--watch", "--seconds", "120"])).collect();
@@ -114,7 +125,11 @@ fn readers_see_whole_transactions_in_their_order() {
             assert!(status.success(), "{journal} {synchronous}: {errors}");
             let last = format!("seen {}", transactions(&cluster.primary, &db));
             for watcher in &mut watchers {
-                assert!(watcher.wait_for(&last, 1, Duration::from_secs(30)), "{last}: {:?}", watcher.lines().last());
+                assert!(
+                    watcher.wait_for(&last, 1, Duration::from_secs(30)),
+                    "{last}: {:?}",
+                    watcher.lines().last()
+                );
                 let said = watcher.kill9();
                 assert!(!said.iter().any(|line| line.starts_with("broken")), "{said:?}");
             }
@@ -124,13 +139,17 @@ fn readers_see_whole_transactions_in_their_order() {
 
 #[test]
 fn a_reader_on_a_replica_is_never_blocked_and_blocks_nothing() {
-    quote("A reader on a replica is never blocked by replication, and never blocks it, whatever it holds open.");
+    quote(
+        "A reader on a replica is never blocked by replication, and never blocks it, whatever it holds open.",
+    );
     for cluster in clusters(1) {
         let writer = sql::create(&cluster.primary.path("app.db"), "wal", 4096);
         sql::run(&writer, "CREATE TABLE t(v); INSERT INTO t VALUES(0)");
         cluster.converge("app.db");
         let replica = cluster.replicas[0].path("app.db");
-        eventually("the database is there", || sql::try_open(&replica).ok()?.prepare("SELECT v FROM t").ok().map(drop));
+        eventually("the database is there", || {
+            sql::try_open(&replica).ok()?.prepare("SELECT v FROM t").ok().map(drop)
+        });
         let (held, reader) = (sql::open(&replica), sql::open(&replica));
         // Not one read may wait: with no busy timeout a block is an error.
         reader.busy_timeout(Duration::ZERO).unwrap();
@@ -167,13 +186,18 @@ fn an_unknown_outcome_is_an_error_or_on_the_cluster() {
         cluster.primary.must_start();
         let kept = usize::try_from(transactions(&cluster.primary, "app.db")).unwrap();
         // At most the one commit whose answer got lost is there beyond what was acknowledged.
-        assert!((acknowledged..=acknowledged + 1).contains(&kept), "{kept} kept, {acknowledged} acknowledged");
+        assert!(
+            (acknowledged..=acknowledged + 1).contains(&kept),
+            "{kept} kept, {acknowledged} acknowledged"
+        );
     }
 }
 
 #[test]
 fn a_writer_on_a_replica_gets_an_error_and_loses_nothing() {
-    quote("A node that may not write refuses the writer with an error; it never accepts a write that would be lost.");
+    quote(
+        "A node that may not write refuses the writer with an error; it never accepts a write that would be lost.",
+    );
     if !needs_skein() {
         return;
     }
@@ -198,7 +222,9 @@ fn a_writer_on_a_replica_gets_an_error_and_loses_nothing() {
 #[test]
 fn the_same_position_means_the_same_bytes() {
     quote("Nodes with the same position of a database hold the same bytes.");
-    quote("After `skein wait` has returned for a transaction, every reader that starts on that node sees it.");
+    quote(
+        "After `skein wait` has returned for a transaction, every reader that starts on that node sees it.",
+    );
     for cluster in clusters(2) {
         for journal in JOURNAL_MODES {
             let db = format!("{journal}.db");

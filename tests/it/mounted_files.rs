@@ -132,7 +132,10 @@ fn a_database_file_is_copied_in_and_captured() {
             for page_size in PAGE_SIZES {
                 let outside = cluster.dir().join("outside.db");
                 let connection = sql::create(&outside, journal, page_size);
-                sql::run(&connection, "CREATE TABLE t(v); INSERT INTO t VALUES(1),(2),(3),(zeroblob(100000))");
+                sql::run(
+                    &connection,
+                    "CREATE TABLE t(v); INSERT INTO t VALUES(1),(2),(3),(zeroblob(100000))",
+                );
                 drop(connection);
                 let db = format!("copied-{journal}-{page_size}.db");
                 fs::copy(&outside, cluster.primary.path(&db)).unwrap();
@@ -183,13 +186,17 @@ fn journal_modes_that_cannot_be_rolled_back_are_refused_on_write() {
             filled(&path, "delete", 4096);
             let connection = sql::open(&path);
             assert_eq!(sql::text(&connection, &format!("PRAGMA journal_mode={journal}")), journal);
-            let refused = connection.execute_batch("UPDATE t SET v = v + 10; INSERT INTO t VALUES(randomblob(9000))");
+            let refused =
+                connection.execute_batch("UPDATE t SET v = v + 10; INSERT INTO t VALUES(randomblob(9000))");
             assert!(refused.is_err(), "journal_mode {journal} wrote");
             drop(connection);
             let after = sql::open(&path);
             assert_eq!(sql::number(&after, "SELECT sum(v) FROM t"), 6);
             sql::check_integrity(&after);
-            assert!(cluster.primary.log().contains(&format!("{journal}.db")), "the log does not name the file");
+            assert!(
+                cluster.primary.log().contains(&format!("{journal}.db")),
+                "the log does not name the file"
+            );
         }
     });
 }
@@ -241,7 +248,8 @@ fn a_database_over_one_gibibyte_leaves_the_lock_page_out() {
             let path = cluster.primary.path(&format!("huge-{journal}.db"));
             let connection = sql::create(&path, journal, 65536);
             sql::run(&connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB)");
-            let sql = "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<110)
+            let sql =
+                "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<110)
                        SELECT zeroblob(1048576) FROM n";
             for _ in 0..10 {
                 sql::run(&connection, sql);

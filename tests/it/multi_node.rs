@@ -36,12 +36,18 @@ fn a_replica_sees_rows_live_in_every_mode_and_page_size() {
             for page_size in PAGE_SIZES {
                 let db = format!("{journal}-{page_size}.db");
                 let writer = sql::create(&cluster.primary.path(&db), journal, page_size);
-                sql::run(&writer, "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB); INSERT INTO t(v) VALUES('first')");
+                sql::run(
+                    &writer,
+                    "CREATE TABLE t(id INTEGER PRIMARY KEY, v BLOB); INSERT INTO t(v) VALUES('first')",
+                );
                 shows(replica, &db, "SELECT count(*) FROM t", 1);
                 // From here on one connection of the replica stays open, and must see each change.
                 let reader = sql::open(&replica.path(&db));
                 for round in 1..=10 {
-                    sql::run(&writer, "INSERT INTO t(v) VALUES(randomblob(2000)); UPDATE t SET v='x' WHERE id % 4 = 1");
+                    sql::run(
+                        &writer,
+                        "INSERT INTO t(v) VALUES(randomblob(2000)); UPDATE t SET v='x' WHERE id % 4 = 1",
+                    );
                     eventually("the open connection sees the row", || {
                         (sql::number(&reader, "SELECT count(*) FROM t") == 1 + round).then_some(())
                     });
@@ -78,7 +84,11 @@ fn a_replica_refuses_writes_as_a_read_only_database() {
             assert!(start.elapsed() < Duration::from_secs(5), "the refusal waited for the busy timeout");
             assert!(fs::remove_file(replica.path(&db)).is_err(), "a replica dropped a database");
             assert!(fs::rename(replica.path(&db), replica.path("other.db")).is_err());
-            assert!(sql::try_open(&replica.path("new.db")).and_then(|new| new.execute_batch("CREATE TABLE t(v)")).is_err());
+            assert!(
+                sql::try_open(&replica.path("new.db"))
+                    .and_then(|new| new.execute_batch("CREATE TABLE t(v)"))
+                    .is_err()
+            );
             // The refused writer stands in nobody's way.
             sql::run(&writer, "INSERT INTO t VALUES(3)");
             shows(replica, &db, "SELECT count(*) FROM t", 2);
@@ -173,7 +183,11 @@ fn a_restarted_replica_goes_on_where_it_was() {
                 sql::run(&writer, "INSERT INTO t VALUES(randomblob(9000))");
                 let replica = &mut cluster.replicas[0];
                 shows(replica, &db, "SELECT count(*) FROM t", round);
-                if round % 2 == 0 { replica.kill9() } else { replica.terminate().map_or((), drop) }
+                if round % 2 == 0 {
+                    replica.kill9()
+                } else {
+                    replica.terminate().map_or((), drop)
+                }
                 sql::run(&writer, "UPDATE t SET v = randomblob(9000) WHERE rowid = 1");
                 replica.must_start();
             }
@@ -189,7 +203,9 @@ fn drop_rename_import_and_subdirectories_travel() {
         let replica = &cluster.replicas[0];
         let make = |db: &str, rows: i64| {
             let writer = sql::create(&cluster.primary.path(db), "wal", 4096);
-            let rows = format!("WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<{rows}) SELECT x FROM n");
+            let rows = format!(
+                "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<{rows}) SELECT x FROM n"
+            );
             sql::run(&writer, &format!("CREATE TABLE t(v); INSERT INTO t {rows}"));
         };
         make("a.db", 3);
@@ -256,7 +272,12 @@ fn wait_returns_when_a_replica_has_the_transaction_and_not_before() {
         let start = Instant::now();
         assert!(wait(replica, "app.db", "00000000000fffff", Duration::from_millis(300)).is_err());
         assert!(start.elapsed() >= Duration::from_millis(250), "gave up too early");
-        assert!(!replica.client(&["wait", "app.db", "--pos", "00000000000fffff", "--timeout", "1s"]).status.success());
+        assert!(
+            !replica
+                .client(&["wait", "app.db", "--pos", "00000000000fffff", "--timeout", "1s"])
+                .status
+                .success()
+        );
     }
 }
 
@@ -276,7 +297,8 @@ fn status_and_database_commands_agree_on_all_nodes() {
         assert_eq!(status["primary"]["name"], "n1");
         assert_eq!(status["databases"][0]["mode"], "delete");
         assert_eq!(status["databases"][0]["size_bytes"], 8192);
-        let printed: serde_json::Value = serde_json::from_str(&node.must_client(&["status", "--json"])).unwrap();
+        let printed: serde_json::Value =
+            serde_json::from_str(&node.must_client(&["status", "--json"])).unwrap();
         assert_eq!(printed["databases"][0]["checksum"], status["databases"][0]["checksum"]);
         assert!(node.must_client(&["status"]).contains("app.db"));
         assert!(node.must_client(&["db", "list"]).contains("app.db"));
@@ -284,7 +306,11 @@ fn status_and_database_commands_agree_on_all_nodes() {
         node.must_client(&["db", "export", "app.db", file.to_str().unwrap()]);
         assert_eq!(fs::read(&file).unwrap(), node.export("app.db").unwrap());
         for path in ["/livez", "/readyz", "/metrics"] {
-            assert_eq!(crate::harness::http::request(node.http, "GET", path, &[]).unwrap().status, 200, "{path}");
+            assert_eq!(
+                crate::harness::http::request(node.http, "GET", path, &[]).unwrap().status,
+                200,
+                "{path}"
+            );
         }
     }
     drop(writer);

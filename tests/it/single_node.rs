@@ -63,7 +63,8 @@ fn rows_are_written_changed_taken_back_and_found_again() {
         );
         // A cache of ten pages spills in the middle of the transaction; the second is then taken back.
         sql::run(&connection, "PRAGMA cache_size=10");
-        let many = "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<2000)
+        let many =
+            "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<2000)
                     SELECT randomblob(200) FROM n";
         sql::run(&connection, &format!("BEGIN; {many}; UPDATE t SET v = zeroblob(300) WHERE id % 2; COMMIT"));
         sql::run(&connection, &format!("BEGIN; {many}; DELETE FROM t WHERE id % 2; ROLLBACK"));
@@ -104,7 +105,10 @@ fn vacuum_backup_and_page_size_changes_work() {
 
         let target = cluster.primary.path(&format!("backup-{db}"));
         let mut backed_up = sql::open(&target);
-        Backup::new(&connection, &mut backed_up).unwrap().run_to_completion(40, Duration::ZERO, None).unwrap();
+        Backup::new(&connection, &mut backed_up)
+            .unwrap()
+            .run_to_completion(40, Duration::ZERO, None)
+            .unwrap();
         assert_eq!(sql::dump(&backed_up), expected, "backup of {db}");
         sql::check_integrity(&backed_up);
         drop(backed_up);
@@ -172,11 +176,20 @@ fn memory_mapped_reads_see_what_other_connections_write() {
         sql::run(&reader, "PRAGMA mmap_size=268435456");
         sql::run(&writer, "PRAGMA mmap_size=268435456");
         for round in 1..40 {
-            sql::run(&writer, &format!("UPDATE t SET v={round} WHERE typeof(v)='integer'; INSERT INTO t VALUES(randomblob(3000))"));
+            sql::run(
+                &writer,
+                &format!(
+                    "UPDATE t SET v={round} WHERE typeof(v)='integer'; INSERT INTO t VALUES(randomblob(3000))"
+                ),
+            );
             if round % 10 == 0 && journal == "wal" {
                 sql::run(&writer, "PRAGMA wal_checkpoint(PASSIVE)");
             }
-            assert_eq!(sql::number(&reader, "SELECT v FROM t WHERE typeof(v)='integer'"), round, "{journal} {page_size}");
+            assert_eq!(
+                sql::number(&reader, "SELECT v FROM t WHERE typeof(v)='integer'"),
+                round,
+                "{journal} {page_size}"
+            );
         }
         sql::check_integrity(&reader);
     });
@@ -185,7 +198,8 @@ fn memory_mapped_reads_see_what_other_connections_write() {
 #[test]
 fn a_transaction_over_attached_databases_is_whole() {
     matrix(|cluster, journal, page_size| {
-        let paths = ["x", "y"].map(|part| cluster.primary.path(&format!("{part}-{}", name(journal, page_size))));
+        let paths =
+            ["x", "y"].map(|part| cluster.primary.path(&format!("{part}-{}", name(journal, page_size))));
         for path in &paths {
             sql::run(&sql::create(path, journal, page_size), "CREATE TABLE t(v)");
         }

@@ -4,8 +4,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const LINES_MAX: usize = 600;
-const TOP_LEVEL: [&str; 9] =
-    ["Cargo.toml", "Cargo.lock", "README.md", "LICENSE-MIT", "LICENSE-APACHE", "src", "proto", "tests", "examples"];
+const TOP_LEVEL: [&str; 9] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "README.md",
+    "LICENSE-MIT",
+    "LICENSE-APACHE",
+    "src",
+    "proto",
+    "tests",
+    "examples",
+];
 const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "manager"];
 
 /// Each group may use the groups before it. A group's modules may use one another only where the last field says so.
@@ -64,7 +73,9 @@ fn shown(path: &Path) -> String {
 /// Line numbers and code of a file without comments and without what only tests compile.
 fn code(path: &Path) -> Vec<(usize, String)> {
     let text = fs::read_to_string(path).unwrap();
-    if path.file_stem().is_some_and(|stem| stem == "tests") || path.components().any(|part| part.as_os_str() == "tests") {
+    if path.file_stem().is_some_and(|stem| stem == "tests")
+        || path.components().any(|part| part.as_os_str() == "tests")
+    {
         return Vec::new();
     }
     let mut kept = Vec::new();
@@ -147,7 +158,8 @@ fn each_large_library_has_one_door() {
         let user = module(&path);
         for (number, line) in code(&path) {
             for (library, doors) in DOORS {
-                let named = word_follows(&line, &format!("{library}::")).len() + usize::from(line.contains(&format!("use {library};")));
+                let named = word_follows(&line, &format!("{library}::")).len()
+                    + usize::from(line.contains(&format!("use {library};")));
                 if named > 0 && !doors.contains(&user.as_str()) {
                     broken.push(format!("{}:{number}: {library} outside {doors:?}", shown(&path)));
                 }
@@ -192,7 +204,10 @@ fn only_tests_may_panic() {
             }
         }
     }
-    check(&broken, "input from disk, network or client never panics: return an error, or expect(\"why it cannot fail\")");
+    check(
+        &broken,
+        "input from disk, network or client never panics: return an error, or expect(\"why it cannot fail\")",
+    );
 }
 
 #[test]
@@ -217,8 +232,13 @@ fn every_unsafe_block_has_its_proof() {
 
 #[test]
 fn the_top_level_stays_a_table_of_contents() {
-    let allowed = |name: &str| name.starts_with('.') || name == "target" || name == "scripts" || TOP_LEVEL.contains(&name);
+    let allowed = |name: &str| {
+        name.starts_with('.') || name == "target" || name == "scripts" || TOP_LEVEL.contains(&name)
+    };
     let names = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let broken: Vec<_> = names.filter(|name| !allowed(name)).collect();
-    check(&broken, "the top level is Cargo.toml, src, proto, tests, examples, scripts, README.md, licences, dot files");
+    check(
+        &broken,
+        "the top level is Cargo.toml, src, proto, tests, examples, scripts, README.md, licences, dot files",
+    );
 }

@@ -50,7 +50,8 @@ impl World {
             connection.busy_timeout(Duration::ZERO)?;
             // The journal mode of a connection, except WAL's, is its own.
             connection.query_row(&format!("PRAGMA journal_mode={}", self.journal), [], |_| Ok(()))?;
-            connection.execute_batch(&format!("PRAGMA synchronous={}; PRAGMA cache_size=10", self.synchronous))?;
+            connection
+                .execute_batch(&format!("PRAGMA synchronous={}; PRAGMA cache_size=10", self.synchronous))?;
             self.connections[number] = Some(connection);
         }
         Ok(self.connections[number].as_ref().expect("just opened"))
