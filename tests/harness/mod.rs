@@ -30,7 +30,9 @@ pub fn is_plain() -> bool {
 /// Says aloud, past the test runner's capture, that a test did not run.
 pub fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or("test").to_owned();
-    let _ = writeln!(std::io::stderr().lock(), "skipped: {test}: {reason}");
+    // One write: the runner's own lines may come from other threads.
+    let line = format!("skipped: {test}: {reason}\n");
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
 /// Whether a test that needs the real filesystem can run; says so where not.

@@ -118,11 +118,11 @@ fn ltx_verify_says_where_a_file_is_damaged() {
     if is_plain() {
         return;
     }
-    let Some(good) = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/testdata"))
+    let Some(good) = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data"))
         .into_iter()
         .find(|path| path.extension().is_some_and(|extension| extension == "ltx"))
     else {
-        crate::harness::skip("no LTX file in tests/testdata");
+        crate::harness::skip("no LTX file in tests/data");
         return;
     };
     let dir = tempfile::tempdir().unwrap();
