@@ -1,0 +1,136 @@
+//! What a killed process leaves behind, and how a node starts over it.
+
+use std::time::Duration;
+
+use crate::harness::sql;
+use crate::harness::{App, Cluster, Node, Options, Settings, eventually, needs_skein};
+
+fn clusters(replicas: usize) -> impl Iterator<Item = Cluster> {
+    let options = [Options::replicas(replicas), Options::replicas(replicas).without_passthrough()];
+    options.into_iter().filter_map(|options| Cluster::start(&options))
+}
+
+#[test]
+fn a_node_does_not_serve_while_applications_of_its_dead_mount_live() {
+    if !needs_skein() {
+        return;
+    }
+    for mut cluster in clusters(0) {
+        let path = cluster.primary.path("app.db");
+        let mut app = App::transfer(&path, &["--count", "3"]);
+        assert!(app.end().0.success());
+        // A reader in the middle of its work: it keeps the dead mount's files open.
+        let mut reader = App::spawn(std::process::Command::new("sh").args([
+            "-c",
+            "exec 3<\"$0\"; echo open; sleep 300",
+            path.to_str().unwrap(),
+        ]));
+        assert!(reader.wait_for("open", 1, Duration::from_secs(10)));
+        cluster.primary.kill9();
+        let second = std::thread::scope(|scope| {
+            let node = &mut cluster.primary;
+            let started = scope.spawn(move || node.start());
+            // Whether it refuses or waits is its business; serving beside the dead mount is not.
+            std::thread::sleep(Duration::from_secs(3));
+            let early = started.is_finished();
+            reader.kill9();
+            (early, started.join().unwrap())
+        });
+        match second {
+            (true, Ok(())) => panic!("the node serves while an application of the dead mount lives"),
+            (false, Ok(())) => {}
+            (_, Err(said)) => {
+                assert!(said.contains("pid"), "the refusal does not name the process: {said}");
+                cluster.primary.must_start();
+            }
+        }
+        assert_eq!(sql::number(&sql::open(&path), "SELECT count(*) FROM ledger"), 3);
+    }
+}
+
+#[test]
+fn a_supervised_application_dies_with_its_node() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::primary("n1");
+    let pid_file = dir.path().join("pid");
+    let script = format!("echo $$ > {}.new; mv {0}.new {0}; exec sleep 300", pid_file.display());
+    settings.extra = ["--", "sh", "-c", &script].map(ToOwned::to_owned).into();
+    let mut node = Node::new(dir.path(), settings);
+    node.must_start();
+    let pid = eventually("the command runs", || std::fs::read_to_string(&pid_file).ok());
+    node.kill9();
+    eventually("the command is dead", || {
+        let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        state.map_or(true, |stat| stat.contains(") Z ")).then_some(())
+    });
+}
+
+#[test]
+fn a_hot_journal_of_a_dead_application_is_rolled_back() {
+    for mut cluster in clusters(1) {
+        for journal in ["delete", "truncate", "persist"] {
+            let db = format!("{journal}.db");
+            let path = cluster.primary.path(&db);
+            // Large notes and a small cache: pages are in the file before the commit.
+            let arguments = ["--journal", journal, "--note", "4000", "--page-size", "512"];
+            for (kill_daemon, seed) in [(false, "1"), (true, "2"), (false, "3")] {
+                let mut app = App::transfer(&path, &[&arguments[..], &["--seed", seed]].concat());
+                assert!(app.wait_for("commit", 9, Duration::from_secs(20)), "{:?}", app.end());
+                if kill_daemon {
+                    cluster.primary.kill9();
+                }
+                app.kill9();
+                if kill_daemon {
+                    cluster.primary.must_start();
+                }
+                let connection = sql::open(&path);
+                sql::check_integrity(&connection);
+                assert_eq!(sql::number(&connection, "SELECT sum(balance) FROM account"), 20_000);
+            }
+            cluster.same_bytes(&db);
+        }
+    }
+}
+
+#[test]
+fn a_failing_disk_fails_the_commit_and_not_the_data() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), Settings::primary("n1"));
+    let trace = dir.path().join("labels");
+    node.settings.env = vec![("SKEIN_FAULT_TRACE".into(), trace.to_str().unwrap().into())];
+    node.must_start();
+    for journal in ["wal", "delete"] {
+        let mut app =
+            App::transfer(&node.path(&format!("{journal}.db")), &["--journal", journal, "--count", "30"]);
+        assert!(app.end().0.success());
+    }
+    node.terminate();
+    let labels = std::fs::read_to_string(&trace).unwrap();
+    assert!(labels.lines().count() >= 3, "hardly any call is labelled: {labels:?}");
+    for label in labels.lines() {
+        node.settings.env = vec![("SKEIN_FAULT".into(), format!("{label}:4:error"))];
+        if node.start().is_ok() {
+            for journal in ["wal", "delete"] {
+                let path = node.path(&format!("{journal}.db"));
+                App::transfer(&path, &["--id", label, "--journal", journal, "--count", "15"]).end();
+            }
+            node.kill9();
+        }
+        node.settings.env.clear();
+        node.must_start();
+        for journal in ["wal", "delete"] {
+            let connection = sql::open(&node.path(&format!("{journal}.db")));
+            sql::check_integrity(&connection);
+            assert_eq!(sql::number(&connection, "SELECT sum(balance) FROM account"), 20_000, "{label}");
+            let sql = "SELECT count(*) FROM ledger WHERE client = 'a'";
+            assert_eq!(sql::number(&connection, sql), 26, "{label}");
+        }
+        node.terminate();
+    }
+}

@@ -1,0 +1,13 @@
+//! Black-box tests: nodes as processes, applications on their mounts, and the interface of the README.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod bad_input;
+mod damaged_disk;
+mod fault;
+mod guarantees;
+mod mounted_files;
+mod multi_node;
+mod single_node;
+mod tidy;
