@@ -1,1 +1,35 @@
-//! mount.
+//! The FUSE filesystem applications see: decodes requests, calls `db` and `store`, replies.
+//!
+//! Owns inode numbers, file handles and what the kernel may cache. Never waits on a FUSE thread for the log, for a
+//! database's lock, or for I/O on this mount: what may wait takes the reply along, to a callback or to the
+//! `workers`. Kernel-local locks are essential (`FUSE_POSIX_LOCKS` is never requested): the daemon and its
+//! applications meet in the same lock table.
+
+mod attr;
+mod caller;
+mod control_files;
+mod database;
+mod directory;
+mod errno;
+mod file;
+mod filesystem;
+mod handle;
+mod inode;
+mod journal;
+mod mount_table;
+mod names;
+mod notify;
+mod open;
+mod processes;
+mod session;
+mod shm;
+mod stale;
+mod state;
+mod super_journal;
+mod tree;
+mod upload;
+mod wal;
+mod workers;
+
+pub use session::{Mount, MountError, MountOptions};
+pub use stale::{StaleMount, stale_mount};

@@ -1,1 +1,26 @@
-//! rpc.
+//! Carries the stream between nodes over gRPC.
+//!
+//! Owns the listener's settings, the wire's limits and the mapping of errors to gRPC statuses; decides nothing about
+//! what is sent. Called by `node`.
+
+mod compress;
+mod convert;
+mod status;
+
+mod client;
+mod server;
+#[cfg(test)]
+mod tests;
+
+pub use client::{Compression, GrpcConnector, endpoint};
+pub use server::{ReplicationService, routes, serve};
+pub use status::{from_status, to_status};
+
+/// Messages of the wire, generated from `proto/replication.proto`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod wire {
+    tonic::include_proto!("skein.replication.v1");
+}
+
+/// Largest message accepted from a peer, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 8 << 20;

@@ -1,1 +1,45 @@
-//! stream.
+//! Ships committed change sets to replicas, and follows them.
+//!
+//! Owns the logic of both ends: what is sent from where ([`Serving`]), and how a replica stays in step
+//! ([`Follower`]). Never touches the network: `rpc` carries [`Upstream`] over gRPC. Called by `rpc` and `node`.
+
+mod backoff;
+mod error;
+mod followers;
+mod frame;
+mod globs;
+mod identity;
+mod source;
+mod target;
+mod upstream;
+
+mod recent;
+mod send_snapshot;
+mod serve;
+
+mod fetch;
+mod follow;
+mod lanes;
+mod resync;
+mod session;
+mod status;
+
+pub use error::StreamError;
+pub use followers::Followers;
+pub use frame::{Frame, Heartbeat, Hello, ListedDatabase, Listing, PrimaryView};
+pub use globs::{Globs, InvalidGlob};
+pub use identity::{ClusterId, Identity, InvalidClusterId, PROTOCOL_VERSION};
+pub use recent::RecentLog;
+pub use send_snapshot::{SnapshotPiece, open_blob, send_blob, send_snapshot};
+pub use serve::{FollowSession, Serving};
+pub use source::{PageSource, SnapshotSource};
+pub use status::FollowStatus;
+pub use target::{BlobSink, ReplicaTarget};
+pub use upstream::{Acks, Connector, PageStream, Upstream};
+
+pub use follow::{AdoptCluster, FollowOptions, Follower};
+
+/// Largest piece of a blob, of a log entry or of a run of pages in one message, in bytes.
+pub const CHUNK_BYTES: usize = 1 << 20;
+/// Largest log entry a follower puts together, in bytes.
+pub const ENTRY_BYTES_MAX: usize = 256 << 20;

@@ -1,0 +1,88 @@
+//! Attributes as the kernel wants them, from those of the backing files.
+
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, FileType, INodeNo};
+
+/// How long the kernel may believe what only a notification or the kernel itself changes.
+pub(super) const FOREVER: Duration = Duration::from_secs(3600);
+
+/// For what changes behind the kernel's back.
+pub(super) const NEVER: Duration = Duration::ZERO;
+
+/// Attributes of a backing file or directory under the inode number `ino`.
+pub(super) fn of_metadata(ino: u64, metadata: &Metadata) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: metadata.len(),
+        blocks: metadata.blocks(),
+        atime: metadata.accessed().unwrap_or(UNIX_EPOCH),
+        mtime: metadata.modified().unwrap_or(UNIX_EPOCH),
+        ctime: time(metadata.ctime(), metadata.ctime_nsec()),
+        crtime: metadata.created().unwrap_or(UNIX_EPOCH),
+        kind: if metadata.is_dir() { FileType::Directory } else { FileType::RegularFile },
+        perm: (metadata.mode() & 0o7777) as u16,
+        nlink: if metadata.is_dir() { 2 } else { 1 },
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// Attributes of a control file of `size` bytes: readable by all, writable by none.
+pub(super) fn of_control_file(ino: u64, size: u64) -> FileAttr {
+    let now = SystemTime::now();
+    FileAttr {
+        ino: INodeNo(ino),
+        size,
+        blocks: 1,
+        atime: now,
+        mtime: now,
+        ctime: now,
+        crtime: now,
+        kind: FileType::RegularFile,
+        perm: 0o444,
+        nlink: 1,
+        uid: nix::unistd::geteuid().as_raw(),
+        gid: nix::unistd::getegid().as_raw(),
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
+    }
+}
+
+/// The attributes of "there is no such file", which the kernel remembers: inode number 0.
+pub(super) fn of_nothing() -> FileAttr {
+    of_control_file(0, 0)
+}
+
+fn time(seconds: i64, nanoseconds: i64) -> SystemTime {
+    let nanoseconds = u32::try_from(nanoseconds).unwrap_or(0);
+    match u64::try_from(seconds) {
+        Ok(seconds) => UNIX_EPOCH + Duration::new(seconds, nanoseconds),
+        Err(_) => UNIX_EPOCH - Duration::from_secs(seconds.unsigned_abs()) + Duration::new(0, nanoseconds),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn size_mode_and_number_come_through() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(12345).unwrap();
+        let attr = of_metadata(7, &file.as_file().metadata().unwrap());
+        assert_eq!((attr.ino.0, attr.size, attr.perm, attr.kind), (7, 12345, 0o600, FileType::RegularFile));
+    }
+
+    #[test]
+    fn times_before_1970_do_not_overflow() {
+        assert_eq!(time(-1, 500_000_000), UNIX_EPOCH - Duration::from_millis(500));
+        assert_eq!(time(1, 5), UNIX_EPOCH + Duration::new(1, 5));
+    }
+}

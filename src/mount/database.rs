@@ -1,0 +1,148 @@
+//! The database file: attach before an open is answered, uploads, writes under a rollback journal.
+
+use std::sync::Arc;
+
+use fuser::{Errno, ReplyEmpty};
+
+use super::errno::{Doing, of_db, of_store, refuse};
+use super::names::Target;
+use super::open::PendingOpen;
+use super::state::State;
+use super::upload::UploadState;
+use crate::db::{Database, FileKind};
+use crate::types::{Access, DbName};
+
+const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
+
+/// Opens or creates a database file.
+pub(super) fn open(open: PendingOpen, name: &DbName) {
+    let opener = open.opener;
+    if opener.own {
+        if open.creates() {
+            return open.fail(Errno::EPERM);
+        }
+        let wal = is_wal(&open);
+        return open.finish(None, wal);
+    }
+    let access = open.state.store.access();
+    if open.creates() {
+        return match access {
+            Access::Write => create(open, name.clone()),
+            _ => open.refuse(Errno::EACCES, NOT_PRIMARY),
+        };
+    }
+    if access == Access::ReadOnly && opener.writes() {
+        // SQLite then opens it read-only by itself, and answers every write with SQLITE_READONLY at once.
+        return open.refuse(Errno::EACCES, "this node is a replica: databases are read-only here");
+    }
+    if access != Access::Write && opener.truncates() {
+        return open.refuse(Errno::EROFS, NOT_PRIMARY);
+    }
+    match open.database(name) {
+        Ok(database) if opener.only_writes() && opener.truncates() => upload(open, database, name),
+        Ok(database) => attach(open, database),
+        Err(errno) => open.fail(errno),
+    }
+}
+
+fn create(open: PendingOpen, name: DbName) {
+    open.state.workers.clone().run(move || match open.state.store.create(&name) {
+        Ok(database) => {
+            open.adopt_owner();
+            if open.opener.only_writes() { upload(open, database, &name) } else { attach(open, database) }
+        }
+        Err(error) => {
+            let errno = of_store(name.as_str(), Doing::Create, &error);
+            open.fail(errno);
+        }
+    });
+}
+
+fn upload(open: PendingOpen, database: Arc<Database>, name: &DbName) {
+    drop(database);
+    open.finish_upload(UploadState::new(name.clone()));
+}
+
+/// Answers the open once the database is attached, and cut where that was asked for.
+fn attach(open: PendingOpen, database: Arc<Database>) {
+    let same = database.clone();
+    database.app_opened(Box::new(move |attached| match attached {
+        Err(error) => open.fail_db(Doing::Open, &error),
+        Ok(()) if open.opener.truncates() => {
+            let database = same.clone();
+            same.database_truncated(
+                0,
+                Box::new(move |cut| match cut {
+                    Ok(()) => open.finish(Some(database), false),
+                    Err(error) => {
+                        database.app_closed();
+                        open.fail_db(Doing::Truncate, &error);
+                    }
+                }),
+            );
+        }
+        Ok(()) => {
+            let wal = is_wal(&open);
+            open.finish(Some(same), wal);
+        }
+    }));
+}
+
+fn is_wal(open: &PendingOpen) -> bool {
+    open.target.db().is_some_and(|db| open.state.tree.is_wal(db))
+}
+
+/// Drops a database everywhere.
+pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
+    if state.store.access() != Access::Write {
+        return reply.error(refuse(name.as_str(), Doing::Unlink, Errno::EROFS, NOT_PRIMARY));
+    }
+    let same = state.clone();
+    state.workers.run(move || {
+        let after = same.clone();
+        let db = name.clone();
+        same.store.drop_database(
+            &name,
+            Box::new(move |dropped| match dropped {
+                Ok(()) => {
+                    for kind in FileKind::ALL {
+                        after.inodes.detach(&Target::File(db.clone(), kind));
+                    }
+                    after.inodes.detach(&Target::Pos(db));
+                    reply.ok();
+                }
+                Err(error) => reply.error(of_db(db.as_str(), Doing::Unlink, &error)),
+            }),
+        );
+    });
+}
+
+/// Renames a database everywhere.
+pub(super) fn rename(state: &Arc<State>, from: DbName, to: DbName, reply: ReplyEmpty) {
+    if state.store.access() != Access::Write {
+        return reply.error(refuse(from.as_str(), Doing::Rename, Errno::EROFS, NOT_PRIMARY));
+    }
+    let same = state.clone();
+    state.workers.run(move || {
+        let after = same.clone();
+        let (old, new) = (from.clone(), to.clone());
+        same.store.rename(
+            &from,
+            &to,
+            Box::new(move |renamed| match renamed {
+                Ok(()) => {
+                    for kind in [FileKind::Wal, FileKind::Shm, FileKind::Journal] {
+                        after.inodes.detach(&Target::File(old.clone(), kind));
+                        after.inodes.detach(&Target::File(new.clone(), kind));
+                    }
+                    after.inodes.rename(
+                        &Target::File(old, FileKind::Database),
+                        &Target::File(new, FileKind::Database),
+                    );
+                    reply.ok();
+                }
+                Err(error) => reply.error(of_db(old.as_str(), Doing::Rename, &error)),
+            }),
+        );
+    });
+}

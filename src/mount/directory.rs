@@ -1,0 +1,243 @@
+//! Names: lookup, listing, and what may be made, removed and renamed.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::sync::Arc;
+
+use fuser::{
+    Errno, FileHandle, FileType, FopenFlags, Generation, INodeNo, RenameFlags, ReplyDirectory, ReplyEmpty,
+    ReplyEntry, ReplyOpen,
+};
+
+use super::attr::{self, FOREVER, NEVER};
+use super::errno::{Doing, of_io, refuse};
+use super::handle::{Handle, Kind};
+use super::names::{self, Target, join};
+use super::state::State;
+use super::{database, journal, super_journal, wal};
+use crate::db::FileKind;
+
+/// The directory's path, where the number is one's.
+pub(super) fn path_of(state: &State, ino: u64) -> Result<String, Errno> {
+    match state.inodes.get(ino).ok_or(Errno::ESTALE)?.target {
+        Target::Directory(path) => Ok(path),
+        _ => Err(Errno::ENOTDIR),
+    }
+}
+
+/// What exists under a name.
+pub(super) fn find(state: &State, parent: u64, name: &OsStr) -> Result<Target, Errno> {
+    let directory = path_of(state, parent)?;
+    let name = name.to_str().ok_or(Errno::ENOENT)?;
+    let found = state.tree.find(&directory, name);
+    found.map_err(|error| of_io(&join(&directory, name), Doing::Read, &error))?.ok_or(Errno::ENOENT)
+}
+
+/// Looks a name up. That there is nothing is remembered by the kernel as well: SQLite asks for journals that do not
+/// exist at every read transaction.
+pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply: ReplyEntry) {
+    let found = find(state, parent, name).and_then(|target| {
+        let hidden = !own && state.hides(&target);
+        if hidden { Err(Errno::ENOENT) } else { Ok((state.look_up(&target)?, target)) }
+    });
+    match found {
+        Ok(((attr, attr_ttl), target)) => {
+            let volatile = matches!(target, Target::Pos(_) | Target::Primary);
+            let ttl = if volatile { NEVER } else { FOREVER };
+            reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
+        }
+        Err(errno) if errno == Errno::ENOENT => {
+            let path = path_of(state, parent).map(|directory| join(&directory, &name.to_string_lossy()));
+            let target = path.ok().and_then(|path| names::classify(&path).ok());
+            let volatile = match &target {
+                Some(Target::Primary | Target::Pos(_)) => true,
+                Some(Target::File(_, FileKind::Journal)) => {
+                    target.as_ref().is_some_and(|journal| state.hides(journal))
+                }
+                // Its log comes with the first open; only rollback databases are asked for it again and again.
+                Some(Target::File(db, FileKind::Wal | FileKind::Shm)) => state.tree.is_wal(db),
+                _ => false,
+            };
+            let ttl = if volatile { NEVER } else { FOREVER };
+            reply.entry(&ttl, &attr::of_nothing(), Generation(0));
+        }
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Opens a directory: its listing is made now, so that positions in it stay valid.
+pub(super) fn open(state: &State, ino: u64, reply: ReplyOpen) {
+    let listed = path_of(state, ino).and_then(|path| {
+        let mut listed = state.tree.list(&path).map_err(|error| of_io(&path, Doing::Read, &error))?;
+        listed.retain(|(_, target)| !state.hides(target));
+        if path.is_empty() && state.primary().is_some() {
+            listed.insert(0, (names::PRIMARY.to_owned(), Target::Primary));
+        }
+        Ok((path, listed))
+    });
+    match listed {
+        Ok((path, listed)) => {
+            let kind = Kind::Directory(listed);
+            let fh = state.handles.insert(Handle { ino, target: Target::Directory(path), own: false, kind });
+            reply.opened(FileHandle(fh), FopenFlags::empty());
+        }
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Lists a directory from position `offset` on.
+pub(super) fn read(state: &State, fh: u64, offset: u64, mut reply: ReplyDirectory) {
+    let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    let Kind::Directory(listed) = &handle.kind else { return reply.error(Errno::ENOTDIR) };
+    let dots = [(".", FileType::Directory), ("..", FileType::Directory)];
+    let dots = dots.into_iter().map(|(name, kind)| (handle.ino, kind, name));
+    let entries = listed.iter().enumerate().map(|(position, (name, target))| {
+        let kind = match target {
+            Target::Directory(_) => FileType::Directory,
+            _ => FileType::RegularFile,
+        };
+        // A number is only given at lookup; until then any one that is nobody's will do.
+        (state.inodes.number(target).unwrap_or(u64::MAX - position as u64), kind, name.as_str())
+    });
+    let skipped = usize::try_from(offset).unwrap_or(usize::MAX);
+    for (position, (ino, kind, name)) in dots.chain(entries).enumerate().skip(skipped) {
+        if reply.add(INodeNo(ino), position as u64 + 1, kind, name) {
+            break;
+        }
+    }
+    reply.ok();
+}
+
+/// Makes a subdirectory, on this node only: other nodes make theirs when a database in it arrives.
+pub(super) fn make(
+    state: &State,
+    parent: u64,
+    name: &OsStr,
+    (mode, uid, gid): (u32, u32, u32),
+    reply: ReplyEntry,
+) {
+    let made = path_of(state, parent).and_then(|directory| {
+        let path = join(&directory, name.to_str().ok_or(Errno::EINVAL)?);
+        match names::classify(&path) {
+            Ok(Target::File(_, FileKind::Database)) => {}
+            Ok(_) => {
+                return Err(refuse(
+                    &path,
+                    Doing::Create,
+                    Errno::EPERM,
+                    "the name is one of SQLite's side files",
+                ));
+            }
+            Err(why) => return Err(refuse(&path, Doing::Create, Errno::EPERM, why)),
+        }
+        let backing = state.tree.root().join(&path);
+        fs::create_dir(&backing).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Errno::EEXIST,
+            _ => of_io(&path, Doing::Create, &error),
+        })?;
+        // Without the right to change owners the daemon serves its own user only.
+        let _ = chown(&backing, Some(uid), Some(gid));
+        let _ = fs::set_permissions(&backing, fs::Permissions::from_mode(mode & 0o7777));
+        state.look_up(&Target::Directory(path))
+    });
+    match made {
+        Ok((attr, ttl)) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, Generation(0)),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Removes an empty subdirectory, on this node only.
+pub(super) fn remove(state: &State, parent: u64, name: &OsStr, reply: ReplyEmpty) {
+    let removed = find(state, parent, name).and_then(|target| match &target {
+        Target::Directory(path) => {
+            fs::remove_dir(state.tree.root().join(path)).map_err(|error| match error.kind() {
+                std::io::ErrorKind::DirectoryNotEmpty => Errno::ENOTEMPTY,
+                _ => of_io(path, Doing::Unlink, &error),
+            })?;
+            state.inodes.detach(&target);
+            Ok(())
+        }
+        _ => Err(Errno::ENOTDIR),
+    });
+    match removed {
+        Ok(()) => reply.ok(),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+/// Removes a file; of a database, a journal and a super-journal that is an event.
+pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, reply: ReplyEmpty) {
+    let target = match find(state, parent, name) {
+        Ok(target) => target,
+        Err(errno) => return reply.error(errno),
+    };
+    match target {
+        Target::Directory(_) => reply.error(Errno::EISDIR),
+        Target::File(..) | Target::SuperJournal(_) if own => unlink_plain(state, &target, reply),
+        Target::File(db, FileKind::Database) => database::unlink(state, db, reply),
+        Target::File(db, FileKind::Journal) => journal::unlink(state, db, reply),
+        Target::File(ref db, FileKind::Wal | FileKind::Shm) => match wal::keeps(state, db) {
+            Some(why) => reply.error(refuse(&target.path(), Doing::Unlink, Errno::EBUSY, why)),
+            None => unlink_plain(state, &target, reply),
+        },
+        Target::SuperJournal(_) => super_journal::unlink(state, target, reply),
+        Target::Pos(_) | Target::Primary => {
+            reply.error(refuse(
+                &target.path(),
+                Doing::Unlink,
+                Errno::EPERM,
+                "control files cannot be removed",
+            ));
+        }
+    }
+}
+
+fn unlink_plain(state: &State, target: &Target, reply: ReplyEmpty) {
+    let Some(path) = state.tree.backing(target) else { return reply.error(Errno::EPERM) };
+    match fs::remove_file(path) {
+        Ok(()) => {
+            state.inodes.detach(target);
+            reply.ok();
+        }
+        Err(error) => reply.error(of_io(&target.path(), Doing::Unlink, &error)),
+    }
+}
+
+/// Renames a database onto a new name, or over another database.
+pub(super) fn rename(
+    state: &Arc<State>,
+    (parent, name): (u64, &OsStr),
+    (new_parent, new_name): (u64, &OsStr),
+    flags: RenameFlags,
+    reply: ReplyEmpty,
+) {
+    let to = path_of(state, new_parent)
+        .and_then(|directory| Ok(join(&directory, new_name.to_str().ok_or(Errno::EINVAL)?)))
+        .map(|path| (names::classify(&path), path));
+    let (from, (to, to_path)) = match (find(state, parent, name), to) {
+        (Ok(from), Ok(to)) => (from, to),
+        (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
+    };
+    let denied = |why: &str| refuse(&from.path(), Doing::Rename, Errno::EPERM, why);
+    let (Target::File(old, FileKind::Database), Ok(Target::File(new, FileKind::Database))) = (&from, to)
+    else {
+        return reply.error(denied("only databases can be renamed, and only to the name of a database"));
+    };
+    if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+        return reply.error(refuse(
+            &from.path(),
+            Doing::Rename,
+            Errno::EINVAL,
+            "databases cannot be exchanged",
+        ));
+    }
+    let new_exists = state.tree.has_database(&new);
+    if new_exists && flags.contains(RenameFlags::RENAME_NOREPLACE) {
+        return reply.error(Errno::EEXIST);
+    }
+    if !new_exists && state.tree.root().join(&to_path).is_dir() {
+        return reply.error(Errno::EISDIR);
+    }
+    database::rename(state, old.clone(), new, reply);
+}

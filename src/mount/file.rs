@@ -1,0 +1,287 @@
+//! Open files: reads, writes, truncation, durability and release, by kind of file.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
+
+use super::errno::{Doing, of_db, of_io, refuse};
+use super::handle::{Handle, Kind};
+use super::names::Target;
+use super::state::State;
+use super::{journal, upload};
+use crate::db::{DbError, Done, FileKind};
+use crate::types::Access;
+
+/// Reads from what the handle stands for.
+pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: ReplyData) {
+    let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    match &handle.kind {
+        Kind::File { file, .. } => {
+            let mut data = vec![0; size as usize];
+            match read_up_to(file, &mut data, offset) {
+                Ok(length) => reply.data(&data[..length]),
+                Err(error) => reply.error(of_io(&handle.target.path(), Doing::Read, &error)),
+            }
+        }
+        Kind::Control(content) => {
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
+            reply.data(&content[start..content.len().min(start.saturating_add(size as usize))]);
+        }
+        Kind::Upload { .. } => reply.error(Errno::EBADF),
+        Kind::Directory(_) => reply.error(Errno::EISDIR),
+    }
+}
+
+/// Fills `data` as far as the file goes.
+fn read_up_to(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < data.len() {
+        match file.read_at(&mut data[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(length) => filled += length,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Writes: an application's as an event of its database, on another thread, for it may wait for the database's lock.
+pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
+    let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    let length = data.len() as u32;
+    let written = move |target: &Target, reply: ReplyWrite, result: Result<(), DbError>| match result {
+        Ok(()) => reply.written(length),
+        Err(error) => reply.error(of_db(&target.path(), Doing::Write, &error)),
+    };
+    match (&handle.kind, &handle.target) {
+        (Kind::Upload { .. }, _) => upload::write(state, handle, offset, data.to_vec(), reply),
+        (Kind::File { db: Some(db), .. }, Target::File(_, kind)) if !handle.own && *kind != FileKind::Shm => {
+            let (db, kind, data, target) = (db.clone(), *kind, data.to_vec(), handle.target.clone());
+            state.workers.run(move || match kind {
+                FileKind::Database => written(&target, reply, db.database_write(offset, &data)),
+                FileKind::Wal | FileKind::Shm => written(&target, reply, db.wal_write(offset, &data)),
+                FileKind::Journal => {
+                    db.journal_write(offset, data, Box::new(move |result| written(&target, reply, result)));
+                }
+            });
+        }
+        (Kind::File { file, .. }, target) => match file.write_all_at(data, offset) {
+            Ok(()) => reply.written(length),
+            Err(error) => reply.error(of_io(&target.path(), Doing::Write, &error)),
+        },
+        (Kind::Control(_) | Kind::Directory(_), _) => reply.error(Errno::EBADF),
+    }
+}
+
+/// A file descriptor is closed: only an upload cares.
+pub(super) fn flush(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
+    match state.handles.get(fh) {
+        Some(handle) if matches!(handle.kind, Kind::Upload { .. }) => upload::flush(state, handle, reply),
+        _ => reply.ok(),
+    }
+}
+
+/// The last descriptor of a handle is closed.
+pub(super) fn release(state: &Arc<State>, fh: u64) {
+    let Some(handle) = state.handles.remove(fh) else { return };
+    if handle.file().is_some() {
+        state.inodes.close(handle.ino);
+    }
+    if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
+        db.app_closed();
+    }
+}
+
+/// Makes what was written durable; for `-wal` that is the commit.
+pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
+    let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    let Kind::File { db, .. } = &handle.kind else { return reply.ok() };
+    let target = handle.target.clone();
+    let app_db = db.clone().filter(|_| !handle.own);
+    match (app_db, &handle.target) {
+        (Some(db), Target::File(_, FileKind::Wal)) => {
+            let done = answer_empty(target, Doing::Sync, reply);
+            if state.passthrough() {
+                // The hot path of every commit: no hop to another thread. What it touches is not behind this mount.
+                db.wal_synced(done);
+            } else {
+                state.workers.run(move || db.wal_synced(done));
+            }
+        }
+        (Some(db), Target::File(_, FileKind::Database)) => {
+            let done = answer_empty(target, Doing::Sync, reply);
+            state.workers.run(move || db.database_synced(done));
+        }
+        // Shared memory is made anew after a crash.
+        (_, Target::File(_, FileKind::Shm)) => reply.ok(),
+        _ => {
+            let state = state.clone();
+            state.workers.clone().run(move || {
+                let Some(file) = handle.file() else { return reply.ok() };
+                let synced = match &target {
+                    Target::File(_, FileKind::Journal) | Target::SuperJournal(_) => {
+                        journal::sync(&state, &target, file)
+                    }
+                    _ => file.sync_data().map_err(|error| of_io(&target.path(), Doing::Sync, &error)),
+                };
+                match synced {
+                    Ok(()) => reply.ok(),
+                    Err(errno) => reply.error(errno),
+                }
+            });
+        }
+    }
+}
+
+/// The callback that answers a request which has nothing to return.
+pub(super) fn answer_empty(target: Target, doing: Doing, reply: ReplyEmpty) -> Done {
+    Box::new(move |result| match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(of_db(&target.path(), doing, &error)),
+    })
+}
+
+/// Changes of attributes that are asked for at once.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Changes {
+    /// Permissions.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<TimeOrNow>,
+    /// Time of last change.
+    pub mtime: Option<TimeOrNow>,
+}
+
+/// Changes attributes of an inode; a size is an event of its database.
+pub(super) fn change(
+    state: &Arc<State>,
+    own: bool,
+    ino: u64,
+    fh: Option<u64>,
+    changes: Changes,
+    reply: ReplyAttr,
+) {
+    let Some(known) = state.inodes.get(ino) else { return reply.error(Errno::ESTALE) };
+    let handle = fh.and_then(|fh| state.handles.get(fh));
+    if let Err(errno) = change_plain(state, &known.target, &changes) {
+        return reply.error(errno);
+    }
+    let Some(size) = changes.size else { return answer_attr(state, ino, fh, reply) };
+    let own = own || handle.as_ref().is_some_and(|handle| handle.own);
+    if handle.as_ref().is_some_and(|handle| matches!(handle.kind, Kind::Upload { .. })) {
+        // `cp` may cut or extend before it writes; only what is written counts.
+        return answer_attr(state, ino, fh, reply);
+    }
+    truncate(state, own, &known.target, handle.as_deref(), size, ino, reply);
+}
+
+fn truncate(
+    state: &Arc<State>,
+    own: bool,
+    target: &Target,
+    handle: Option<&Handle>,
+    size: u64,
+    ino: u64,
+    reply: ReplyAttr,
+) {
+    match target {
+        Target::File(db, kind) if !own && *kind != FileKind::Shm => {
+            if *kind == FileKind::Database && state.store.access() != Access::Write {
+                let why = "this node is not primary; .primary names the host that is";
+                return reply.error(refuse(&target.path(), Doing::Truncate, Errno::EROFS, why));
+            }
+            let db = match handle.and_then(Handle::app_db).cloned().map_or_else(|| state.database(db), Ok) {
+                Ok(db) => db,
+                Err(errno) => return reply.error(errno),
+            };
+            let (after, target, kind) = (state.clone(), target.clone(), *kind);
+            let done: Done = Box::new(move |result| match result {
+                Ok(()) => answer_attr(&after, ino, None, reply),
+                Err(error) => reply.error(after.refused(&target, Doing::Truncate, &error)),
+            });
+            state.workers.run(move || match kind {
+                FileKind::Database => db.database_truncated(size, done),
+                FileKind::Journal => db.journal_truncated(size, done),
+                FileKind::Wal | FileKind::Shm => db.wal_truncated(size, done),
+            });
+        }
+        Target::File(..) | Target::SuperJournal(_) => {
+            let cut = match handle.and_then(Handle::file) {
+                Some(file) => file.set_len(size),
+                None => state.tree.backing(target).map_or(Ok(()), |path| {
+                    File::options().write(true).open(path).and_then(|file| file.set_len(size))
+                }),
+            };
+            match cut {
+                Ok(()) => answer_attr(state, ino, None, reply),
+                Err(error) => reply.error(of_io(&target.path(), Doing::Truncate, &error)),
+            }
+        }
+        _ => reply.error(Errno::EPERM),
+    }
+}
+
+/// Owner, permissions and times go to the backing file and stay there.
+fn change_plain(state: &State, target: &Target, changes: &Changes) -> Result<(), Errno> {
+    let Changes { mode, uid, gid, atime, mtime, size: _ } = *changes;
+    if mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none() {
+        return Ok(());
+    }
+    let path = state.tree.backing(target).ok_or(Errno::EPERM)?;
+    let apply = || -> io::Result<()> {
+        if uid.is_some() || gid.is_some() {
+            chown(&path, uid, gid)?;
+        }
+        if let Some(mode) = mode {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
+        }
+        if atime.is_some() || mtime.is_some() {
+            let mut times = fs::FileTimes::new();
+            times = atime.map_or(times, |atime| times.set_accessed(moment(atime)));
+            times = mtime.map_or(times, |mtime| times.set_modified(moment(mtime)));
+            File::open(&path)?.set_times(times)?;
+        }
+        Ok(())
+    };
+    apply().map_err(|error| of_io(&target.path(), Doing::Write, &error))
+}
+
+fn moment(time: TimeOrNow) -> SystemTime {
+    match time {
+        TimeOrNow::SpecificTime(time) => time,
+        TimeOrNow::Now => SystemTime::now(),
+    }
+}
+
+fn answer_attr(state: &State, ino: u64, fh: Option<u64>, reply: ReplyAttr) {
+    match state.attributes(ino, fh) {
+        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+        Err(errno) => reply.error(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_stops_at_the_end_of_the_file() {
+        let file = tempfile::tempfile().unwrap();
+        file.write_all_at(b"0123456789", 0).unwrap();
+        let mut data = [0; 8];
+        assert_eq!(read_up_to(&file, &mut data, 4).unwrap(), 6);
+        assert_eq!(&data[..6], b"456789");
+        assert_eq!(read_up_to(&file, &mut data, 10).unwrap(), 0);
+    }
+}

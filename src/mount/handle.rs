@@ -1,0 +1,119 @@
+//! Open files: what each handle number given to the kernel stands for.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use fuser::BackingId;
+
+use super::names::Target;
+use super::upload::UploadState;
+use crate::db::Database;
+
+/// One open file.
+pub(super) struct Handle {
+    /// The inode.
+    pub ino: u64,
+    /// What was opened, for log lines.
+    pub target: Target,
+    /// Opened by this program itself: no event of an application.
+    pub own: bool,
+    /// What it reads and writes.
+    pub kind: Kind,
+}
+
+/// What a handle reads and writes.
+pub(super) enum Kind {
+    /// A backing file.
+    File {
+        /// The backing file.
+        file: File,
+        /// Its database; super-journals have none.
+        db: Option<Arc<Database>>,
+        /// Keeps the kernel's reference to the backing file while the handle is open.
+        _backing: Option<Arc<BackingId>>,
+    },
+    /// A control file as it was at the time of opening.
+    Control(Vec<u8>),
+    /// A database file being sent.
+    Upload {
+        /// What has arrived.
+        state: Mutex<UploadState>,
+        /// Keeps the kernel's reference where the inode is also open with passthrough.
+        _backing: Option<Arc<BackingId>>,
+    },
+    /// A directory as it was at the time of opening: name, target.
+    Directory(Vec<(String, Target)>),
+}
+
+impl Handle {
+    /// The backing file, where there is one.
+    pub fn file(&self) -> Option<&File> {
+        match &self.kind {
+            Kind::File { file, .. } => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The database, where it is one of its files opened by an application.
+    pub fn app_db(&self) -> Option<&Arc<Database>> {
+        match &self.kind {
+            Kind::File { db: Some(db), .. } if !self.own => Some(db),
+            _ => None,
+        }
+    }
+}
+
+/// All open files.
+pub(super) struct Handles {
+    open: RwLock<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+impl Handles {
+    /// None yet.
+    pub fn new() -> Self {
+        Self { open: RwLock::default(), next: AtomicU64::new(1) }
+    }
+
+    /// A number for a handle; numbers are never reused.
+    pub fn insert(&self, handle: Handle) -> u64 {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        self.open.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// The handle of a number.
+    pub fn get(&self, fh: u64) -> Option<Arc<Handle>> {
+        self.open.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&fh).cloned()
+    }
+
+    /// Ends a handle.
+    pub fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
+        self.open.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&fh)
+    }
+
+    /// Any handle of an inode that has a backing file: the only way to an unlinked one.
+    pub fn any_of(&self, ino: u64) -> Option<Arc<Handle>> {
+        let open = self.open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        open.values().find(|handle| handle.ino == ino && handle.file().is_some()).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_handle_is_gone_and_its_number_is_not_given_again() {
+        let handles = Handles::new();
+        let control =
+            || Handle { ino: 5, target: Target::Primary, own: false, kind: Kind::Control(b"db1\n".to_vec()) };
+        let first = handles.insert(control());
+        assert_eq!(handles.get(first).unwrap().ino, 5);
+        assert!(handles.any_of(5).is_none(), "a control file has no backing file");
+        assert!(handles.remove(first).is_some() && handles.get(first).is_none());
+        assert_ne!(handles.insert(control()), first);
+    }
+}

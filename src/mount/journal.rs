@@ -1,0 +1,94 @@
+//! `-journal`: its end is the commit of a rollback-mode transaction.
+
+use std::sync::Arc;
+
+use fuser::{Errno, ReplyEmpty};
+
+use super::errno::{Doing, of_db, of_io, refuse};
+use super::names::Target;
+use super::open::{OpenReply, PendingOpen};
+use super::state::State;
+use crate::db::FileKind;
+use crate::types::{Access, DbName};
+
+/// Opens or creates the rollback journal.
+pub(super) fn open(open: PendingOpen, name: &DbName) {
+    let writes = open.opener.writes();
+    if open.opener.own {
+        return super::wal::prepare(open, |open| open.finish(None, false));
+    }
+    if open.state.store.access() != Access::Write && writes {
+        return if matches!(open.reply, OpenReply::Create(_)) || open.state.tree.has_hot_journal(name) {
+            // SQLite: "attempt to write a readonly database".
+            open.refuse(Errno::EACCES, "this node is not primary; .primary names the host that is")
+        } else {
+            // A journal without content, kept by journal_mode PERSIST or TRUNCATE. It is hidden here, see
+            // `State::hides`; the kernel looks again and then tries to create it.
+            open.fail(Errno::ESTALE)
+        };
+    }
+    let database = match open.database(name) {
+        Ok(database) => database,
+        Err(errno) => return open.fail(errno),
+    };
+    let creates = open.creates();
+    if !writes {
+        // SQLite looks into a journal that is there before every read transaction.
+        return open.finish(Some(database), false);
+    }
+    open.state.workers.clone().run(move || {
+        if creates {
+            if let Err(error) = database.journal_created() {
+                return open.fail_db(Doing::Create, &error);
+            }
+            open.adopt_owner();
+        }
+        if !open.opener.truncates() || creates {
+            return open.finish(Some(database), false);
+        }
+        let same = database.clone();
+        database.journal_truncated(
+            0,
+            Box::new(move |cut| match cut {
+                Ok(()) => open.finish(Some(same), false),
+                Err(error) => open.fail_db(Doing::Truncate, &error),
+            }),
+        );
+    });
+}
+
+/// Ends a transaction by removing its journal.
+pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
+    let target = Target::File(name.clone(), FileKind::Journal);
+    let path = target.path();
+    if state.store.access() != Access::Write && state.tree.has_hot_journal(&name) {
+        let why = "this node is not primary, and the journal is needed to roll back";
+        return reply.error(refuse(&path, Doing::Unlink, Errno::EROFS, why));
+    }
+    let database = match state.database(&name) {
+        Ok(database) => database,
+        Err(errno) => return reply.error(errno),
+    };
+    let after = state.clone();
+    state.workers.run(move || {
+        database.journal_unlinked(Box::new(move |ended| match ended {
+            Ok(()) => {
+                after.inodes.detach(&target);
+                reply.ok();
+            }
+            Err(error) => reply.error(of_db(&path, Doing::Unlink, &error)),
+        }));
+    });
+}
+
+/// Makes the journal durable, with its name: SQLite writes to the database only after this.
+pub(super) fn sync(state: &State, target: &Target, file: &std::fs::File) -> Result<(), Errno> {
+    let path = target.path();
+    let failed = |error: std::io::Error| of_io(&path, Doing::Sync, &error);
+    crate::io::fault::point("journal_sync").map_err(failed)?;
+    file.sync_data().map_err(failed)?;
+    if let Some(dir) = state.tree.backing(target).as_deref().and_then(std::path::Path::parent) {
+        crate::io::durable::sync_dir(dir).map_err(failed)?;
+    }
+    Ok(())
+}

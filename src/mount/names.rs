@@ -1,0 +1,129 @@
+//! What a path of the mount means, by its text alone.
+
+use crate::db::FileKind;
+use crate::types::DbName;
+
+/// What a path names.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Target {
+    /// A subdirectory by its path below the mount; the mount's root is empty.
+    Directory(String),
+    /// A file of a database.
+    File(DbName, FileKind),
+    /// `<db>-pos`: the database's position.
+    Pos(DbName),
+    /// `.primary`: who is primary.
+    Primary,
+    /// A super-journal (`NAME-mjXXXXXXXXX`) by its path below the mount.
+    SuperJournal(String),
+}
+
+/// Name of the control file that says who is primary.
+pub(super) const PRIMARY: &str = ".primary";
+
+/// What is appended to a database's name to read its position.
+pub(super) const POS_SUFFIX: &str = "-pos";
+
+impl Target {
+    /// The path below the mount.
+    pub fn path(&self) -> String {
+        match self {
+            Target::Directory(path) | Target::SuperJournal(path) => path.clone(),
+            Target::File(db, kind) => format!("{db}{}", kind.suffix()),
+            Target::Pos(db) => format!("{db}{POS_SUFFIX}"),
+            Target::Primary => PRIMARY.to_owned(),
+        }
+    }
+
+    /// The database, where the path belongs to one.
+    pub fn db(&self) -> Option<&DbName> {
+        match self {
+            Target::File(db, _) | Target::Pos(db) => Some(db),
+            _ => None,
+        }
+    }
+}
+
+/// The path of `name` in the directory `parent`.
+pub(super) fn join(parent: &str, name: &str) -> String {
+    if parent.is_empty() { name.to_owned() } else { format!("{parent}/{name}") }
+}
+
+/// What a path would be if it were a file; whether it exists, or is a directory, is for the tree to say.
+///
+/// # Errors
+/// The reason why nothing can have that name.
+pub(super) fn classify(path: &str) -> Result<Target, String> {
+    if path == PRIMARY {
+        return Ok(Target::Primary);
+    }
+    if is_super_journal(path) {
+        return Ok(Target::SuperJournal(path.to_owned()));
+    }
+    let of = |suffix: &str| {
+        path.strip_suffix(suffix).map(|name| DbName::new(name).map_err(|error| error.to_string()))
+    };
+    for kind in [FileKind::Wal, FileKind::Shm, FileKind::Journal] {
+        if let Some(db) = of(kind.suffix()) {
+            return Ok(Target::File(db?, kind));
+        }
+    }
+    if let Some(db) = of(POS_SUFFIX) {
+        return Ok(Target::Pos(db?));
+    }
+    let db = DbName::new(path).map_err(|error| error.to_string())?;
+    Ok(Target::File(db, FileKind::Database))
+}
+
+/// Whether SQLite would give this name to a super-journal: `-mj`, six hex digits, `9`, two hex digits at the end.
+///
+/// Source: `vdbeCommit` in SQLite's vdbeaux.c, `"-mj%06X9%02X"`.
+pub(super) fn is_super_journal(path: &str) -> bool {
+    let Some((name, digits)) = path.rsplit_once("-mj") else { return false };
+    let upper_hex = |b: u8| b.is_ascii_digit() || (b'A'..=b'F').contains(&b);
+    digits.len() == 9
+        && digits.bytes().all(upper_hex)
+        && digits.as_bytes()[6] == b'9'
+        && DbName::new(name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(db: &str, kind: FileKind) -> Target {
+        Target::File(DbName::new(db).unwrap(), kind)
+    }
+
+    #[test]
+    fn side_files_belong_to_the_database_before_their_suffix() {
+        assert_eq!(classify("a/app.db"), Ok(file("a/app.db", FileKind::Database)));
+        assert_eq!(classify("a/app.db-wal"), Ok(file("a/app.db", FileKind::Wal)));
+        assert_eq!(classify("app-shm"), Ok(file("app", FileKind::Shm)));
+        assert_eq!(classify("app-journal"), Ok(file("app", FileKind::Journal)));
+        assert_eq!(classify("app-pos"), Ok(Target::Pos(DbName::new("app").unwrap())));
+        assert_eq!(classify(".primary"), Ok(Target::Primary));
+    }
+
+    #[test]
+    fn names_that_no_database_can_have_are_refused_with_a_reason() {
+        for path in ["-wal", "a/-journal", ".hidden", "a/.primary", "x-wal-wal", "a//b"] {
+            assert!(classify(path).is_err_and(|why| why.contains("database name")), "{path}");
+        }
+    }
+
+    #[test]
+    fn only_the_names_sqlite_gives_are_super_journals() {
+        assert_eq!(classify("d/app.db-mj00ABCD9F0"), Ok(Target::SuperJournal("d/app.db-mj00ABCD9F0".into())));
+        for path in ["app.db-mj00ABCD8F0", "app.db-mj00abcd9f0", "app.db-mj00ABCD9F", "-mj00ABCD9F0"] {
+            assert!(!is_super_journal(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_round_trip() {
+        for path in ["a/app.db", "app-wal", "x/y-journal", "app-pos", ".primary", "a-mj0123459FF"] {
+            assert_eq!(classify(path).unwrap().path(), path);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Tells the kernel what changed behind its back.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use fuser::{INodeNo, Notifier};
+
+use super::inode::Inodes;
+use super::names::{Target, join};
+use crate::db::{FileKind, KernelCache};
+use crate::types::DbName;
+
+/// Invalidates entries and contents the kernel has cached.
+///
+/// Never call it from a FUSE thread, nor while holding what a thread needs that answers a request of this mount:
+/// invalidating content waits until reads and writes of the pages that are under way have been answered. Entries are
+/// invalidated a moment later, by a thread of their own, because that waits for the directory, which the kernel keeps
+/// locked while a creation or removal in it (a commit) is not answered.
+pub(super) struct Notify {
+    inodes: Arc<Inodes>,
+    mount_point: PathBuf,
+    connection: Mutex<Option<Connection>>,
+}
+
+struct Connection {
+    notifier: Notifier,
+    entries: Sender<(INodeNo, OsString)>,
+}
+
+impl Notify {
+    /// Not connected yet: until [`connect`](Self::connect) the kernel has nothing cached.
+    pub fn new(inodes: Arc<Inodes>, mount_point: PathBuf) -> Self {
+        Self { inodes, mount_point, connection: Mutex::new(None) }
+    }
+
+    /// Starts telling the kernel.
+    ///
+    /// # Errors
+    /// Where no thread can be had.
+    pub fn connect(&self, notifier: Notifier) -> std::io::Result<()> {
+        let (entries, queue) = channel::<(INodeNo, OsString)>();
+        let kernel = notifier.clone();
+        std::thread::Builder::new().name("skein-notify".into()).spawn(move || {
+            for (parent, name) in queue {
+                if let Err(error) = kernel.inval_entry(parent, &name) {
+                    tracing::debug!(?name, "invalidating a directory entry: {error}");
+                }
+            }
+        })?;
+        *self.lock() = Some(Connection { notifier, entries });
+        Ok(())
+    }
+
+    /// Lets go of the connection, which otherwise would outlive the mount.
+    pub fn disconnect(&self) {
+        *self.lock() = None;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The entry of `path` to invalidate: the first component that the kernel may know to be missing, in the deepest
+    /// directory it knows.
+    fn entry(&self, path: &str) -> Option<(u64, String)> {
+        let mut parent = String::new();
+        let mut found = None;
+        for name in path.split('/') {
+            let Some(ino) = self.inodes.number(&Target::Directory(parent.clone())) else { break };
+            found = Some((ino, name.to_owned()));
+            parent = join(&parent, name);
+        }
+        found
+    }
+}
+
+impl KernelCache for Notify {
+    fn entry_changed(&self, db: &DbName, kind: FileKind) {
+        let Some((parent, name)) = self.entry(&Target::File(db.clone(), kind).path()) else { return };
+        if let Some(connection) = self.lock().as_ref() {
+            // The thread ends only after this sender is gone.
+            let _ = connection.entries.send((INodeNo(parent), name.into()));
+        }
+    }
+
+    fn data_changed(&self, db: &DbName, kind: FileKind) {
+        let Some(ino) = self.inodes.content_changed(&Target::File(db.clone(), kind)) else { return };
+        let notifier = self.lock().as_ref().map(|connection| connection.notifier.clone());
+        if let Some(Err(error)) = notifier.map(|notifier| notifier.inval_inode(INodeNo(ino), 0, 0)) {
+            tracing::warn!(%db, ?kind, "invalidating the kernel's cache of a file: {error}");
+        }
+    }
+
+    fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_deepest_directory_the_kernel_knows_is_told() {
+        let inodes = Arc::new(Inodes::new());
+        let notify = Notify::new(inodes.clone(), PathBuf::from("/mnt"));
+        assert_eq!(notify.entry("a/b/app.db"), Some((1, "a".into())));
+        let a = inodes.looked_up(&Target::Directory("a".into()), None);
+        assert_eq!(notify.entry("a/b/app.db"), Some((a, "b".into())));
+        assert_eq!(notify.entry("app.db-wal"), Some((1, "app.db-wal".into())));
+    }
+}

@@ -1,0 +1,310 @@
+//! Opening and creating files: what is common to all kinds, and which kind is asked.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::sync::{Arc, Mutex};
+
+use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
+use nix::libc;
+
+use super::attr::FOREVER;
+use super::errno::{Doing, of_db, of_io, refuse};
+use super::handle::{Handle, Kind};
+use super::names::Target;
+use super::state::State;
+use super::tree::Incarnation;
+use super::upload::UploadState;
+use super::{control_files, database, journal, shm, super_journal, wal};
+use crate::db::{Database, DbError, FileKind};
+
+/// The reply an open waits for.
+pub(super) enum OpenReply {
+    /// Of an inode the kernel knows.
+    Open(ReplyOpen, u64),
+    /// Of a name that it creates.
+    Create(ReplyCreate),
+}
+
+impl OpenReply {
+    fn error(self, errno: Errno) {
+        match self {
+            OpenReply::Open(reply, _) => reply.error(errno),
+            OpenReply::Create(reply) => reply.error(errno),
+        }
+    }
+
+    fn open_backing(&self, file: &File) -> io::Result<BackingId> {
+        match self {
+            OpenReply::Open(reply, _) => reply.open_backing(file),
+            OpenReply::Create(reply) => reply.open_backing(file),
+        }
+    }
+}
+
+/// Who opens, and how.
+#[derive(Clone, Copy)]
+pub(super) struct Opener {
+    /// This program itself.
+    pub own: bool,
+    /// `open(2)` flags.
+    pub flags: i32,
+    /// Owner of a new file.
+    pub uid: u32,
+    /// Group of a new file.
+    pub gid: u32,
+    /// Permissions of a new file.
+    pub mode: u32,
+}
+
+impl Opener {
+    /// Whether it may write through this handle.
+    pub fn writes(&self) -> bool {
+        self.flags & libc::O_ACCMODE != libc::O_RDONLY
+    }
+
+    /// Whether the content is to be cut to nothing first.
+    pub fn truncates(&self) -> bool {
+        self.flags & libc::O_TRUNC != 0
+    }
+
+    /// Whether it only writes: nothing SQLite does, but `cp` and `cat >`.
+    pub fn only_writes(&self) -> bool {
+        self.flags & libc::O_ACCMODE == libc::O_WRONLY
+    }
+}
+
+/// An open that is not answered yet; moves into callbacks.
+pub(super) struct PendingOpen {
+    /// The filesystem.
+    pub state: Arc<State>,
+    /// What is opened.
+    pub target: Target,
+    /// By whom.
+    pub opener: Opener,
+    /// Where the answer goes.
+    pub reply: OpenReply,
+}
+
+impl PendingOpen {
+    /// Asks the kind of file.
+    pub fn start(self) {
+        if self.is_stale() || self.must_come_again() {
+            return self.fail(Errno::ESTALE);
+        }
+        match self.target.clone() {
+            Target::Directory(_) => self.fail(Errno::EISDIR),
+            Target::Pos(db) => self.state.workers.clone().run(move || {
+                let pos =
+                    self.state.store.get(&db).map_or(crate::types::Pos::ZERO, |database| database.pos());
+                self.finish_control(control_files::pos(pos));
+            }),
+            Target::Primary => match self.state.primary() {
+                Some(content) => self.finish_control(content),
+                None => self.fail(Errno::ENOENT),
+            },
+            Target::File(db, FileKind::Database) => database::open(self, &db),
+            Target::File(db, FileKind::Wal) => wal::open(self, &db),
+            Target::File(db, FileKind::Shm) => shm::open(self, &db),
+            Target::File(db, FileKind::Journal) => journal::open(self, &db),
+            Target::SuperJournal(_) => super_journal::open(self),
+        }
+    }
+
+    /// Whether the kernel opens an inode whose name has no file, or another one, by now.
+    fn is_stale(&self) -> bool {
+        let OpenReply::Open(_, ino) = self.reply else { return false };
+        let Some(known) = self.state.inodes.get(ino) else { return true };
+        known.incarnation.is_some()
+            && !matches!(self.state.tree.metadata(&self.target), Ok(Some(now)) if known.incarnation == Some(Incarnation::of(&now)))
+    }
+
+    /// Whether a creation has to be turned into an open: the kernel asks again without creating where it hears
+    /// ESTALE. While it waits for a creation it keeps the directory locked, and attaching a database looks up files
+    /// in that directory.
+    fn must_come_again(&self) -> bool {
+        let attaches =
+            matches!(self.target, Target::File(_, FileKind::Database | FileKind::Wal | FileKind::Shm));
+        matches!(self.reply, OpenReply::Create(_)) && !self.opener.own && attaches && !self.creates()
+    }
+
+    /// Whether the file has to be created first.
+    pub fn creates(&self) -> bool {
+        matches!(self.reply, OpenReply::Create(_))
+            && !matches!(self.state.tree.metadata(&self.target), Ok(Some(_)))
+    }
+
+    /// Answers with an error number.
+    pub fn fail(self, errno: Errno) {
+        self.reply.error(errno);
+    }
+
+    /// The number for "it is not there": the kernel looks again, and creates it where that was asked for, only if it
+    /// hears that what it knew is stale.
+    pub fn absent(&self) -> Errno {
+        if matches!(self.reply, OpenReply::Open(..)) { Errno::ESTALE } else { Errno::ENOENT }
+    }
+
+    /// The database of an application's file.
+    pub fn database(&self, name: &crate::types::DbName) -> Result<Arc<Database>, Errno> {
+        self.state.store.get(name).ok_or_else(|| self.absent())
+    }
+
+    /// Answers with an error number and logs the reason.
+    pub fn refuse(self, errno: Errno, why: impl std::fmt::Display) {
+        let doing = if matches!(self.reply, OpenReply::Create(_)) { Doing::Create } else { Doing::Open };
+        let errno = refuse(&self.target.path(), doing, errno, why);
+        self.reply.error(errno);
+    }
+
+    /// Answers with the number of a database's error.
+    pub fn fail_db(self, doing: Doing, error: &DbError) {
+        let errno = of_db(&self.target.path(), doing, error);
+        self.reply.error(errno);
+    }
+
+    /// Creates the empty backing file; side files get owner and permissions of their database, as SQLite does it.
+    pub fn create_backing(&self) -> Result<(), Errno> {
+        let path = self.state.tree.backing(&self.target).ok_or(Errno::EPERM)?;
+        let created = File::options().write(true).create_new(true).mode(0o600).open(&path).map(drop);
+        match created {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(of_io(&self.target.path(), Doing::Create, &error));
+            }
+            _ => self.adopt_owner(),
+        }
+        Ok(())
+    }
+
+    /// Gives a new backing file its owner and permissions. Failing that is no reason to fail the open: without the
+    /// right to change owners the daemon serves its own user only.
+    pub fn adopt_owner(&self) {
+        let Some(path) = self.state.tree.backing(&self.target) else { return };
+        let like = match &self.target {
+            Target::File(db, kind) if *kind != FileKind::Database => {
+                self.state.tree.files(db).path(FileKind::Database).metadata().ok()
+            }
+            _ => None,
+        };
+        let (uid, gid, mode) = like
+            .map_or((self.opener.uid, self.opener.gid, self.opener.mode), |database| {
+                (database.uid(), database.gid(), database.mode())
+            });
+        if let Err(error) = chown(&path, Some(uid), Some(gid)) {
+            tracing::debug!(path = self.target.path(), "owner of the new file stays as it is: {error}");
+        }
+        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)) {
+            tracing::debug!(
+                path = self.target.path(),
+                "permissions of the new file stay as they are: {error}"
+            );
+        }
+    }
+
+    /// Answers with a handle of a control file.
+    fn finish_control(self, content: Vec<u8>) {
+        if self.opener.writes() {
+            return self.refuse(Errno::EACCES, "control files are read-only");
+        }
+        let OpenReply::Open(reply, ino) = self.reply else { return self.fail(Errno::EPERM) };
+        let handle = Handle { ino, target: self.target, own: self.opener.own, kind: Kind::Control(content) };
+        let fh = self.state.handles.insert(handle);
+        reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    /// Answers with a handle of the backing file; `passthrough` where the kernel may use that file itself.
+    pub fn finish(self, db: Option<Arc<Database>>, passthrough: bool) {
+        let (file, ino) = match self.open_backing_file() {
+            Ok(opened) => opened,
+            Err(errno) => {
+                self.closed(db.as_ref());
+                return self.fail(errno);
+            }
+        };
+        let connect = (passthrough && self.state.passthrough()).then_some(|| self.reply.open_backing(&file));
+        let opening = self.state.inodes.open(ino, connect);
+        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        if opening.keep_cache {
+            flags |= FopenFlags::FOPEN_KEEP_CACHE;
+        }
+        let backing = opening.backing;
+        let kind = Kind::File { file, db, _backing: backing.clone() };
+        self.answer(ino, kind, flags, backing.as_deref());
+    }
+
+    /// Answers with a handle whose writes make up a new content of the database.
+    pub fn finish_upload(self, upload: UploadState) {
+        let ino = match self.open_backing_file() {
+            Ok((_, ino)) => ino,
+            Err(errno) => return self.fail(errno),
+        };
+        // An inode that is open with passthrough allows no other handles; with both flags I/O comes to the daemon.
+        let backing = self.state.inodes.backing(ino);
+        let kind = Kind::Upload { state: Mutex::new(upload), _backing: backing.clone() };
+        self.answer(ino, kind, FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
+    }
+
+    /// Takes back what `app_opened` counted, where the open fails after it.
+    fn closed(&self, db: Option<&Arc<Database>>) {
+        if let (Some(db), Target::File(_, FileKind::Database), false) = (db, &self.target, self.opener.own) {
+            db.app_closed();
+        }
+    }
+
+    /// The backing file, and the inode it has for the kernel.
+    fn open_backing_file(&self) -> Result<(File, u64), Errno> {
+        let path = self.state.tree.backing(&self.target).ok_or(Errno::EPERM)?;
+        // Never write-only: the kernel may read a page to change a part of it.
+        let file = File::options().read(true).write(self.opener.writes()).open(path).map_err(|error| {
+            if super::tree::absent(&error) {
+                return self.absent();
+            }
+            of_io(&self.target.path(), Doing::Open, &error)
+        })?;
+        let metadata = file.metadata().map_err(|error| of_io(&self.target.path(), Doing::Open, &error))?;
+        let incarnation = Some(Incarnation::of(&metadata));
+        let ino = match &self.reply {
+            OpenReply::Create(_) => self.state.inodes.looked_up(&self.target, incarnation),
+            OpenReply::Open(_, ino) => {
+                // The name now belongs to another file than the kernel's; it looks again where it hears ESTALE.
+                let known = self.state.inodes.get(*ino).ok_or(Errno::ESTALE)?;
+                if known.incarnation != incarnation {
+                    return Err(Errno::ESTALE);
+                }
+                *ino
+            }
+        };
+        Ok((file, ino))
+    }
+
+    fn answer(self, ino: u64, kind: Kind, flags: FopenFlags, backing: Option<&BackingId>) {
+        let handle = Handle { ino, target: self.target, own: self.opener.own, kind };
+        let fh = self.state.handles.insert(handle);
+        match (self.reply, backing) {
+            (OpenReply::Open(reply, _), None) => reply.opened(FileHandle(fh), flags),
+            (OpenReply::Open(reply, _), Some(backing)) => {
+                reply.opened_passthrough(FileHandle(fh), flags, backing)
+            }
+            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh)) {
+                Ok((attr, _)) => match backing {
+                    None => reply.created(&FOREVER, &attr, Generation(0), FileHandle(fh), flags),
+                    Some(backing) => {
+                        reply.created_passthrough(
+                            &FOREVER,
+                            &attr,
+                            Generation(0),
+                            FileHandle(fh),
+                            flags,
+                            backing,
+                        );
+                    }
+                },
+                Err(errno) => {
+                    super::file::release(&self.state, fh);
+                    self.state.inodes.forget(ino, 1);
+                    reply.error(errno);
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Which processes use a file system, by its device number.
+
+use std::ffi::CString;
+use std::fs;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::libc;
+
+/// Processes, other than this one, that have a file of the device `0:minor` open, mapped, or as a directory.
+///
+/// Sees what this user may see: processes of other users and of other process namespaces may be missing.
+pub(super) fn using(minor: u32) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let own = i32::try_from(std::process::id()).unwrap_or(0);
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let mut users: Vec<i32> = pids.filter(|&pid| pid != own && uses(pid, minor)).collect();
+    users.sort_unstable();
+    users
+}
+
+fn uses(pid: i32, minor: u32) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    let open =
+        fs::read_dir(process.join("fd")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
+    let places = ["cwd", "root", "exe"].into_iter().map(|name| process.join(name));
+    open.chain(places).any(|link| minor_of(&link) == Some(minor)) || maps(&process.join("maps"), minor)
+}
+
+/// Source: proc_pid_maps(5): address, permissions, offset, device as hexadecimal `major:minor`, inode, path.
+fn maps(path: &Path, minor: u32) -> bool {
+    let device = |line: &str| {
+        let (major, minor) = line.split_whitespace().nth(3)?.split_once(':')?;
+        Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
+    };
+    fs::read_to_string(path).is_ok_and(|maps| maps.lines().any(|line| device(line) == Some((0, minor))))
+}
+
+/// The minor number of the device `path` is on, where its major number is 0 (no block device).
+///
+/// Asks the kernel only, never the file system: the daemon behind a mount may be dead, or be the caller.
+pub(super) fn minor_of(path: &Path) -> Option<u32> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut status = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: `path` is a C string and `status` has room for the structure; both live through the call. An all-zero
+    // `statx` is valid (integers only), so reading it is sound whatever the call has written.
+    let status = unsafe {
+        let answer = libc::statx(
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT,
+            libc::STATX_TYPE,
+            status.as_mut_ptr(),
+        );
+        (answer == 0).then(|| status.assume_init())?
+    };
+    (status.stx_dev_major == 0).then_some(status.stx_dev_minor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_with_an_open_file_is_found_and_this_one_is_not_listed() {
+        // `/proc` itself is a file system without a block device.
+        let minor = minor_of(Path::new("/proc/version")).unwrap();
+        let file = fs::File::open("/proc/version").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+        let users = using(minor);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(users.contains(&(child.id() as i32)));
+        assert!(!users.contains(&(std::process::id() as i32)));
+    }
+
+    #[test]
+    fn a_file_that_does_not_exist_is_on_no_device() {
+        assert_eq!(minor_of(Path::new("/no/such/file")), None);
+    }
+}

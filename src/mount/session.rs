@@ -1,0 +1,312 @@
+//! The mount's life: mounting with errors that name the remedy, and unmounting.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fuser::{BackgroundSession, BackingId, Config, MountOption, Session, SessionACL};
+
+use super::filesystem::Skein;
+use super::inode::Inodes;
+use super::notify::Notify;
+use super::state::State;
+use super::tree::Tree;
+use super::{mount_table, processes, stale};
+use crate::store::Store;
+
+/// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
+/// runs. None of them waits for anything but local files.
+const THREADS: usize = 4;
+
+/// What to mount, and where.
+pub struct MountOptions {
+    /// An existing, empty directory.
+    pub mount_point: PathBuf,
+    /// The databases to show.
+    pub store: Arc<Store>,
+    /// Let the kernel read and write files of WAL databases by itself, where it can.
+    pub passthrough: bool,
+    /// Let other users in, as far as the files' permissions do.
+    pub allow_other: bool,
+}
+
+/// A mounted filesystem; unmounted when dropped.
+pub struct Mount {
+    session: Option<BackgroundSession>,
+    notify: Arc<Notify>,
+    mount_point: PathBuf,
+    passthrough: bool,
+    connection: u64,
+}
+
+/// Why the filesystem cannot be mounted or unmounted; every text names the remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The kernel's FUSE device is not there.
+    #[error(
+        "/dev/fuse cannot be opened: {0}; load the fuse module, or start the container with --device /dev/fuse \
+         --cap-add SYS_ADMIN"
+    )]
+    NoDevice(io::Error),
+    /// Neither may this process mount, nor is there the program that may.
+    #[error(
+        "mounting on {path} is not permitted: {source}; run as root (in a container: --cap-add SYS_ADMIN), or install \
+         the package fuse3, which has fusermount3"
+    )]
+    NotPermitted {
+        /// The mount point.
+        path: PathBuf,
+        /// What the attempt came to.
+        source: io::Error,
+    },
+    /// Other users can be let in by root only, unless the system says otherwise.
+    #[error("allow_other is not permitted: {0}; put user_allow_other into /etc/fuse.conf, or run as root")]
+    AllowOther(io::Error),
+    /// There is no such directory.
+    #[error("mount point {0} does not exist or is no directory; create it: mkdir -p {0}")]
+    NoMountPoint(PathBuf),
+    /// What is in the directory would be hidden.
+    #[error("mount point {path} is not empty (it has {first}); choose an empty directory, or move that away")]
+    NotEmpty {
+        /// The mount point.
+        path: PathBuf,
+        /// One of the things in it.
+        first: String,
+    },
+    /// Something is mounted there.
+    #[error("mount point {path} is a mount already ({what}); unmount it first: umount {path}")]
+    Busy {
+        /// The mount point.
+        path: PathBuf,
+        /// What is mounted there.
+        what: String,
+    },
+    /// The mount whose daemon died is still in use.
+    #[error("mount point {path} has a dead mount that processes {pids:?} still use; end them first")]
+    Dead {
+        /// The mount point.
+        path: PathBuf,
+        /// Who uses it.
+        pids: Vec<i32>,
+    },
+    /// A system call failed.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl Mount {
+    /// Mounts, and serves from threads of its own until it is unmounted.
+    ///
+    /// # Errors
+    /// See [`MountError`].
+    pub fn start(options: MountOptions) -> Result<Self, MountError> {
+        let mount_point = check(&options.mount_point)?;
+        let tree = Tree::new(options.store.layout().dbs());
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| MountError::Io { what, source }
+        };
+        fs::create_dir_all(tree.root()).map_err(failed("creating the directory of the databases"))?;
+        let inodes = Arc::new(Inodes::new());
+        let notify = Arc::new(Notify::new(inodes.clone(), mount_point.clone()));
+        let state =
+            State::new(options.store.clone(), tree, inodes).map_err(failed("reading /proc/self/task"))?;
+        let state = Arc::new(state);
+        let offered = Arc::new(AtomicBool::new(false));
+        let filesystem = Skein {
+            state: state.clone(),
+            passthrough_wanted: options.passthrough,
+            passthrough_offered: offered.clone(),
+        };
+        let session = Session::new(filesystem, &mount_point, &config(options.allow_other))
+            .map_err(|error| explain(&mount_point, options.allow_other, error))?;
+        let passthrough = offered.load(Ordering::SeqCst) && try_passthrough(&session, state.tree.root());
+        if options.passthrough && !passthrough {
+            tracing::warn!(
+                "no passthrough: it needs Linux 6.9 and CAP_SYS_ADMIN; every write goes through this process"
+            );
+        }
+        state.set_passthrough(passthrough);
+        let session = session.spawn().map_err(failed("starting the threads of the filesystem"))?;
+        let mut mount = Self { session: Some(session), notify, mount_point, passthrough, connection: 0 };
+        mount.connect(&options.store)?;
+        Ok(mount)
+    }
+
+    fn connect(&mut self, store: &Store) -> Result<(), MountError> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            move |source| MountError::Io { what, source }
+        };
+        let session =
+            self.session.as_ref().expect("it was started a moment ago, and ends only with this value");
+        self.notify.connect(session.notifier()).map_err(failed("starting the notification thread"))?;
+        let minor = processes::minor_of(&self.mount_point)
+            .or_else(|| mount_table::at(&self.mount_point).map(|mounted| mounted.device.1))
+            .ok_or_else(|| failed("finding the FUSE connection")(io::ErrorKind::NotFound.into()))?;
+        self.connection = u64::from(minor);
+        store.set_kernel_cache(self.notify.clone());
+        Ok(())
+    }
+
+    /// Whether files of WAL databases are passed through.
+    pub fn passthrough(&self) -> bool {
+        self.passthrough
+    }
+
+    /// Number of the FUSE connection, as in `/sys/fs/fuse/connections`; it lives until the last process has stopped
+    /// using the mount, also when this program dies.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// Directory it is mounted on.
+    pub fn mount_point(&self) -> &Path {
+        &self.mount_point
+    }
+
+    /// Unmounts. Where applications still have files open the mount disappears from the tree at once, and ends when
+    /// they have closed them; the log names them.
+    ///
+    /// # Errors
+    /// Where even that is refused.
+    pub fn unmount(mut self) -> Result<(), MountError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<(), MountError> {
+        let Some(session) = self.session.take() else { return Ok(()) };
+        self.notify.disconnect();
+        let Err(error) = session.umount_and_join() else { return Ok(()) };
+        if mount_table::at(&self.mount_point)
+            .is_none_or(|mounted| mounted.device != (0, self.connection as u32))
+        {
+            // Somebody has unmounted it by hand.
+            return Ok(());
+        }
+        let pids = processes::using(self.connection as u32);
+        let path = self.mount_point.display();
+        let by = if pids.is_empty() { "this program itself" } else { "the processes named" };
+        tracing::warn!(mount_point = %path, ?pids, "unmounting lazily, files are still open by {by}: {error}");
+        stale::detach(&self.mount_point)
+            .map_err(|source| MountError::Io { what: format!("unmounting {path}"), source })
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+fn config(allow_other: bool) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName("skein".to_owned()),
+        MountOption::DefaultPermissions,
+        MountOption::NoAtime,
+        MountOption::NoDev,
+        MountOption::NoSuid,
+    ];
+    config.acl = if allow_other { SessionACL::All } else { SessionACL::Owner };
+    config.n_threads = Some(THREADS);
+    // A queue per thread: without it all threads are woken for each request.
+    config.clone_fd = true;
+    config
+}
+
+/// Whether the mount point will do; gives its absolute path.
+fn check(path: &Path) -> Result<PathBuf, MountError> {
+    if stale::is_dead(path)
+        && let Some(mounted) = mount_table::at(path)
+    {
+        let pids = processes::using(mounted.device.1);
+        if !pids.is_empty() {
+            return Err(MountError::Dead { path: path.to_owned(), pids });
+        }
+        stale::detach(path).map_err(|source| MountError::Io {
+            what: format!("removing the dead mount at {}", path.display()),
+            source,
+        })?;
+    }
+    let absolute = path.canonicalize().map_err(|_| MountError::NoMountPoint(path.to_owned()))?;
+    if !absolute.is_dir() {
+        return Err(MountError::NoMountPoint(absolute));
+    }
+    if let Some(mounted) = mount_table::at(&absolute).filter(|mounted| mounted.kind.starts_with("fuse")) {
+        return Err(MountError::Busy {
+            path: absolute,
+            what: format!("{} {}", mounted.kind, mounted.source),
+        });
+    }
+    let mut entries = fs::read_dir(&absolute).map_err(|source| MountError::Io {
+        what: format!("reading mount point {}", absolute.display()),
+        source,
+    })?;
+    if let Some(Ok(entry)) = entries.next() {
+        let first = entry.file_name().to_string_lossy().into_owned();
+        return Err(MountError::NotEmpty { path: absolute, first });
+    }
+    Ok(absolute)
+}
+
+/// The remedy for a failed attempt to mount.
+fn explain(path: &Path, allow_other: bool, source: io::Error) -> MountError {
+    if let Err(device) = fs::File::options().read(true).write(true).open("/dev/fuse") {
+        return MountError::NoDevice(device);
+    }
+    if allow_other && source.to_string().contains("user_allow_other") {
+        return MountError::AllowOther(source);
+    }
+    let text = source.to_string();
+    if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+        || text.contains("permi")
+    {
+        return MountError::NotPermitted { path: path.to_owned(), source };
+    }
+    MountError::Io { what: format!("mounting on {}", path.display()), source }
+}
+
+/// Whether the kernel really takes a backing file: that needs CAP_SYS_ADMIN and a file system it can pass through to.
+fn try_passthrough(session: &Session<Skein>, directory: &Path) -> bool {
+    // The reference to this nameless file stays with the connection until its end; there is no safe way to close it.
+    let tried = tempfile::tempfile_in(directory).and_then(|file| BackingId::create_raw(session, file));
+    if let Err(error) = &tried {
+        tracing::debug!("the kernel refuses a backing file: {error}");
+    }
+    tried.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_must_exist_and_be_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(check(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
+        let missing = check(&dir.path().join("missing")).unwrap_err().to_string();
+        assert!(missing.contains("mkdir -p"), "{missing}");
+        fs::write(dir.path().join("notes.txt"), "").unwrap();
+        let full = check(dir.path()).unwrap_err().to_string();
+        assert!(full.contains("notes.txt"), "{full}");
+    }
+
+    #[test]
+    fn a_refused_mount_names_the_remedy() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let text = MountError::NoDevice(denied()).to_string();
+        assert!(text.contains("--device /dev/fuse") && text.contains("SYS_ADMIN"), "{text}");
+        let text = MountError::NotPermitted { path: "/mnt".into(), source: denied() }.to_string();
+        assert!(text.contains("fuse3"), "{text}");
+    }
+}

@@ -1,0 +1,22 @@
+//! `-shm`: shared memory of all connections, also of readers on a replica, which keep their read marks in it.
+
+use super::errno::Doing;
+use super::open::PendingOpen;
+use super::wal::create_or_finish;
+use crate::types::DbName;
+
+/// Opens or creates the wal-index.
+pub(super) fn open(open: PendingOpen, name: &DbName) {
+    if open.opener.own || open.creates() {
+        return create_or_finish(open);
+    }
+    let database = match open.database(name) {
+        Ok(database) => database,
+        Err(errno) => return open.fail(errno),
+    };
+    let same = database.clone();
+    database.wal_opened(Box::new(move |attached| match attached {
+        Err(error) => open.fail_db(Doing::Open, &error),
+        Ok(()) => open.finish(Some(same), true),
+    }));
+}

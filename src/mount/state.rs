@@ -1,0 +1,163 @@
+//! What every operation of the filesystem needs, and what it may assume about a file's attributes.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fuser::{Errno, FileAttr};
+
+use super::attr::{self, FOREVER, NEVER};
+use super::caller::Callers;
+use super::control_files;
+use super::errno::{Doing, of_io};
+use super::handle::Handles;
+use super::inode::Inodes;
+use super::names::Target;
+use super::tree::{Incarnation, Tree};
+use super::workers::Workers;
+use crate::db::{Database, DbError, FileKind};
+use crate::store::Store;
+use crate::types::DbName;
+
+/// How long directory attributes are believed; nothing but `ls` looks at them.
+const DIRECTORY_TTL: Duration = Duration::from_secs(1);
+
+/// The filesystem's state, shared by its threads.
+pub(super) struct State {
+    /// The databases.
+    pub store: Arc<Store>,
+    /// Their files.
+    pub tree: Tree,
+    /// What the kernel knows.
+    pub inodes: Arc<Inodes>,
+    /// What is open.
+    pub handles: Handles,
+    /// Threads for what may take time.
+    pub workers: Workers,
+    /// Which requests are this program's own.
+    pub callers: Callers,
+    passthrough: AtomicBool,
+}
+
+impl State {
+    /// The state of a mount that shows `tree`.
+    ///
+    /// # Errors
+    /// Where `/proc` is not there.
+    pub fn new(store: Arc<Store>, tree: Tree, inodes: Arc<Inodes>) -> io::Result<Self> {
+        Ok(Self {
+            store,
+            tree,
+            inodes,
+            handles: Handles::new(),
+            workers: Workers::new(),
+            callers: Callers::new()?,
+            passthrough: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether files of WAL databases are passed through.
+    pub fn passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
+    }
+
+    /// Sets it, before the first file is opened.
+    pub fn set_passthrough(&self, on: bool) {
+        self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    /// The database of that name.
+    ///
+    /// # Errors
+    /// ENOENT where there is none.
+    pub fn database(&self, name: &DbName) -> Result<Arc<Database>, Errno> {
+        self.store.get(name).ok_or(Errno::ENOENT)
+    }
+
+    /// The content of `.primary`, `None` where there is no such file now.
+    pub fn primary(&self) -> Option<Vec<u8>> {
+        control_files::primary(self.store.access(), self.store.primary().as_ref())
+    }
+
+    /// Whether the file kept for a transaction is to be hidden from applications that may not write: SQLite says
+    /// "attempt to write a readonly database" only where it finds no journal and cannot create one.
+    pub fn hides(&self, target: &Target) -> bool {
+        match target {
+            Target::File(db, FileKind::Journal) => {
+                self.store.access() != crate::types::Access::Write && !self.tree.has_hot_journal(db)
+            }
+            _ => false,
+        }
+    }
+
+    /// Number, attributes and how long they hold, of what `target` is now; counts a lookup by the kernel.
+    ///
+    /// # Errors
+    /// ENOENT where it does not exist.
+    pub fn look_up(&self, target: &Target) -> Result<(FileAttr, Duration), Errno> {
+        let control = |size| {
+            let ino = self.inodes.looked_up(target, None);
+            Ok((attr::of_control_file(ino, size), NEVER))
+        };
+        match target {
+            Target::Pos(_) => control(control_files::POS_SIZE),
+            Target::Primary => control(self.primary().ok_or(Errno::ENOENT)?.len() as u64),
+            _ => {
+                let found =
+                    self.tree.metadata(target).map_err(|error| of_io(&target.path(), Doing::Read, &error))?;
+                let metadata = found.ok_or(Errno::ENOENT)?;
+                // A directory stays the same one however its entries change.
+                let ino = self.inodes.looked_up(target, Some(Incarnation::of(&metadata)));
+                Ok((attr::of_metadata(ino, &metadata), self.attr_ttl(ino, target)))
+            }
+        }
+    }
+
+    /// Attributes of an inode the kernel knows, also where its file has lost its name but is open.
+    ///
+    /// # Errors
+    /// ESTALE where neither the file nor a handle of it is there any more.
+    pub fn attributes(&self, ino: u64, fh: Option<u64>) -> Result<(FileAttr, Duration), Errno> {
+        let known = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        match &known.target {
+            Target::Pos(_) => return Ok((attr::of_control_file(ino, control_files::POS_SIZE), NEVER)),
+            Target::Primary => {
+                let size = self.primary().map_or(0, |content| content.len() as u64);
+                return Ok((attr::of_control_file(ino, size), NEVER));
+            }
+            _ => {}
+        }
+        let by_name = self.tree.metadata(&known.target).ok().flatten();
+        // The root is known before anything is looked up.
+        if let Some(metadata) = by_name
+            && (known.incarnation.is_none() || known.incarnation == Some(Incarnation::of(&metadata)))
+        {
+            return Ok((attr::of_metadata(ino, &metadata), self.attr_ttl(ino, &known.target)));
+        }
+        let handle = fh.and_then(|fh| self.handles.get(fh)).or_else(|| self.handles.any_of(ino));
+        let metadata =
+            handle.as_ref().and_then(|handle| handle.file()?.metadata().ok()).ok_or(Errno::ESTALE)?;
+        Ok((attr::of_metadata(ino, &metadata), NEVER))
+    }
+
+    /// How long the kernel may believe the attributes of a file. Those of files it reads and writes through the
+    /// daemon change by its own doing or are invalidated; passthrough files change behind its back.
+    fn attr_ttl(&self, ino: u64, target: &Target) -> Duration {
+        let passed_through = match target {
+            Target::Directory(_) => return DIRECTORY_TTL,
+            Target::File(_, FileKind::Wal | FileKind::Shm) => self.passthrough(),
+            Target::File(db, FileKind::Database) if self.passthrough() => {
+                let open = self.inodes.get(ino).is_some_and(|known| known.passthrough);
+                open || !self.inodes.is_open(target) && self.tree.is_wal(db)
+            }
+            _ => false,
+        };
+        if passed_through { NEVER } else { FOREVER }
+    }
+
+    /// The kernel's error number for a failed event of a database, logged.
+    pub fn refused(&self, target: &Target, doing: Doing, error: &DbError) -> Errno {
+        super::errno::of_db(&target.path(), doing, error)
+    }
+}

@@ -1,0 +1,228 @@
+//! The backing tree that mirrors the mount: which of its files exist, and where they are.
+
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::names::{self, Target, join};
+use crate::db::{DbFiles, FileKind};
+use crate::types::DbName;
+
+/// The directory `dbs/`; see [`Layout::dbs`](crate::store::Layout::dbs) for its shape.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    dbs: PathBuf,
+}
+
+/// Identity of a backing file: a file removed and made again is another one, even where the file system gives it the
+/// same number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Incarnation {
+    device: u64,
+    number: u64,
+    born: Option<SystemTime>,
+}
+
+impl Incarnation {
+    /// The identity of the file these are the attributes of.
+    pub fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), number: metadata.ino(), born: metadata.created().ok() }
+    }
+}
+
+impl Tree {
+    /// The tree below `dbs`.
+    pub fn new(dbs: PathBuf) -> Self {
+        Self { dbs }
+    }
+
+    /// The tree's directory.
+    pub fn root(&self) -> &Path {
+        &self.dbs
+    }
+
+    /// The backing file or directory, `None` for control files, which have none.
+    pub fn backing(&self, target: &Target) -> Option<PathBuf> {
+        match target {
+            Target::Directory(path) | Target::SuperJournal(path) => Some(self.dbs.join(path)),
+            Target::File(db, kind) => Some(self.files(db).path(*kind)),
+            Target::Pos(_) | Target::Primary => None,
+        }
+    }
+
+    /// The files of a database.
+    pub fn files(&self, db: &DbName) -> DbFiles {
+        DbFiles::new(self.dbs.join(db.as_str()))
+    }
+
+    /// Attributes of the backing file, `None` where there is none.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn metadata(&self, target: &Target) -> io::Result<Option<Metadata>> {
+        let Some(path) = self.backing(target) else { return Ok(None) };
+        match fs::symlink_metadata(path) {
+            Ok(metadata) => {
+                let directory = matches!(target, Target::Directory(_));
+                Ok((metadata.is_dir() == directory && (directory || metadata.is_file())).then_some(metadata))
+            }
+            Err(error) if absent(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether there is such a database.
+    pub fn has_database(&self, db: &DbName) -> bool {
+        self.files(db).path(FileKind::Database).is_file()
+    }
+
+    /// What `name` in the directory `parent` is, if it exists; `.primary` is for the caller to judge.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn find(&self, parent: &str, name: &str) -> io::Result<Option<Target>> {
+        let path = join(parent, name);
+        let Ok(target) = names::classify(&path) else { return Ok(None) };
+        let found = match &target {
+            Target::Primary => true,
+            Target::Pos(db) => self.has_database(db),
+            Target::File(db, FileKind::Database) => match fs::symlink_metadata(self.dbs.join(&path)) {
+                Ok(metadata) if !metadata.is_dir() => false,
+                Ok(_) if self.has_database(db) => true,
+                Ok(_) => return Ok(Some(Target::Directory(path))),
+                Err(error) if absent(&error) => false,
+                Err(error) => return Err(error),
+            },
+            _ => self.metadata(&target)?.is_some(),
+        };
+        Ok(found.then_some(target))
+    }
+
+    /// What a directory shows, by name: subdirectories, databases with their side files and positions, super-journals.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn list(&self, directory: &str) -> io::Result<Vec<(String, Target)>> {
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(self.dbs.join(directory))? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let kind = entry.file_type()?;
+            let Ok(target) = names::classify(&join(directory, &name)) else { continue };
+            match target {
+                Target::SuperJournal(_) if kind.is_file() => listed.push((name, target)),
+                Target::File(db, FileKind::Database) if kind.is_dir() => {
+                    self.list_one(name, db, &mut listed)?
+                }
+                _ => {}
+            }
+        }
+        listed.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(listed)
+    }
+
+    fn list_one(&self, name: String, db: DbName, listed: &mut Vec<(String, Target)>) -> io::Result<()> {
+        if !self.has_database(&db) {
+            let path = db.as_str().to_owned();
+            listed.push((name, Target::Directory(path)));
+            return Ok(());
+        }
+        for kind in FileKind::ALL {
+            let target = Target::File(db.clone(), kind);
+            if kind == FileKind::Database || self.metadata(&target)?.is_some() {
+                listed.push((format!("{name}{}", kind.suffix()), target));
+            }
+        }
+        listed.push((format!("{name}{}", names::POS_SUFFIX), Target::Pos(db)));
+        Ok(())
+    }
+
+    /// Whether the database's header names WAL mode.
+    pub fn is_wal(&self, db: &DbName) -> bool {
+        // Bytes 18 and 19 of the header are the write and read version: 2 is WAL.
+        let mut versions = [0; 2];
+        File::open(self.files(db).path(FileKind::Database))
+            .and_then(|file| file.read_exact_at(&mut versions, 18))
+            .is_ok_and(|()| versions == [2, 2])
+    }
+
+    /// Whether a rollback journal is there that SQLite would take for hot: one whose first byte is not zero.
+    pub fn has_hot_journal(&self, db: &DbName) -> bool {
+        let mut first = [0; 1];
+        File::open(self.files(db).path(FileKind::Journal))
+            .and_then(|file| file.read_exact_at(&mut first, 0))
+            .is_ok_and(|()| first != [0])
+    }
+}
+
+/// Whether the error only says that there is no such file.
+pub(super) fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree() -> (tempfile::TempDir, Tree) {
+        let dir = tempfile::tempdir().unwrap();
+        for database in ["app.db", "sub/other"] {
+            fs::create_dir_all(dir.path().join(database)).unwrap();
+            fs::write(dir.path().join(database).join("database"), b"").unwrap();
+            fs::write(dir.path().join(database).join("pages"), b"").unwrap();
+        }
+        fs::write(dir.path().join("app.db/database-wal"), b"").unwrap();
+        fs::write(dir.path().join("app.db-mj0000009FF9"), b"").unwrap();
+        fs::write(dir.path().join("app.db-mj00ABCD9F0"), b"").unwrap();
+        let tree = Tree::new(dir.path().to_owned());
+        (dir, tree)
+    }
+
+    #[test]
+    fn a_directory_shows_databases_side_files_positions_and_subdirectories() {
+        let (_dir, tree) = tree();
+        let names: Vec<String> = tree.list("").unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["app.db", "app.db-mj00ABCD9F0", "app.db-pos", "app.db-wal", "sub"]);
+        let names: Vec<String> = tree.list("sub").unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["other", "other-pos"]);
+    }
+
+    #[test]
+    fn the_files_inside_a_database_directory_cannot_be_reached() {
+        let (_dir, tree) = tree();
+        assert_eq!(tree.find("app.db", "database").unwrap(), None);
+        assert_eq!(tree.find("app.db", "pages").unwrap(), None);
+        assert_eq!(tree.find("", "app.db-journal").unwrap(), None);
+        assert_eq!(tree.find("", "nothing").unwrap(), None);
+        assert_eq!(tree.find("", "sub").unwrap(), Some(Target::Directory("sub".into())));
+        assert!(matches!(tree.find("", "app.db-wal").unwrap(), Some(Target::File(_, FileKind::Wal))));
+    }
+
+    #[test]
+    fn a_file_made_again_is_another_incarnation() {
+        let (dir, tree) = tree();
+        let wal = Target::File(DbName::new("app.db").unwrap(), FileKind::Wal);
+        let before = Incarnation::of(&tree.metadata(&wal).unwrap().unwrap());
+        assert_eq!(before, Incarnation::of(&tree.metadata(&wal).unwrap().unwrap()));
+        let path = dir.path().join("app.db/database-wal");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"").unwrap();
+        assert_ne!(before, Incarnation::of(&tree.metadata(&wal).unwrap().unwrap()));
+    }
+
+    #[test]
+    fn the_header_and_the_journals_first_byte_decide() {
+        let (dir, tree) = tree();
+        let db = DbName::new("app.db").unwrap();
+        assert!(!tree.is_wal(&db) && !tree.has_hot_journal(&db));
+        let mut header = vec![0; 100];
+        header[18..20].copy_from_slice(&[2, 2]);
+        fs::write(dir.path().join("app.db/database"), &header).unwrap();
+        fs::write(dir.path().join("app.db/database-journal"), [0; 28]).unwrap();
+        assert!(tree.is_wal(&db) && !tree.has_hot_journal(&db));
+        fs::write(dir.path().join("app.db/database-journal"), [0xd9; 28]).unwrap();
+        assert!(tree.has_hot_journal(&db));
+    }
+}

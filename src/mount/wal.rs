@@ -1,0 +1,69 @@
+//! `-wal`: where a commit of a WAL database becomes durable.
+
+use fuser::Errno;
+
+use super::errno::Doing;
+use super::names::Target;
+use super::open::PendingOpen;
+use super::state::State;
+use crate::db::FileKind;
+use crate::types::{Access, DbName};
+
+/// Opens or creates the write-ahead log.
+pub(super) fn open(open: PendingOpen, name: &DbName) {
+    if open.opener.own || open.creates() {
+        return create_or_finish(open);
+    }
+    let database = match open.database(name) {
+        Ok(database) => database,
+        Err(errno) => return open.fail(errno),
+    };
+    if open.state.store.access() == Access::ReadOnly && open.opener.writes() {
+        // SQLite then opens it read-only, and answers every write with SQLITE_READONLY at once.
+        return open.refuse(Errno::EACCES, "this node is a replica: the write-ahead log is read-only here");
+    }
+    let same = database.clone();
+    database.wal_opened(Box::new(move |attached| match attached {
+        Err(error) => open.fail_db(Doing::Open, &error),
+        Ok(()) if open.opener.truncates() => {
+            let database = same.clone();
+            same.wal_truncated(
+                0,
+                Box::new(move |cut| match cut {
+                    Ok(()) => open.finish(Some(database), true),
+                    Err(error) => open.fail_db(Doing::Truncate, &error),
+                }),
+            );
+        }
+        Ok(()) => open.finish(Some(same), true),
+    }));
+}
+
+/// Creates `-wal` or `-shm` where it is missing. This program's own open ends there; an application comes again to
+/// open what is there now, see [`PendingOpen::start`].
+pub(super) fn create_or_finish(open: PendingOpen) {
+    prepare(open, |open| if open.opener.own { open.finish(None, true) } else { open.fail(Errno::ESTALE) });
+}
+
+/// Creates the backing file where it is missing, then goes on.
+pub(super) fn prepare(open: PendingOpen, then: impl FnOnce(PendingOpen)) {
+    if open.creates() {
+        let has_database = open.target.db().is_some_and(|db| open.state.tree.has_database(db));
+        if !has_database {
+            return open.refuse(Errno::ENOENT, "a side file needs its database first");
+        }
+        if let Err(errno) = open.create_backing() {
+            return open.fail(errno);
+        }
+    }
+    then(open);
+}
+
+/// Why `-wal` or `-shm` must stay, `None` where it may be removed: SQLite removes them when the last connection
+/// closes, which no application is while the daemon takes part.
+pub(super) fn keeps(state: &State, name: &DbName) -> Option<&'static str> {
+    [FileKind::Wal, FileKind::Shm]
+        .into_iter()
+        .any(|kind| state.inodes.is_open(&Target::File(name.clone(), kind)))
+        .then_some("the database is in use; close it everywhere first")
+}

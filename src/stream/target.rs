@@ -1,0 +1,131 @@
+use std::io::{self, Write};
+
+use crate::db::SnapshotHeader;
+use crate::io::blobs::BlobWriter;
+use crate::ltx::BlobRef;
+use crate::store::{Change, PrimaryInfo, Store, StoreError};
+use crate::types::{Checksum, DbName, LogIndex, Pgno};
+
+/// What a follower brings up to date; the store of a replica. Blocking, callable from any thread.
+pub trait ReplicaTarget: Send + Sync + 'static {
+    /// Applies an entry; skips what the databases already have.
+    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError>;
+
+    /// Notes that everything up to `index` is applied.
+    fn applied(&self, index: LogIndex);
+
+    /// Last entry applied.
+    fn applied_index(&self) -> LogIndex;
+
+    /// Entries at or below it need no redo after a restart.
+    fn durable_index(&self) -> LogIndex;
+
+    /// Whether [`apply`](Self::apply) to this database would have to wait now (an application reads it).
+    fn would_block(&self, _db: &DbName) -> bool {
+        false
+    }
+
+    /// Whether a database with a transaction is here.
+    fn has_data(&self) -> bool;
+
+    /// Checksums of a database's pages in page order; empty where there is none.
+    fn page_checksums(&self, name: &DbName) -> Result<Vec<Checksum>, StoreError>;
+
+    /// Brings a database to `target` with the pages that differ.
+    fn install(
+        &self,
+        name: &DbName,
+        target: SnapshotHeader,
+        next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
+    ) -> Result<(), StoreError>;
+
+    /// Removes the databases that are not in `keep`.
+    fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError>;
+
+    /// Notes who is primary.
+    fn set_primary(&self, primary: Option<PrimaryInfo>);
+
+    /// Whether a large change set is here.
+    fn contains_blob(&self, blob: BlobRef) -> bool;
+
+    /// Starts storing a large change set.
+    fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>>;
+}
+
+/// A large change set being stored; vanishes unless kept.
+pub trait BlobSink: Write {
+    /// Makes it durable under its name.
+    fn keep(self: Box<Self>, blob: BlobRef) -> io::Result<()>;
+}
+
+struct StoreBlob<'a> {
+    store: &'a Store,
+    writer: BlobWriter,
+}
+
+impl Write for StoreBlob<'_> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.writer.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
+
+impl BlobSink for StoreBlob<'_> {
+    fn keep(self: Box<Self>, blob: BlobRef) -> io::Result<()> {
+        self.store.blobs().keep(self.writer, (blob.digest, blob.size_bytes))
+    }
+}
+
+impl ReplicaTarget for Store {
+    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        Store::apply(self, index, change)
+    }
+
+    fn applied(&self, index: LogIndex) {
+        Store::applied(self, index);
+    }
+
+    fn applied_index(&self) -> LogIndex {
+        Store::applied_index(self)
+    }
+
+    fn durable_index(&self) -> LogIndex {
+        Store::durable_index(self)
+    }
+
+    fn has_data(&self) -> bool {
+        !self.list().is_empty()
+    }
+
+    fn page_checksums(&self, name: &DbName) -> Result<Vec<Checksum>, StoreError> {
+        Store::page_checksums(self, name)
+    }
+
+    fn install(
+        &self,
+        name: &DbName,
+        target: SnapshotHeader,
+        next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
+    ) -> Result<(), StoreError> {
+        Store::install(self, name, target, next_page)
+    }
+
+    fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError> {
+        Store::retain(self, keep, index)
+    }
+
+    fn set_primary(&self, primary: Option<PrimaryInfo>) {
+        Store::set_primary(self, primary);
+    }
+
+    fn contains_blob(&self, blob: BlobRef) -> bool {
+        self.blobs().contains((blob.digest, blob.size_bytes))
+    }
+
+    fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>> {
+        Ok(Box::new(StoreBlob { store: self, writer: self.blobs().create()? }))
+    }
+}
