@@ -26,8 +26,6 @@ pub struct Overview {
     pub index: LogIndex,
     /// Last log entry the database files hold durably.
     pub durable_index: LogIndex,
-    /// Change sets in `discarded/`.
-    pub discarded: u64,
     /// `Err` says why applications may not start yet.
     pub ready: Result<(), String>,
 }
@@ -45,6 +43,9 @@ pub trait Api: Send + Sync + 'static {
 
     /// The nodes of the cluster it knows.
     fn members(&self) -> Vec<Member>;
+
+    /// Number of change sets kept in `discarded/`.
+    fn discarded(&self) -> u64;
 
     /// Events from now on.
     fn events(&self) -> broadcast::Receiver<StoreEvent>;

@@ -13,7 +13,7 @@ pub(super) fn observe(api: &dyn Api) {
     gauge!(names::TERM).set(overview.term as f64);
     gauge!(names::APPLIED_INDEX).set(overview.index.get() as f64);
     gauge!(names::DURABLE_INDEX).set(overview.durable_index.get() as f64);
-    gauge!(names::DISCARDED).set(overview.discarded as f64);
+    gauge!(names::DISCARDED).set(api.discarded() as f64);
     let databases = api.databases();
     gauge!(names::DATABASES).set(databases.len() as f64);
     gauge!(names::ATTACHED).set(databases.iter().filter(|db| db.attached).count() as f64);

@@ -1,6 +1,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -118,6 +119,53 @@ impl DataDir {
         let path = self.layout.node_toml();
         durable::write_atomic(&path, encode(identity).as_bytes())
             .map_err(|e| NodeError::Identity { path, why: format!("cannot be written: {e}") })
+    }
+}
+
+/// The identity together with its file.
+#[derive(Debug)]
+pub struct IdentityFile {
+    data: DataDir,
+    identity: Mutex<Identity>,
+}
+
+impl IdentityFile {
+    /// Stores `identity` as that of the node in `data`.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn new(data: DataDir, identity: Identity) -> Result<Self, NodeError> {
+        data.save(&identity)?;
+        Ok(Self { data, identity: Mutex::new(identity) })
+    }
+
+    /// Names of everything in the data directory.
+    pub fn layout(&self) -> &Layout {
+        self.data.layout()
+    }
+
+    /// The identity as it is now.
+    pub fn get(&self) -> Identity {
+        self.lock().clone()
+    }
+
+    /// Changes the identity, durably.
+    ///
+    /// # Errors
+    /// Where the file cannot be written; the identity then stays as it was.
+    pub fn update(&self, change: impl FnOnce(&mut Identity)) -> Result<(), NodeError> {
+        let mut identity = self.lock();
+        let mut changed = identity.clone();
+        change(&mut changed);
+        if changed != *identity {
+            self.data.save(&changed)?;
+            *identity = changed;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
