@@ -2,14 +2,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::{Body, Incoming};
+use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::StatusDocument;
 use super::problem::Problem;
@@ -96,7 +99,12 @@ impl Client {
         &self.base
     }
 
-    async fn send(&self, method: Method, path: &str, body: Outgoing) -> Result<Response<Incoming>, ClientError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Outgoing,
+    ) -> Result<Response<Incoming>, ClientError> {
         let size = body.size_hint().exact();
         let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         let mut request = request.body(body).map_err(|_| ClientError::Url(format!("{}{path}", self.base)))?;
@@ -186,15 +194,17 @@ impl Client {
         Ok(Ok(()))
     }
 
-    /// `PUT path` with a body that is sent as it comes.
+    /// `PUT path` with a body that is sent as its parts come; it ends with the channel, and breaks off at an error.
     ///
     /// # Errors
     /// As [`Client::get`].
-    pub async fn upload<B>(&self, path: &str, body: B) -> Result<(), ClientError>
-    where
-        B: Body<Data = Bytes, Error = std::io::Error> + Send + 'static,
-    {
-        self.send(Method::PUT, path, body.boxed_unsync()).await.map(drop)
+    pub async fn upload(
+        &self,
+        path: &str,
+        parts: mpsc::Receiver<std::io::Result<Bytes>>,
+    ) -> Result<(), ClientError> {
+        let frames = ReceiverStream::new(parts).map(|part| part.map(Frame::data));
+        self.send(Method::PUT, path, StreamBody::new(frames).boxed_unsync()).await.map(drop)
     }
 }
 

@@ -18,8 +18,8 @@ mod tests;
 mod wait;
 
 pub use api::{Api, ExportSink, Import, Overview};
+pub use axum::Router;
 pub use client::{Client, ClientError, escape_name};
 pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
 pub use rfc3339::rfc3339;
-pub use axum::Router;
 pub use router::{router, serve};

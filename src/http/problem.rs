@@ -67,7 +67,9 @@ impl Problem {
             }
             StoreError::Fatal(_)
             | StoreError::Io { .. }
-            | StoreError::Db(DbError::Corrupt { .. } | DbError::Io { .. }) => StatusCode::INTERNAL_SERVER_ERROR,
+            | StoreError::Db(DbError::Corrupt { .. } | DbError::Io { .. }) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         if status.is_server_error() {
             tracing::warn!("http: {error}");

@@ -31,7 +31,9 @@ impl Addresses {
         let (http, http_addr) = listen("http", &settings.http).await?;
         for (option, addr) in [("listen", grpc_addr), ("http", http_addr)] {
             if !addr.ip().is_loopback() {
-                tracing::warn!("--{option} {addr} is open to the network without encryption or authentication");
+                tracing::warn!(
+                    "--{option} {addr} is open to the network without encryption or authentication"
+                );
             }
         }
         let reachable = |configured: &HostPort, port| {

@@ -77,7 +77,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
     }
-    ready.send_replace(Ok(()));
+    let _before = ready.send_replace(Ok(()));
     let announcement = format!(
         "mounted {} (passthrough {}), http {http_addr}, node {}",
         settings.mount.display(),
@@ -91,7 +91,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
 impl Running {
     /// Ends the node in order: what is on disk then needs no repair at the next start.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
-        self.ready.send_replace(Err("this node is ending".to_owned()));
+        let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
         checkpoint(self.store.clone()).await;
         let mount = self.mount;
         let path = mount.mount_point().to_owned();
@@ -162,7 +162,8 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
         return Replication::follow(parts, upstreams);
     }
     let identity = parts.identity.clone();
-    let cluster = identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
+    let cluster =
+        identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
     let replication = Replication::vote(parts, cluster, place == Place::Found).await?;
     identity.update(|identity| identity.founding = false)?;
     Ok(replication)

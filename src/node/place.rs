@@ -86,9 +86,11 @@ mod tests {
         assert_eq!(Place::of(&found, &new).unwrap(), Place::Found);
         assert_eq!(Place::of(&found, &half).unwrap(), Place::Found);
         assert_eq!(Place::of(&plain, &member).unwrap(), Place::Resume);
-        for (settings, identity, remedy) in
-            [(&found, &member, "without --bootstrap"), (&plain, &half, "once more"), (&plain, &new, "--bootstrap")]
-        {
+        for (settings, identity, remedy) in [
+            (&found, &member, "without --bootstrap"),
+            (&plain, &half, "once more"),
+            (&plain, &new, "--bootstrap"),
+        ] {
             let refusal = Place::of(settings, identity).unwrap_err().to_string();
             assert!(refusal.contains(remedy), "{refusal}");
         }

@@ -15,7 +15,8 @@ pub(super) struct Signals {
 impl Signals {
     /// From now on these signals do not kill the program.
     pub(super) fn listen() -> Result<Self, NodeError> {
-        let of = |kind| unix::signal(kind).map_err(|e| NodeError::System(format!("listening for signals: {e}")));
+        let of =
+            |kind| unix::signal(kind).map_err(|e| NodeError::System(format!("listening for signals: {e}")));
         Ok(Self {
             terminate: of(SignalKind::terminate())?,
             interrupt: of(SignalKind::interrupt())?,

@@ -19,7 +19,9 @@ pub(super) async fn count_events(store: Arc<Store>, shutdown: CancellationToken)
             Ok(StoreEvent::Primary(primary)) => {
                 metrics::counter!(PRIMARY_CHANGES).increment(1);
                 match primary {
-                    Some(primary) => tracing::info!(primary = %primary.name, http = %primary.http, "the primary changed"),
+                    Some(primary) => {
+                        tracing::info!(primary = %primary.name, http = %primary.http, "the primary changed")
+                    }
                     None => tracing::info!("no primary is known"),
                 }
             }

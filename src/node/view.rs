@@ -81,7 +81,9 @@ impl Api for NodeView {
             if pgno != lock_page {
                 snapshot.read_page(pgno, &mut chunk[start..])?;
             }
-            if chunk.len() >= EXPORT_CHUNK_BYTES && out.chunk(chunk.split().freeze()) == ControlFlow::Break(()) {
+            if chunk.len() >= EXPORT_CHUNK_BYTES
+                && out.chunk(chunk.split().freeze()) == ControlFlow::Break(())
+            {
                 return Ok(());
             }
         }
