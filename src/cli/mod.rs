@@ -21,6 +21,7 @@ use anyhow::Context;
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
+use crate::config::ConfigError;
 use args::{Cli, Command};
 
 /// Runs the program with these words, the first being its name; gives the exit code: 0, the supervised command's, 1
@@ -29,14 +30,14 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().collect();
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => return usage(&error),
+        Err(error) => return usage(&error, &words),
     };
     match run(cli.command) {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error_line(&format!("{error:#}"));
-            ExitCode::FAILURE
+            if is_wrong_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }
@@ -66,7 +67,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
 }
 
 /// Help goes to stdout; a mistake is one line on stderr.
-fn usage(error: &clap::Error) -> ExitCode {
+fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             // A reader that has gone does not want the help any more.
@@ -74,20 +75,21 @@ fn usage(error: &clap::Error) -> ExitCode {
             ExitCode::SUCCESS
         }
         _ => {
-            output::error_line(&usage_line(error));
+            output::error_line(&usage_line(error, words));
             ExitCode::from(2)
         }
     }
 }
 
-fn usage_line(error: &clap::Error) -> String {
+fn usage_line(error: &clap::Error, words: &[OsString]) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let group = words.get(1).map(|word| format!(" {}", word.to_string_lossy())).unwrap_or_default();
+        return format!("no command is given; see skein{group} --help");
+    }
     let program = match error.get(ContextKind::Usage) {
         Some(usage) => usage_command(&usage.to_string()),
         None => "skein".to_owned(),
     };
-    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        return format!("no command is given; see {program} --help");
-    }
     let text = error.render().to_string();
     let message: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
     let message = message.join(" ");
@@ -100,6 +102,11 @@ fn usage_command(usage: &str) -> String {
     let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
     let words: Vec<_> = words.take_while(is_word).collect();
     if words.is_empty() { "skein".to_owned() } else { words.join(" ") }
+}
+
+/// Whether an option is missing or contradicts another one; a mistake in the configuration file is none of usage.
+fn is_wrong_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<ConfigError>(), Some(ConfigError::Missing { .. } | ConfigError::Invalid(_)))
 }
 
 /// Whether the reader of stdout has gone (`skein status | head -1`): no error of ours.
@@ -144,7 +151,9 @@ mod tests {
             &["skein", "db"],
             &["skein", "wait", "a", "--timeout", "soon"],
         ] {
-            let line = usage_line(&Cli::try_parse_from(words).unwrap_err());
+            let error = Cli::try_parse_from(words).unwrap_err();
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let line = usage_line(&error, &words);
             assert!(!line.contains('\n') && line.contains("--help"), "{line}");
             assert!(line.starts_with(|c: char| c.is_lowercase() || !c.is_alphabetic()), "{line}");
         }

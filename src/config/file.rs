@@ -111,6 +111,7 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
 
     fn of(text: &str) -> Result<Partial, String> {
         parse(text, &|name| (name == "DIR").then(|| "/srv".to_owned()))
@@ -153,5 +154,29 @@ mod tests {
         let merged = above.or(below);
         assert_eq!(merged.bootstrap, Some(false));
         assert_eq!((merged.name, merged.allow_other), (Some("n".into()), Some(true)));
+    }
+
+    #[test]
+    fn the_example_lists_every_key_with_its_default_and_a_comment() {
+        let text = include_str!("../../examples/skein.toml");
+        let example = parse(text, &|_| None).unwrap();
+        let given: Table = text.parse().unwrap();
+        for key in Partial::keys() {
+            assert!(given.contains_key(&key), "{key} is missing");
+            let line = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap();
+            assert!(text.lines().nth(line - 1).unwrap().starts_with("# "), "{key} has no comment");
+        }
+        let directories =
+            Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };
+        let defaults = Settings::resolve(directories, "node1").unwrap();
+        let settings = Settings::resolve(example, "node1").unwrap();
+        let advertised = Settings {
+            advertise: settings.advertise.clone(),
+            advertise_http: settings.advertise_http.clone(),
+            ..defaults
+        };
+        assert_eq!(settings, advertised);
+        assert_eq!(settings.advertise, Some(settings.listen));
+        assert_eq!(settings.advertise_http, Some(format!("http://{}", settings.http)));
     }
 }
