@@ -24,7 +24,10 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
             output::out(&status::databases(&databases))?;
         }
         DbCommand::Export { db, file } => export(&client, &db, &file).await?,
-        DbCommand::Import { file, db } => import(&primary(client).await?, &file, &db).await?,
+        DbCommand::Import { file, db } => {
+            let opened = open_complete(&file)?;
+            import(&primary(client).await?, opened, &file, &db).await?;
+        }
         DbCommand::Drop { db } => {
             primary(client).await?.delete(&path_of(&db)).await?;
             output::out(&format!("dropped {db}\n"))?;
@@ -85,22 +88,28 @@ async fn export(client: &Client, db: &DbName, file: &Path) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn import(client: &Client, file: &Path, db: &DbName) -> anyhow::Result<()> {
+/// Opens a database file that has everything in it: no other transactions in a log or journal beside it.
+fn open_complete(file: &Path) -> anyhow::Result<File> {
     let opened = File::open(file).with_context(|| file.display().to_string())?;
-    let metadata = opened.metadata().with_context(|| file.display().to_string())?;
-    if !metadata.is_file() {
+    if !opened.metadata().with_context(|| file.display().to_string())?.is_file() {
         bail!("{} is not a regular file; name a SQLite database", file.display());
     }
     for suffix in ["-wal", "-journal"] {
         let side = with_suffix(file, suffix);
         if side.metadata().is_ok_and(|side| side.len() > 0) {
             bail!(
-                "{} holds transactions that are not in {}; close the database with SQLite first, or copy it with VACUUM INTO",
+                "{} holds transactions that are not in {}; close the database with SQLite first, or copy it with \
+                 VACUUM INTO",
                 side.display(),
                 file.display()
             );
         }
     }
+    Ok(opened)
+}
+
+async fn import(client: &Client, opened: File, file: &Path, db: &DbName) -> anyhow::Result<()> {
+    let metadata = opened.metadata().with_context(|| file.display().to_string())?;
     let progress = progress();
     progress.set_length(metadata.len());
     let (chunks, body) = mpsc::channel::<std::io::Result<Bytes>>(4);

@@ -88,7 +88,7 @@ fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial,
         format!("line {line}: {}", one_line(error.message()))
     })?;
     let keys = Partial::keys();
-    for key in table.keys().filter(|key| !keys.contains(key)) {
+    if let Some(key) = table.keys().find(|key| !keys.contains(key)) {
         return Err(format!("key {key:?} does not exist; the keys are {}", keys.join(", ")));
     }
     // Key by key, so that an error can name the key.

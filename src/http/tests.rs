@@ -21,10 +21,13 @@ use crate::types::{Checksum, DbName, JournalMode, LogIndex, PageCount, PageSize,
 
 const PAGE: u32 = 4096;
 
+/// TXID and bytes by name.
+type Databases = BTreeMap<DbName, (u64, Vec<u8>)>;
+
 /// Databases as bytes, the TXID counting imports.
 struct Fake {
     primary: bool,
-    databases: Arc<Mutex<BTreeMap<DbName, (u64, Vec<u8>)>>>,
+    databases: Arc<Mutex<Databases>>,
     moved: Arc<watch::Sender<()>>,
     events: broadcast::Sender<StoreEvent>,
 }
@@ -41,7 +44,7 @@ impl Fake {
 }
 
 struct FakeImport {
-    databases: Arc<Mutex<BTreeMap<DbName, (u64, Vec<u8>)>>>,
+    databases: Arc<Mutex<Databases>>,
     moved: Arc<watch::Sender<()>>,
     name: DbName,
     bytes: Vec<u8>,

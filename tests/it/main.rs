@@ -1,0 +1,3 @@
+//! Black-box tests: the program as its users meet it.
+
+mod cli;
