@@ -1,1 +1,161 @@
-//! cli.
+//! The command line: one file per command.
+//!
+//! Owns how commands are read and how their results and errors are written. Decides nothing about databases: it starts
+//! a node, or asks one over HTTP.
+
+mod args;
+mod db;
+mod demo;
+mod demo_node;
+mod ltx;
+mod members;
+mod mount;
+mod output;
+mod status;
+mod wait;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
+
+use crate::config::ConfigError;
+use args::{Cli, Command};
+
+/// Runs the program with these words, the first being its name; gives the exit code: 0, the supervised command's, 1
+/// for an error, 2 for wrong usage.
+pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &words),
+    };
+    match run(cli.command) {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::error_line(&format!("{error:#}"));
+            if is_wrong_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<i32> {
+    if let Command::Ltx(command) = command {
+        return ltx::run(command);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime's threads")?;
+    let done = runtime.block_on(async {
+        match command {
+            Command::Mount(args) => mount::run(args).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Db(args) => db::run(args).await,
+            Command::Wait(args) => wait::run(args).await,
+            Command::Members(args) => members::run(args).await,
+            Command::Ltx(_) => Ok(0),
+        }
+    });
+    // Nothing that still blocks (a read of stdin, say) may hold up the end.
+    runtime.shutdown_background();
+    done
+}
+
+/// Help goes to stdout; a mistake is one line on stderr.
+fn usage(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // A reader that has gone does not want the help any more.
+            let _ = error.print();
+            ExitCode::SUCCESS
+        }
+        _ => {
+            output::error_line(&usage_line(error, words));
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn usage_line(error: &clap::Error, words: &[OsString]) -> String {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let group = words.get(1).map(|word| format!(" {}", word.to_string_lossy())).unwrap_or_default();
+        return format!("no command is given; see skein{group} --help");
+    }
+    let program = match error.get(ContextKind::Usage) {
+        Some(usage) => usage_command(&usage.to_string()),
+        None => "skein".to_owned(),
+    };
+    let text = error.render().to_string();
+    let message: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let message = message.join(" ");
+    format!("{}; see {program} --help", message.trim_start_matches("error: ").trim_end_matches('.'))
+}
+
+/// `skein db list` of `Usage: skein db list [OPTIONS]`.
+fn usage_command(usage: &str) -> String {
+    let words = usage.split_whitespace().skip_while(|word| word.ends_with(':'));
+    let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+    let words: Vec<_> = words.take_while(is_word).collect();
+    if words.is_empty() { "skein".to_owned() } else { words.join(" ") }
+}
+
+/// Whether an option is missing or contradicts another one; a mistake in the configuration file is none of usage.
+fn is_wrong_usage(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<ConfigError>(), Some(ConfigError::Missing { .. } | ConfigError::Invalid(_)))
+}
+
+/// Whether the reader of stdout has gone (`skein status | head -1`): no error of ours.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+    use crate::config::Partial;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_key_of_the_file_is_an_option_and_a_variable() {
+        let cli = Cli::command();
+        let mount = cli.find_subcommand("mount").expect("it is there");
+        for key in Partial::keys().iter().filter(|key| *key != "command") {
+            let argument = mount
+                .get_arguments()
+                .find(|argument| argument.get_long() == Some(&key.replace('_', "-")))
+                .unwrap_or_else(|| panic!("no option for {key}"));
+            let variable = format!("SKEIN_{}", key.to_uppercase());
+            assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told_in_one_line() {
+        for words in [
+            &["skein"][..],
+            &["skein", "mont"],
+            &["skein", "mount", "--nme", "x"],
+            &["skein", "mount", "--listen", "nowhere"],
+            &["skein", "db", "export", "a"],
+            &["skein", "db"],
+            &["skein", "wait", "a", "--timeout", "soon"],
+        ] {
+            let error = Cli::try_parse_from(words).unwrap_err();
+            let words: Vec<OsString> = words.iter().map(OsString::from).collect();
+            let line = usage_line(&error, &words);
+            assert!(!line.contains('\n') && line.contains("--help"), "{line}");
+            assert!(line.starts_with(|c: char| c.is_lowercase() || !c.is_alphabetic()), "{line}");
+        }
+    }
+}

@@ -1,1 +1,17 @@
-//! config.
+//! The settings of a node: configuration file, command line and environment, made one and checked.
+//!
+//! Owns the keys, their defaults and their rules. Never reads the command line itself: `cli` hands it in as a
+//! [`Partial`], with the environment already in it. Called by `cli`.
+
+mod duration;
+mod error;
+mod expand;
+mod file;
+mod host_port;
+mod settings;
+
+pub use duration::parse_duration;
+pub use error::ConfigError;
+pub use file::{Partial, load};
+pub use host_port::HostPort;
+pub use settings::{LogFormat, Settings};

@@ -1,1 +1,25 @@
-//! http.
+//! The API over HTTP: the server of a node, and the client of the command line.
+//!
+//! Owns routes, JSON forms, and the mapping of errors to statuses. Knows a node only as [`Api`], so it is tested
+//! without one. Bodies are streamed: nothing here holds a whole database.
+
+mod api;
+mod client;
+mod documents;
+mod events;
+mod export;
+mod gauges;
+mod import;
+mod problem;
+mod rfc3339;
+mod router;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use api::{Api, ExportSink, Import, Overview};
+pub use axum::Router;
+pub use client::{Client, ClientError, escape_name};
+pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use rfc3339::rfc3339;
+pub use router::{router, serve};

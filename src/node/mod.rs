@@ -1,1 +1,23 @@
-//! node.
+//! Wiring: what a node consists of, the order it starts and stops in.
+//!
+//! Owns the data directory's lock and identity, the tasks between the layers, and the supervised program. Knows
+//! every layer; none knows it. Called by `cli`.
+
+mod addresses;
+mod assemble;
+mod checkpoints;
+mod child;
+mod error;
+mod identity;
+mod lifecycle;
+mod place;
+mod primary;
+mod replication;
+mod signals;
+mod tally;
+mod view;
+
+pub use addresses::hostname;
+pub use error::NodeError;
+pub use identity::{DataDir, FORMAT_VERSION, Identity, IdentityFile, draw_cluster_id};
+pub use lifecycle::run;

@@ -42,7 +42,7 @@ pub struct RaftOptions {
     pub addr: String,
     /// URL at which others reach its HTTP.
     pub http: String,
-    /// Found a new cluster of one voter.
+    /// Found a new cluster of one voter where there is none yet.
     pub bootstrap: bool,
     /// Entries kept for those who follow, in bytes.
     pub retention_bytes: u64,
@@ -75,9 +75,6 @@ impl RaftOptions {
 /// Why Raft did not start or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RaftError {
-    /// `--bootstrap` where a cluster lives.
-    #[error("{0} holds a cluster already; start without --bootstrap, or use another data directory")]
-    Exists(PathBuf),
     /// Neither a cluster nor the wish for one.
     #[error("{0} holds no cluster; found one with --bootstrap, or join one with --join HOST:PORT")]
     NoCluster(PathBuf),
@@ -272,11 +269,8 @@ async fn start(
     blobs: Arc<BlobStore>,
     pending: Arc<Pending>,
 ) -> Result<(Started, super::sink::Proposals, Retention), RaftError> {
-    let lives = segments_exist(&options.dir);
-    match (lives, options.bootstrap) {
-        (true, true) => return Err(RaftError::Exists(options.dir.clone())),
-        (false, false) => return Err(RaftError::NoCluster(options.dir.clone())),
-        _ => {}
+    if !options.bootstrap && !segments_exist(&options.dir) {
+        return Err(RaftError::NoCluster(options.dir.clone()));
     }
     let store =
         LogStore::open(LogOptions { dir: options.dir.clone(), segment_bytes: options.segment_bytes })?;
@@ -288,7 +282,7 @@ async fn start(
     let raft_error = |error: &dyn std::fmt::Display| RaftError::Raft(error.to_string());
     let id = options.node.get();
     let raft = Raft::new(id, config()?, NoPeers, store, machine).await.map_err(|error| raft_error(&error))?;
-    if options.bootstrap {
+    if options.bootstrap && !raft.is_initialized().await.map_err(|error| raft_error(&error))? {
         let peer =
             Peer { name: options.name.to_string(), addr: options.addr.clone(), http: options.http.clone() };
         raft.initialize(BTreeMap::from([(id, peer)])).await.map_err(|error| raft_error(&error))?;

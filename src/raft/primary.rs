@@ -23,8 +23,8 @@ pub struct PrimaryState {
     ///
     /// openraft's leader does not step down by itself (trap 1), so this is a deadline and never a state.
     pub until: Option<Instant>,
-    /// The leader, `None` where unknown.
-    pub leader: Option<PrimaryInfo>,
+    /// The primary, also where it is this node; `None` where unknown.
+    pub primary: Option<PrimaryInfo>,
 }
 
 /// Watches Raft for as long as it runs.
@@ -66,7 +66,7 @@ fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> 
     let metrics = raft.metrics();
     let metrics = metrics.borrow_watched();
     let membership = metrics.membership_config.membership();
-    let leader = metrics.current_leader.and_then(|leader| membership.get_node(&leader)).map(|peer| {
+    let primary = metrics.current_leader.and_then(|leader| membership.get_node(&leader)).map(|peer| {
         PrimaryInfo { name: peer.name.clone(), addr: peer.addr.clone(), http: peer.http.clone() }
     });
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
@@ -74,5 +74,5 @@ fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> 
     let caught_up = metrics
         .last_applied
         .is_some_and(|at| at.leader_id.term == metrics.current_term && applied.borrow().get() >= at.index);
-    PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, leader }
+    PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, primary }
 }

@@ -4,6 +4,7 @@
 mod harness;
 
 mod bad_input;
+mod cli;
 mod damaged_disk;
 mod fault;
 mod guarantees;

@@ -1,0 +1,233 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{HostPort, LogFormat, Partial, parse_duration};
+use crate::http::{Client, ClientError};
+use crate::types::{DbName, Txid};
+
+/// A replicated filesystem for SQLite.
+#[derive(Parser, Debug)]
+#[command(name = "skein", version, about, disable_help_subcommand = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Command {
+    /// Run a node: mount its databases, replicate them, run a command on them
+    Mount(Box<MountArgs>),
+    /// Show it: one primary and two replicas on this machine, with three mounts
+    Demo(DemoArgs),
+    /// Show the cluster: primary, members, databases with position and lag
+    Status(StatusArgs),
+    /// List, export, import and drop databases
+    Db(DbArgs),
+    /// Wait until a node has a transaction: read your writes from a script
+    Wait(WaitArgs),
+    /// Show the nodes of the cluster
+    Members(MembersArgs),
+    /// Look into change-set files
+    #[command(subcommand)]
+    Ltx(LtxCommand),
+}
+
+/// Options override the environment, the environment overrides the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct MountArgs {
+    /// Configuration file (TOML)
+    #[arg(long, env = "SKEIN_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Directory the databases appear in; made where it is missing
+    #[arg(long, env = "SKEIN_MOUNT", value_name = "DIR")]
+    mount: Option<PathBuf>,
+    /// Directory the node keeps everything in
+    #[arg(long, env = "SKEIN_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The node's name [default: the hostname]
+    #[arg(long, env = "SKEIN_NAME", value_name = "NODE")]
+    name: Option<String>,
+    /// voter: may become primary; replica: a read-only copy [default: voter]
+    #[arg(long, env = "SKEIN_ROLE", value_name = "voter|replica")]
+    role: Option<String>,
+    /// Where gRPC between nodes listens [default: 127.0.0.1:20203]
+    #[arg(long, env = "SKEIN_LISTEN", value_name = "HOST:PORT")]
+    listen: Option<HostPort>,
+    /// Where the API and the metrics listen [default: 127.0.0.1:20202]
+    #[arg(long, env = "SKEIN_HTTP", value_name = "HOST:PORT")]
+    http: Option<HostPort>,
+    /// The gRPC address other nodes dial [default: that of --listen]
+    #[arg(long, env = "SKEIN_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<HostPort>,
+    /// The URL of the API that others are told [default: that of --http]
+    #[arg(long, env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
+    advertise_http: Option<String>,
+    /// Found a new cluster of one voter; refused where a cluster already lives
+    #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    bootstrap: Option<bool>,
+    /// Join an existing cluster through any of these nodes
+    #[arg(long, env = "SKEIN_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    join: Option<Vec<HostPort>>,
+    /// Do without kernel passthrough
+    #[arg(long, env = "SKEIN_NO_PASSTHROUGH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    no_passthrough: Option<bool>,
+    /// Let other users into the mount
+    #[arg(long, env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    allow_other: Option<bool>,
+    /// Form of the log on stderr [default: text]
+    #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
+    log_format: Option<LogFormat>,
+    /// Program to run once applications may start; its exit code is the node's
+    #[arg(last = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+impl MountArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> Partial {
+        Partial {
+            mount: self.mount,
+            data: self.data,
+            name: self.name,
+            role: self.role,
+            listen: self.listen,
+            http: self.http,
+            advertise: self.advertise,
+            advertise_http: self.advertise_http,
+            bootstrap: self.bootstrap,
+            join: self.join,
+            no_passthrough: self.no_passthrough,
+            allow_other: self.allow_other,
+            log_format: self.log_format,
+            command: (!self.command.is_empty()).then_some(self.command),
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DemoArgs {
+    /// Where the nodes live; a temporary directory unless given
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// End after the demonstration instead of staying up until Ctrl-C
+    #[arg(long)]
+    pub(super) exit: bool,
+}
+
+/// The node a client command talks to.
+#[derive(Args, Debug)]
+pub(super) struct NodeArgs {
+    /// URL of the node's API
+    #[arg(
+        long,
+        env = "SKEIN_URL",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:20202",
+        global = true
+    )]
+    url: String,
+}
+
+impl NodeArgs {
+    /// A client of that node.
+    pub(super) fn client(&self) -> Result<Client, ClientError> {
+        Client::new(&self.url)
+    }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DbArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    pub(super) command: DbCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum DbCommand {
+    /// List the databases
+    List,
+    /// Write a consistent copy of a database to a file
+    Export {
+        /// Name of the database, its path below the mount
+        db: DbName,
+        /// The file; replaced where it exists; - is stdout
+        file: PathBuf,
+    },
+    /// Make a database file the content of a database, as one transaction
+    Import {
+        /// The file
+        file: PathBuf,
+        /// Name of the database, its path below the mount
+        db: DbName,
+    },
+    /// Drop a database on all nodes
+    Drop {
+        /// Name of the database, its path below the mount
+        db: DbName,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct WaitArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// Name of the database, its path below the mount
+    pub(super) db: DbName,
+    /// The transaction, 16 hex digits [default: the primary's last one]
+    #[arg(long, value_name = "TXID", value_parser = parse_pos)]
+    pub(super) pos: Option<Txid>,
+    /// How long to wait, such as 500ms, 30s or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+}
+
+/// A TXID, or a position `txid/checksum` as `<db>-pos` has it.
+fn parse_pos(text: &str) -> Result<Txid, String> {
+    let txid = text.split_once('/').map_or(text, |(txid, _)| txid);
+    txid.parse().map_err(|error: crate::types::InvalidTxid| error.to_string())
+}
+
+#[derive(Args, Debug)]
+pub(super) struct MembersArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    #[command(subcommand)]
+    pub(super) command: MembersCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum MembersCommand {
+    /// List the nodes
+    List,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum LtxCommand {
+    /// Show what is in a file
+    Dump {
+        /// The file
+        file: PathBuf,
+    },
+    /// Check files: format, order of the pages, all checksums
+    Verify {
+        /// The files
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+}

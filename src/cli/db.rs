@@ -1,0 +1,151 @@
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::sync::mpsc;
+
+use super::args::{DbArgs, DbCommand};
+use super::{output, status};
+use crate::http::{Client, DatabaseDocument, escape_name};
+use crate::types::DbName;
+
+/// Bytes of a file read at a time.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// `skein db`.
+pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
+    let client = args.node.client()?;
+    match args.command {
+        DbCommand::List => {
+            let databases: Vec<DatabaseDocument> = client.get("/v1/databases").await?;
+            output::out(&status::databases(&databases))?;
+        }
+        DbCommand::Export { db, file } => export(&client, &db, &file).await?,
+        DbCommand::Import { file, db } => {
+            let opened = open_complete(&file)?;
+            import(&primary(client).await?, opened, &file, &db).await?;
+        }
+        DbCommand::Drop { db } => {
+            primary(client).await?.delete(&path_of(&db)).await?;
+            output::out(&format!("dropped {db}\n"))?;
+        }
+    }
+    Ok(0)
+}
+
+fn path_of(db: &DbName) -> String {
+    format!("/v1/databases/{}", escape_name(db.as_str()))
+}
+
+/// A client of the primary, as the node knows it.
+async fn primary(client: Client) -> anyhow::Result<Client> {
+    let status = client.status().await?;
+    match status.primary {
+        Some(primary) if primary.name != status.node => Ok(Client::new(&primary.http)?),
+        // Where none is known the node itself says so, in answer to the request.
+        _ => Ok(client),
+    }
+}
+
+async fn export(client: &Client, db: &DbName, file: &Path) -> anyhow::Result<()> {
+    let path = format!("{}/export", path_of(db));
+    let progress = progress();
+    let sized = |bytes: Option<u64>| progress.set_length(bytes.unwrap_or_default());
+    if file == Path::new("-") {
+        let mut stdout = std::io::stdout().lock();
+        client.download(&path, sized, |data| stdout.write_all(data)).await??;
+        return Ok(stdout.flush()?);
+    }
+    for suffix in ["-wal", "-journal"] {
+        let side = with_suffix(file, suffix);
+        if side.exists() {
+            bail!(
+                "{} exists, so {} is in use by SQLite; choose another file",
+                side.display(),
+                file.display()
+            );
+        }
+    }
+    let dir = match file.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".skein-export-")
+        .tempfile_in(dir)
+        .with_context(|| format!("writing into {}", dir.display()))?;
+    let written = client.download(&path, sized, |data| {
+        progress.inc(data.len() as u64);
+        temporary.write_all(data)
+    });
+    written.await?.with_context(|| format!("writing {}", file.display()))?;
+    temporary.as_file().sync_all().with_context(|| format!("writing {}", file.display()))?;
+    temporary.persist(file).with_context(|| format!("writing {}", file.display()))?;
+    progress.finish_and_clear();
+    Ok(())
+}
+
+/// Opens a database file that has everything in it: no other transactions in a log or journal beside it.
+fn open_complete(file: &Path) -> anyhow::Result<File> {
+    let opened = File::open(file).with_context(|| file.display().to_string())?;
+    if !opened.metadata().with_context(|| file.display().to_string())?.is_file() {
+        bail!("{} is not a regular file; name a SQLite database", file.display());
+    }
+    for suffix in ["-wal", "-journal"] {
+        let side = with_suffix(file, suffix);
+        if side.metadata().is_ok_and(|side| side.len() > 0) {
+            bail!(
+                "{} holds transactions that are not in {}; close the database with SQLite first, or copy it with \
+                 VACUUM INTO",
+                side.display(),
+                file.display()
+            );
+        }
+    }
+    Ok(opened)
+}
+
+async fn import(client: &Client, opened: File, file: &Path, db: &DbName) -> anyhow::Result<()> {
+    let metadata = opened.metadata().with_context(|| file.display().to_string())?;
+    let progress = progress();
+    progress.set_length(metadata.len());
+    let (chunks, body) = mpsc::channel::<std::io::Result<Bytes>>(4);
+    let bar = progress.clone();
+    tokio::task::spawn_blocking(move || read_into(opened, &chunks, &bar));
+    client.upload(&path_of(db), body).await?;
+    progress.finish_and_clear();
+    output::out(&format!("imported {} as {db}\n", file.display()))?;
+    Ok(())
+}
+
+/// Sends the file until its end, or until nobody wants more. Blocking.
+fn read_into(mut file: File, chunks: &mpsc::Sender<std::io::Result<Bytes>>, progress: &ProgressBar) {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        let chunk = match file.read(&mut buffer) {
+            Ok(0) => return,
+            Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
+            Err(error) => Err(error),
+        };
+        progress.inc(chunk.as_ref().map_or(0, |chunk| chunk.len() as u64));
+        let failed = chunk.is_err();
+        if chunks.blocking_send(chunk).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn with_suffix(file: &Path, suffix: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// A bar on a terminal's stderr, nothing elsewhere.
+fn progress() -> ProgressBar {
+    let style = ProgressStyle::with_template("{bytes} of {total_bytes}  {binary_bytes_per_sec}  {eta} left");
+    ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}

@@ -1,0 +1,182 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use super::{ConfigError, HostPort, LogFormat, expand};
+
+/// Settings as one source gives them: the file, or the command line together with the environment.
+///
+/// A key `some_key` is the option `--some-key` and the environment variable `SKEIN_SOME_KEY`.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Partial {
+    /// Directory the databases appear in.
+    pub mount: Option<PathBuf>,
+    /// Directory the node keeps everything in.
+    pub data: Option<PathBuf>,
+    /// The node's name.
+    pub name: Option<String>,
+    /// `voter` or `replica`.
+    pub role: Option<String>,
+    /// Where gRPC between nodes listens.
+    pub listen: Option<HostPort>,
+    /// Where the API and the metrics listen.
+    pub http: Option<HostPort>,
+    /// The gRPC address other nodes dial.
+    pub advertise: Option<HostPort>,
+    /// The URL of the API that others are told.
+    pub advertise_http: Option<String>,
+    /// Found a new cluster of one voter.
+    pub bootstrap: Option<bool>,
+    /// Addresses of nodes to join.
+    pub join: Option<Vec<HostPort>>,
+    /// Do without kernel passthrough.
+    pub no_passthrough: Option<bool>,
+    /// Let other users into the mount.
+    pub allow_other: Option<bool>,
+    /// Form of the log on stderr.
+    pub log_format: Option<LogFormat>,
+    /// Program to run once applications may start, with its arguments.
+    pub command: Option<Vec<String>>,
+}
+
+impl Partial {
+    /// These settings, and where they say nothing those of `below`.
+    pub fn or(self, below: Partial) -> Partial {
+        Partial {
+            mount: self.mount.or(below.mount),
+            data: self.data.or(below.data),
+            name: self.name.or(below.name),
+            role: self.role.or(below.role),
+            listen: self.listen.or(below.listen),
+            http: self.http.or(below.http),
+            advertise: self.advertise.or(below.advertise),
+            advertise_http: self.advertise_http.or(below.advertise_http),
+            bootstrap: self.bootstrap.or(below.bootstrap),
+            join: self.join.or(below.join),
+            no_passthrough: self.no_passthrough.or(below.no_passthrough),
+            allow_other: self.allow_other.or(below.allow_other),
+            log_format: self.log_format.or(below.log_format),
+            command: self.command.or(below.command),
+        }
+    }
+
+    /// Every key there is.
+    pub fn keys() -> Vec<String> {
+        let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
+        all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    }
+}
+
+/// Reads a configuration file, with `${NAME}` replaced from the environment.
+///
+/// # Errors
+/// Where the file cannot be read, is no TOML, has a key that does not exist, or a value of the wrong kind.
+pub fn load(path: &Path) -> Result<Partial, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    parse(&text, &|name| std::env::var(name).ok())
+        .map_err(|why| ConfigError::File { path: path.to_owned(), why })
+}
+
+fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial, String> {
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start).min(text.len());
+        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("line {line}: {}", one_line(error.message()))
+    })?;
+    let keys = Partial::keys();
+    if let Some(key) = table.keys().find(|key| !keys.contains(key)) {
+        return Err(format!("key {key:?} does not exist; the keys are {}", keys.join(", ")));
+    }
+    // Key by key, so that an error can name the key.
+    let mut settings = Table::new();
+    for (key, mut value) in table {
+        expand::expand(&mut value, lookup).map_err(|why| format!("key {key:?}: {why}"))?;
+        let alone: Table = [(key.clone(), value.clone())].into_iter().collect();
+        Value::Table(alone)
+            .try_into::<Partial>()
+            .map_err(|error| format!("key {key:?}: {}", one_line(error.message())))?;
+        settings.insert(key, value);
+    }
+    Value::Table(settings).try_into().map_err(|error| one_line(error.message()))
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn of(text: &str) -> Result<Partial, String> {
+        parse(text, &|name| (name == "DIR").then(|| "/srv".to_owned()))
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let error = of("mout = '/x'\n").unwrap_err();
+        assert!(error.contains("\"mout\"") && error.contains("mount"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_name_their_key_and_bad_syntax_its_line() {
+        for (text, part) in [
+            ("listen = 5", "\"listen\""),
+            ("http = 'nowhere'", "\"http\""),
+            ("bootstrap = 'yes'", "\"bootstrap\""),
+            ("mount = '${NOT_SET}/a'", "NOT_SET"),
+            ("mount = '/a'\nname = = 1", "line 2"),
+        ] {
+            let error = of(text).unwrap_err();
+            assert!(error.contains(part) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn variables_are_expanded_in_values() {
+        assert_eq!(of("data = '${DIR}/skein'").unwrap().data, Some(PathBuf::from("/srv/skein")));
+    }
+
+    #[test]
+    fn the_first_source_wins_key_by_key() {
+        let above = Partial { bootstrap: Some(false), ..Partial::default() };
+        let below = Partial {
+            bootstrap: Some(true),
+            name: Some("n".into()),
+            allow_other: Some(true),
+            ..above.clone()
+        };
+        let merged = above.or(below);
+        assert_eq!(merged.bootstrap, Some(false));
+        assert_eq!((merged.name, merged.allow_other), (Some("n".into()), Some(true)));
+    }
+
+    #[test]
+    fn the_example_lists_every_key_with_its_default_and_a_comment() {
+        let text = include_str!("../../examples/skein.toml");
+        let example = parse(text, &|_| None).unwrap();
+        let given: Table = text.parse().unwrap();
+        for key in Partial::keys() {
+            assert!(given.contains_key(&key), "{key} is missing");
+            let line = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap();
+            assert!(text.lines().nth(line - 1).unwrap().starts_with("# "), "{key} has no comment");
+        }
+        let directories =
+            Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };
+        let defaults = Settings::resolve(directories, "node1").unwrap();
+        let settings = Settings::resolve(example, "node1").unwrap();
+        let advertised = Settings {
+            advertise: settings.advertise.clone(),
+            advertise_http: settings.advertise_http.clone(),
+            ..defaults
+        };
+        assert_eq!(settings, advertised);
+        assert_eq!(settings.advertise, Some(settings.listen));
+        assert_eq!(settings.advertise_http, Some(format!("http://{}", settings.http)));
+    }
+}

@@ -1,0 +1,213 @@
+use std::fmt;
+use std::path::{Component, Path, PathBuf};
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigError, HostPort, Partial};
+use crate::types::{NodeName, Role};
+
+/// Form of the log on stderr.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(format!("log format {text:?} is neither text nor json")),
+        }
+    }
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        })
+    }
+}
+
+/// The settings of a node, complete and checked.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Directory the databases appear in; absolute.
+    pub mount: PathBuf,
+    /// Directory the node keeps everything in; absolute, neither inside nor around `mount`.
+    pub data: PathBuf,
+    /// The node's name.
+    pub name: NodeName,
+    /// What the node is in the cluster.
+    pub role: Role,
+    /// Where gRPC between nodes listens.
+    pub listen: HostPort,
+    /// Where the API and the metrics listen.
+    pub http: HostPort,
+    /// The gRPC address other nodes dial; `None`: the one it listens at.
+    pub advertise: Option<HostPort>,
+    /// The URL of the API that others are told; `None`: from the address it listens at.
+    pub advertise_http: Option<String>,
+    /// Found a new cluster of one voter.
+    pub bootstrap: bool,
+    /// Addresses of nodes to join.
+    pub join: Vec<HostPort>,
+    /// Use kernel passthrough where it is to be had.
+    pub passthrough: bool,
+    /// Let other users into the mount.
+    pub allow_other: bool,
+    /// Program to run once applications may start, with its arguments; may be empty.
+    pub command: Vec<String>,
+}
+
+impl Settings {
+    /// Where gRPC listens unless told otherwise.
+    pub const LISTEN: &str = "127.0.0.1:20203";
+    /// Where HTTP listens unless told otherwise.
+    pub const HTTP: &str = "127.0.0.1:20202";
+
+    /// Fills in the defaults and checks the whole; `hostname` is the machine's, the default of the node's name.
+    ///
+    /// # Errors
+    /// Where `mount` or `data` is missing, or values are not acceptable or contradict each other.
+    pub fn resolve(partial: Partial, hostname: &str) -> Result<Self, ConfigError> {
+        let invalid = ConfigError::Invalid;
+        let missing = |option, env| ConfigError::Missing { option, env, key: option };
+        let mount = absolute(partial.mount.ok_or(missing("mount", "SKEIN_MOUNT"))?, "mount")?;
+        let data = absolute(partial.data.ok_or(missing("data", "SKEIN_DATA"))?, "data")?;
+        if mount.starts_with(&data) || data.starts_with(&mount) {
+            return Err(invalid(format!(
+                "--mount {} and --data {} lie in each other: choose two separate directories",
+                mount.display(),
+                data.display()
+            )));
+        }
+        let name = match partial.name {
+            Some(name) => name.parse().map_err(|e| invalid(format!("--name: {e}")))?,
+            None => hostname
+                .parse()
+                .map_err(|_| invalid(format!("the hostname {hostname:?} cannot name a node: give --name")))?,
+        };
+        let role: Role = match partial.role {
+            Some(role) => role.parse().map_err(|e| invalid(format!("--role: {e}")))?,
+            None => Role::Voter,
+        };
+        let default = |text: &str| text.parse().expect("a constant address is well-formed");
+        let settings = Self {
+            mount,
+            data,
+            name,
+            role,
+            listen: partial.listen.unwrap_or_else(|| default(Self::LISTEN)),
+            http: partial.http.unwrap_or_else(|| default(Self::HTTP)),
+            advertise: partial.advertise,
+            advertise_http: partial.advertise_http.map(|url| url.trim_end_matches('/').to_owned()),
+            bootstrap: partial.bootstrap.unwrap_or(false),
+            join: partial.join.unwrap_or_default(),
+            passthrough: !partial.no_passthrough.unwrap_or(false),
+            allow_other: partial.allow_other.unwrap_or(false),
+            command: partial.command.unwrap_or_default(),
+        };
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |why: &str| Err(ConfigError::Invalid(why.to_owned()));
+        if self.bootstrap && self.role == Role::Replica {
+            return refuse("--bootstrap founds a cluster of one voter: leave out --role replica");
+        }
+        if self.bootstrap && !self.join.is_empty() {
+            return refuse(
+                "--bootstrap founds a new cluster and --join enters an existing one: give one of them",
+            );
+        }
+        if self.listen == self.http && self.listen.port() != 0 {
+            return refuse("--listen and --http are the same address: give them different ports");
+        }
+        if self.advertise.as_ref().is_some_and(|a| a.is_unspecified() || a.port() == 0) {
+            return refuse("--advertise must be an address that other nodes can dial, not a wildcard");
+        }
+        if let Some(url) = &self.advertise_http
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return refuse("--advertise-http must be a URL that starts with http:// or https://");
+        }
+        Ok(())
+    }
+}
+
+/// The path from the root, `.` and `..` resolved as text, so that two spellings of one directory compare equal.
+fn absolute(path: PathBuf, option: &str) -> Result<PathBuf, ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Err(ConfigError::Invalid(format!("--{option} is empty: give a directory")));
+    }
+    let path = std::path::absolute(&path)
+        .map_err(|e| ConfigError::Invalid(format!("--{option} {}: {e}", path.display())))?;
+    let mut clean = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                clean.pop();
+            }
+            other => clean.push(other),
+        }
+    }
+    if clean == Path::new("/") {
+        return Err(ConfigError::Invalid(format!("--{option} is the root directory: give another one")));
+    }
+    Ok(clean)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Partial {
+        Partial { mount: Some("/m".into()), data: Some("/d".into()), ..Partial::default() }
+    }
+
+    fn refusal(partial: Partial) -> String {
+        Settings::resolve(partial, "host").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_missing_and_what_contradicts_is_said() {
+        assert!(refusal(Partial { mount: None, ..minimal() }).starts_with("--mount is missing"));
+        assert!(refusal(Partial { data: None, ..minimal() }).contains("SKEIN_DATA"));
+        assert!(
+            refusal(Partial { data: Some("/m/../m/x".into()), ..minimal() }).contains("lie in each other")
+        );
+        let join = Some(vec!["h:1".parse().unwrap()]);
+        let boot = Partial { bootstrap: Some(true), ..minimal() };
+        assert!(refusal(Partial { join, ..boot.clone() }).contains("--join"));
+        assert!(refusal(Partial { role: Some("replica".into()), ..boot }).contains("--role"));
+        assert!(refusal(Partial { role: Some("leader".into()), ..minimal() }).contains("--role"));
+        assert!(refusal(Partial { name: Some("a b".into()), ..minimal() }).contains("--name"));
+        assert!(
+            refusal(Partial { advertise: Some("0.0.0.0:1".parse().unwrap()), ..minimal() }).contains("dial")
+        );
+        assert!(refusal(Partial { advertise_http: Some("h:1".into()), ..minimal() }).contains("http://"));
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let settings = Settings::resolve(minimal(), "host-1").unwrap();
+        assert_eq!(settings.name.as_str(), "host-1");
+        assert_eq!(settings.role, Role::Voter);
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:20203");
+        assert_eq!(settings.http.to_string(), "127.0.0.1:20202");
+        assert!(settings.passthrough && !settings.bootstrap && !settings.allow_other);
+        assert!(Settings::resolve(minimal(), "bad host").unwrap_err().to_string().contains("--name"));
+    }
+}

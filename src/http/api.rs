@@ -1,0 +1,91 @@
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+
+use crate::db::{Done, SnapshotHeader};
+use crate::store::{DbStatus, Member, PrimaryInfo, StoreError, StoreEvent};
+use crate::types::{DbName, LogIndex, NodeName, Role, Txid};
+
+/// What a node says about itself.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// Its name.
+    pub name: NodeName,
+    /// What it is configured as.
+    pub role: Role,
+    /// The primary, also where that is this node.
+    pub primary: Option<PrimaryInfo>,
+    /// Whether this node takes writes.
+    pub is_primary: bool,
+    /// The Raft term; 0 where unknown.
+    pub term: u64,
+    /// Last log entry applied.
+    pub index: LogIndex,
+    /// Last log entry the database files hold durably.
+    pub durable_index: LogIndex,
+    /// `Err` says why applications may not start yet.
+    pub ready: Result<(), String>,
+}
+
+/// A node, as far as HTTP shows it.
+pub trait Api: Send + Sync + 'static {
+    /// What it says about itself.
+    fn overview(&self) -> Overview;
+
+    /// Its databases by name.
+    fn databases(&self) -> Vec<DbStatus>;
+
+    /// One of them.
+    fn database(&self, name: &DbName) -> Option<DbStatus>;
+
+    /// The nodes of the cluster it knows.
+    fn members(&self) -> Vec<Member>;
+
+    /// Number of change sets kept in `discarded/`.
+    fn discarded(&self) -> u64;
+
+    /// Events from now on.
+    fn events(&self) -> broadcast::Receiver<StoreEvent>;
+
+    /// Waits until the database has reached `txid` here; `false` at the deadline.
+    fn wait_for(&self, name: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool>;
+
+    /// Gives a consistent copy of a database to `out`. Blocking.
+    ///
+    /// # Errors
+    /// Where there is no such database, or it cannot be read.
+    fn export(&self, name: &DbName, out: &mut dyn ExportSink) -> Result<(), StoreError>;
+
+    /// Starts to replace a database's content. Blocking.
+    ///
+    /// # Errors
+    /// Where this node is not primary.
+    fn import(&self, name: &DbName) -> Result<Box<dyn Import>, StoreError>;
+
+    /// Drops a database everywhere.
+    fn drop_database(&self, name: &DbName, done: Done);
+}
+
+/// Receives a copy of a database.
+pub trait ExportSink {
+    /// What comes; called once, first.
+    fn begin(&mut self, header: SnapshotHeader);
+
+    /// The next bytes of the database file; `Break` where nobody wants more.
+    fn chunk(&mut self, bytes: Bytes) -> ControlFlow<()>;
+}
+
+/// A database file being received; nothing has changed where it is dropped. Its methods block.
+pub trait Import: Send {
+    /// Takes the next part.
+    ///
+    /// # Errors
+    /// Where the bytes are no SQLite database, or cannot be stored.
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError>;
+
+    /// Makes what was received the database's content, as one transaction.
+    fn finish(self: Box<Self>, done: Done);
+}

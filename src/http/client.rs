@@ -1,0 +1,232 @@
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::StatusDocument;
+use super::problem::Problem;
+
+/// The largest document a node may answer with, in bytes.
+const DOCUMENT_BYTES_MAX: usize = 256 << 20;
+/// How long a node has to accept a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Why a node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The URL is none.
+    #[error("url {0:?} is not of the form http://HOST:PORT")]
+    Url(String),
+    /// Nobody answers.
+    #[error("no node answers at {url}: {why}; start it, or name another one with --url or SKEIN_URL")]
+    Unreachable {
+        /// The node.
+        url: String,
+        /// What happened.
+        why: String,
+    },
+    /// The node refuses.
+    #[error("{detail}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What it says.
+        detail: String,
+    },
+    /// The answer is not what a node answers.
+    #[error("{url} does not answer like a skein node: {why}")]
+    Strange {
+        /// The node.
+        url: String,
+        /// What is strange.
+        why: String,
+    },
+}
+
+type Outgoing = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// Talks to one node.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    inner: legacy::Client<HttpConnector, Outgoing>,
+}
+
+/// A database's name as one component of a path.
+pub fn escape_name(name: &str) -> String {
+    let mut out = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+impl Client {
+    /// A client of the node at `url`.
+    ///
+    /// # Errors
+    /// Where the URL is none, or not `http`.
+    pub fn new(url: &str) -> Result<Self, ClientError> {
+        let base = url.trim_end_matches('/');
+        let bad = || ClientError::Url(url.to_owned());
+        let uri: Uri = base.parse().map_err(|_| bad())?;
+        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+            return Err(bad());
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_MAX));
+        connector.set_nodelay(true);
+        let inner = legacy::Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { base: base.to_owned(), inner })
+    }
+
+    /// The URL it was made with, without a slash at the end.
+    pub fn url(&self) -> &str {
+        &self.base
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Outgoing,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let size = body.size_hint().exact();
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = request.body(body).map_err(|_| ClientError::Url(format!("{}{path}", self.base)))?;
+        if let Some(size) = size.filter(|size| *size > 0) {
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        let response = self.inner.request(request).await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let is_problem =
+            response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+        let text = self.collect(response).await?;
+        match serde_json::from_slice::<Problem>(&text) {
+            Ok(problem) if is_problem => {
+                Err(ClientError::Refused { status: status.as_u16(), detail: problem.detail })
+            }
+            _ => Err(self.strange(format!("{status} without a problem document"))),
+        }
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
+        let body = Limited::new(response.into_body(), DOCUMENT_BYTES_MAX).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(|error| self.strange(error.to_string()))
+    }
+
+    fn strange(&self, why: String) -> ClientError {
+        ClientError::Strange { url: self.base.clone(), why }
+    }
+
+    fn unreachable(&self, error: &dyn std::error::Error) -> ClientError {
+        // The innermost cause is what the operator can do something about ("Connection refused").
+        let mut cause = error;
+        while let Some(deeper) = cause.source() {
+            cause = deeper;
+        }
+        ClientError::Unreachable { url: self.base.clone(), why: cause.to_string().to_lowercase() }
+    }
+
+    /// `GET path` as a JSON document.
+    ///
+    /// # Errors
+    /// Where the node is not reached, refuses, or answers something else.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.send(Method::GET, path, empty()).await?;
+        let body = self.collect(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()))
+    }
+
+    /// `GET /v1/status`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn status(&self) -> Result<StatusDocument, ClientError> {
+        self.get("/v1/status").await
+    }
+
+    /// `DELETE path`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn delete(&self, path: &str) -> Result<(), ClientError> {
+        self.send(Method::DELETE, path, empty()).await.map(drop)
+    }
+
+    /// Gives the body at `path` to `sink` piece by piece; `begin` first hears its size in bytes, where it is known.
+    ///
+    /// # Errors
+    /// As [`Client::get`], and where the body breaks off. `sink`'s own errors come back inside.
+    pub async fn download<E>(
+        &self,
+        path: &str,
+        begin: impl FnOnce(Option<u64>),
+        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<Result<(), E>, ClientError> {
+        let mut body = self.send(Method::GET, path, empty()).await?.into_body();
+        begin(body.size_hint().exact());
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.unreachable(&error))?;
+            if let Some(data) = frame.data_ref()
+                && let Err(error) = sink(data)
+            {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    /// `PUT path` with a body that is sent as its parts come; it ends with the channel, and breaks off at an error.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn upload(
+        &self,
+        path: &str,
+        parts: mpsc::Receiver<std::io::Result<Bytes>>,
+    ) -> Result<(), ClientError> {
+        let frames = ReceiverStream::new(parts).map(|part| part.map(Frame::data));
+        self.send(Method::PUT, path, StreamBody::new(frames).boxed_unsync()).await.map(drop)
+    }
+}
+
+fn empty() -> Outgoing {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_become_one_component() {
+        assert_eq!(escape_name("tenants/7/a b%.db"), "tenants%2F7%2Fa%20b%25.db");
+        assert_eq!(escape_name("ä"), "%C3%A4");
+    }
+
+    #[test]
+    fn only_http_urls_are_taken() {
+        assert_eq!(Client::new("http://127.0.0.1:20202/").unwrap().url(), "http://127.0.0.1:20202");
+        for url in ["", "127.0.0.1:20202", "https://h:1", "http://", "http://h:1/?x", "file:///etc"] {
+            assert!(Client::new(url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Metrics that are looked up when somebody asks for them.
+
+use metrics::gauge;
+
+use super::Api;
+use crate::telemetry::metrics as names;
+
+/// Sets every gauge to what the node says now.
+pub(super) fn observe(api: &dyn Api) {
+    let overview = api.overview();
+    gauge!(names::IS_PRIMARY).set(f64::from(u8::from(overview.is_primary)));
+    gauge!(names::READY).set(f64::from(u8::from(overview.ready.is_ok())));
+    gauge!(names::TERM).set(overview.term as f64);
+    gauge!(names::APPLIED_INDEX).set(overview.index.get() as f64);
+    gauge!(names::DURABLE_INDEX).set(overview.durable_index.get() as f64);
+    gauge!(names::DISCARDED).set(api.discarded() as f64);
+    let databases = api.databases();
+    gauge!(names::DATABASES).set(databases.len() as f64);
+    gauge!(names::ATTACHED).set(databases.iter().filter(|db| db.attached).count() as f64);
+    gauge!(names::DATABASE_BYTES).set(databases.iter().map(|db| db.size_bytes).sum::<u64>() as f64);
+    let members = api.members();
+    for role in ["voter", "replica"] {
+        for healthy in [true, false] {
+            let count = members.iter().filter(|m| m.role.to_string() == role && m.healthy == healthy).count();
+            gauge!(names::MEMBERS, "role" => role, "healthy" => healthy.to_string()).set(count as f64);
+        }
+    }
+    for member in members {
+        let node = member.name.to_string();
+        gauge!(names::MEMBER_LAG_ENTRIES, "node" => node.clone()).set(member.lag_entries as f64);
+        if let Some(lag) = member.lag {
+            gauge!(names::MEMBER_LAG_SECONDS, "node" => node).set(lag.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,185 @@
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::problem::Problem;
+use super::wait::WaitQuery;
+use super::{Api, DatabaseDocument, StatusDocument, events, export, gauges, import, wait};
+use crate::store::StoreError;
+use crate::telemetry::Exposition;
+use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
+use crate::types::DbName;
+
+/// How long requests under way have to end when the node does.
+const GRACE: Duration = Duration::from_secs(2);
+
+#[derive(Clone)]
+struct Context {
+    api: Arc<dyn Api>,
+    exposition: Exposition,
+    shutdown: CancellationToken,
+}
+
+type Name = Result<Path<String>, PathRejection>;
+
+/// The routes of a node's API.
+pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/databases", get(databases))
+        .route("/v1/databases/{name}", get(one_database).put(put_database).delete(delete_database))
+        .route("/v1/databases/{name}/export", get(export_database))
+        .route("/v1/databases/{name}/wait", get(wait_database))
+        .route("/v1/events", get(watch_events))
+        .route("/metrics", get(show_metrics))
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(readiness))
+        .fallback(|request: Request| async move {
+            Problem::new(StatusCode::NOT_FOUND, format!("path {} does not exist", request.uri().path()))
+        })
+        .method_not_allowed_fallback(|request: Request| async move {
+            let (method, path) = (request.method(), request.uri().path());
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not know the method {method}"))
+        })
+        .layer(middleware::from_fn(measure))
+        .with_state(Context { api, exposition, shutdown })
+}
+
+/// Serves `router` on `listener` until `shutdown`, then gives requests under way two seconds to end.
+///
+/// # Errors
+/// Where the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    tokio::select! {
+        served = served.into_future() => served,
+        () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
+}
+
+async fn measure(request: Request, next: Next) -> Response {
+    let route = route_of(request.uri().path());
+    let method = match *request.method() {
+        Method::GET => "GET",
+        Method::PUT => "PUT",
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "other",
+    };
+    let start = Instant::now();
+    let response = next.run(request).await;
+    let status = response.status().as_u16().to_string();
+    metrics::counter!(HTTP_REQUESTS, "method" => method, "route" => route, "status" => status).increment(1);
+    metrics::histogram!(HTTP_SECONDS, "route" => route).record(start.elapsed().as_secs_f64());
+    response
+}
+
+/// The route a path belongs to, so that a metric has few values.
+fn route_of(path: &str) -> &'static str {
+    const PLAIN: [&str; 6] = ["/v1/status", "/v1/databases", "/v1/events", "/metrics", "/livez", "/readyz"];
+    if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
+        return plain;
+    }
+    match path.strip_prefix("/v1/databases/").map(|rest| rest.split_once('/')) {
+        Some(None) => "/v1/databases/{name}",
+        Some(Some((_, "export"))) => "/v1/databases/{name}/export",
+        Some(Some((_, "wait"))) => "/v1/databases/{name}/wait",
+        _ => "other",
+    }
+}
+
+fn db_name(name: Name) -> Result<DbName, Problem> {
+    let Path(name) = name.map_err(|error| Problem::bad_request(error.body_text()))?;
+    DbName::new(&name).map_err(|error| Problem::bad_request(error.to_string()))
+}
+
+async fn status(State(context): State<Context>) -> Json<StatusDocument> {
+    let api = &context.api;
+    Json(StatusDocument::new(&api.overview(), api.databases(), api.members()))
+}
+
+async fn databases(State(context): State<Context>) -> Json<Vec<DatabaseDocument>> {
+    Json(context.api.databases().into_iter().map(DatabaseDocument::from).collect())
+}
+
+async fn one_database(State(context): State<Context>, name: Name) -> Result<Json<DatabaseDocument>, Problem> {
+    let name = db_name(name)?;
+    let db = context.api.database(&name).ok_or_else(|| Problem::no_database(&name))?;
+    Ok(Json(db.into()))
+}
+
+async fn put_database(
+    State(context): State<Context>,
+    name: Name,
+    body: Body,
+) -> Result<Json<Option<DatabaseDocument>>, Problem> {
+    let name = db_name(name)?;
+    import::import(context.api.clone(), name.clone(), body).await?;
+    Ok(Json(context.api.database(&name).map(DatabaseDocument::from)))
+}
+
+async fn delete_database(State(context): State<Context>, name: Name) -> Result<StatusCode, Problem> {
+    let name = db_name(name)?;
+    let overview = context.api.overview();
+    if !overview.is_primary {
+        return Err(Problem::not_primary(overview.primary.as_ref()));
+    }
+    if context.api.database(&name).is_none() {
+        return Err(Problem::no_database(&name));
+    }
+    let (answer, answered) = oneshot::channel();
+    context.api.drop_database(&name, Box::new(move |result| drop(answer.send(result))));
+    let result = match answered.await {
+        Ok(result) => result.map_err(StoreError::from),
+        Err(_) => Err(StoreError::Fatal("the drop was given up while the node ended".into())),
+    };
+    match result {
+        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Err(error) => Err(Problem::of(&error, context.api.overview().primary.as_ref())),
+    }
+}
+
+async fn export_database(State(context): State<Context>, name: Name) -> Result<Response, Problem> {
+    export::export(context.api, db_name(name)?).await
+}
+
+async fn wait_database(
+    State(context): State<Context>,
+    name: Name,
+    query: Result<Query<WaitQuery>, QueryRejection>,
+) -> Result<Json<DatabaseDocument>, Problem> {
+    let name = db_name(name)?;
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    Ok(Json(wait::wait(context.api, name, query, context.shutdown).await?))
+}
+
+async fn watch_events(State(context): State<Context>) -> Response {
+    events::events(context.api, context.shutdown)
+}
+
+async fn show_metrics(State(context): State<Context>) -> Response {
+    gauges::observe(&*context.api);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.exposition.render()).into_response()
+}
+
+async fn readiness(State(context): State<Context>) -> Result<&'static str, Problem> {
+    match context.api.overview().ready {
+        Ok(()) => Ok("ok\n"),
+        Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
+    }
+}

@@ -1,0 +1,69 @@
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+
+use super::NodeError;
+use crate::config::{HostPort, Settings};
+
+/// The listeners of a node, and how others reach them.
+pub(super) struct Addresses {
+    pub(super) grpc: TcpListener,
+    pub(super) http: TcpListener,
+    /// Where HTTP really listens.
+    pub(super) http_addr: SocketAddr,
+    /// HOST:PORT of gRPC for other nodes.
+    pub(super) advertise: String,
+    /// URL of HTTP for others.
+    pub(super) advertise_http: String,
+}
+
+/// The machine's name.
+///
+/// Source: proc(5), `/proc/sys/kernel/hostname`.
+pub fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned()
+}
+
+impl Addresses {
+    /// Listens, so that an address in use is known before anything else happens.
+    pub(super) async fn bind(settings: &Settings) -> Result<Self, NodeError> {
+        let (grpc, grpc_addr) = listen("listen", &settings.listen).await?;
+        let (http, http_addr) = listen("http", &settings.http).await?;
+        for (option, addr) in [("listen", grpc_addr), ("http", http_addr)] {
+            if !addr.ip().is_loopback() {
+                tracing::warn!(
+                    "--{option} {addr} is open to the network without encryption or authentication"
+                );
+            }
+        }
+        let reachable = |configured: &HostPort, port| {
+            let address = configured.with_port(port);
+            if address.is_unspecified() { address.at_host(&hostname()) } else { address }
+        };
+        let advertise = match &settings.advertise {
+            Some(address) => address.clone(),
+            None => reachable(&settings.listen, grpc_addr.port()),
+        };
+        let advertise_http = match &settings.advertise_http {
+            Some(url) => url.clone(),
+            None => format!("http://{}", reachable(&settings.http, http_addr.port())),
+        };
+        Ok(Self { grpc, http, http_addr, advertise: advertise.to_string(), advertise_http })
+    }
+}
+
+async fn listen(option: &'static str, address: &HostPort) -> Result<(TcpListener, SocketAddr), NodeError> {
+    let failed = |error: std::io::Error| NodeError::Listen {
+        option,
+        addr: address.to_string(),
+        why: match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("the address is in use, perhaps by another node; choose another --{option}")
+            }
+            _ => format!("cannot listen: {error}"),
+        },
+    };
+    let listener = TcpListener::bind((address.host(), address.port())).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}

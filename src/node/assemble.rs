@@ -1,0 +1,233 @@
+//! The order a node starts in, and the reverse it stops in.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::addresses::Addresses;
+use super::checkpoints::{checkpoint, keep_checkpointing};
+use super::place::Place;
+use super::primary::follow_primary;
+use super::replication::{Parts, Replication};
+use super::tally::count_events;
+use super::view::NodeView;
+use super::{DataDir, Identity, IdentityFile, NodeError, draw_cluster_id};
+use crate::config::Settings;
+use crate::http;
+use crate::io::blobs::BlobStore;
+use crate::mount::{Mount, MountOptions, stale_mount};
+use crate::store::{Store, StoreError, StoreOptions};
+use crate::telemetry::Exposition;
+use crate::types::{Access, Role};
+
+/// A node whose mount applications may use.
+pub(super) struct Running {
+    /// The one line that says so.
+    pub(super) announcement: String,
+    /// What goes wrong from now on; the node cannot go on then.
+    pub(super) failures: mpsc::Receiver<NodeError>,
+    mount: Mount,
+    store: Arc<Store>,
+    replication: Arc<Replication>,
+    ready: watch::Sender<Result<(), String>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    _identity: Arc<IdentityFile>,
+}
+
+/// Starts a node and returns when applications may start.
+pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
+    let (identity, place) = identify(settings)?;
+    refuse_stale_mount(&identity.get())?;
+    let addresses = Addresses::bind(settings).await?;
+    let http_addr = addresses.http_addr;
+    let (blobs, store) = open_store(settings, &identity).await?;
+    let tasks = TaskTracker::new();
+    let (failed, mut failures) = mpsc::channel(8);
+    let parts = Parts {
+        store: store.clone(),
+        blobs,
+        identity: identity.clone(),
+        listener: addresses.grpc,
+        advertise: addresses.advertise,
+        advertise_http: addresses.advertise_http,
+        tasks: tasks.clone(),
+        shutdown: shutdown.clone(),
+        failures: failed.clone(),
+    };
+    let replication = Arc::new(take_place(settings, place, parts).await?);
+    tasks.spawn(count_events(store.clone(), shutdown.clone()));
+    tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
+    let mount = mount(settings, store.clone()).await?;
+    let last_mount = Some((mount.connection(), settings.mount.clone()));
+    identity.update(|identity| identity.last_mount = last_mount)?;
+    let ready = watch::Sender::new(Err("this node is starting".to_owned()));
+    let view = Arc::new(NodeView {
+        name: settings.name.clone(),
+        role: settings.role,
+        store: store.clone(),
+        replication: replication.clone(),
+        ready: ready.subscribe(),
+    });
+    let router = http::router(view, Exposition::install(), shutdown.clone());
+    tasks.spawn(serve_http(addresses.http, router, shutdown.clone(), failed.clone()));
+    tokio::select! {
+        settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
+        Some(failure) = failures.recv() => return Err(failure),
+    }
+    let _before = ready.send_replace(Ok(()));
+    let announcement = format!(
+        "mounted {} (passthrough {}), http {http_addr}, node {}",
+        settings.mount.display(),
+        if mount.passthrough() { "on" } else { "off" },
+        settings.name
+    );
+    let _identity = identity;
+    Ok(Running { announcement, failures, mount, store, replication, ready, tasks, shutdown, _identity })
+}
+
+impl Running {
+    /// Ends the node in order: what is on disk then needs no repair at the next start.
+    pub(super) async fn stop(self) -> Result<(), NodeError> {
+        let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
+        checkpoint(self.store.clone()).await;
+        let mount = self.mount;
+        let path = mount.mount_point().to_owned();
+        let unmounted = blocking(move || mount.unmount()).await?;
+        self.replication.stop().await;
+        self.shutdown.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        unmounted.map_err(|error| NodeError::Mount { path, why: error.to_string() })
+    }
+}
+
+/// Locks the data directory and finds out who this node is and what it does.
+fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, Place), NodeError> {
+    let data = DataDir::open(&settings.data)?;
+    let mut identity = match data.identity()? {
+        Some(identity) => identity,
+        None => Identity::draw(settings.name.clone(), settings.role)?,
+    };
+    // Before anything is written: a refused start leaves no trace.
+    let place = Place::of(settings, &identity)?;
+    identity.name = settings.name.clone();
+    if place == Place::Found && identity.cluster.is_none() {
+        identity.cluster = Some(draw_cluster_id()?);
+        identity.founding = true;
+    }
+    Ok((Arc::new(IdentityFile::new(data, identity)?), place))
+}
+
+/// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).
+fn refuse_stale_mount(identity: &Identity) -> Result<(), NodeError> {
+    let Some((connection, mount_point)) = &identity.last_mount else { return Ok(()) };
+    let Some(stale) = stale_mount(*connection, mount_point) else { return Ok(()) };
+    let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
+    Err(NodeError::Mount {
+        path: mount_point.clone(),
+        why: format!(
+            "the last run of this node died, and its mount is still used by processes {}: end them, then start again",
+            pids.join(", ")
+        ),
+    })
+}
+
+async fn open_store(
+    settings: &Settings,
+    identity: &IdentityFile,
+) -> Result<(Arc<BlobStore>, Arc<Store>), NodeError> {
+    let layout = identity.layout().clone();
+    let node = identity.get().node;
+    let access = match settings.role {
+        Role::Voter => Access::Fenced,
+        Role::Replica => Access::ReadOnly,
+    };
+    blocking(move || {
+        let dir = layout.blobs();
+        let blobs = BlobStore::open(dir.clone())
+            .map_err(|source| StoreError::Io { what: format!("opening {}", dir.display()), source })?;
+        let blobs = Arc::new(blobs);
+        let store = Store::open(StoreOptions { layout, node, access, blobs: blobs.clone() })?;
+        Ok((blobs, store))
+    })
+    .await?
+}
+
+async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<Replication, NodeError> {
+    if place == Place::Follow {
+        let upstreams = settings.join.iter().map(ToString::to_string).collect();
+        return Replication::follow(parts, upstreams);
+    }
+    let identity = parts.identity.clone();
+    let cluster =
+        identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
+    let replication = Replication::vote(parts, cluster, place == Place::Found).await?;
+    identity.update(|identity| identity.founding = false)?;
+    Ok(replication)
+}
+
+async fn mount(settings: &Settings, store: Arc<Store>) -> Result<Mount, NodeError> {
+    let options = MountOptions {
+        mount_point: settings.mount.clone(),
+        store,
+        passthrough: settings.passthrough,
+        allow_other: settings.allow_other,
+    };
+    let path = settings.mount.clone();
+    let mounted = blocking(move || {
+        // Where this fails the attempt to mount says why, and what to do.
+        let _ = std::fs::create_dir_all(&options.mount_point);
+        Mount::start(options)
+    });
+    mounted.await?.map_err(|error| NodeError::Mount { path, why: error.to_string() })
+}
+
+async fn serve_http(
+    listener: tokio::net::TcpListener,
+    router: http::Router,
+    shutdown: CancellationToken,
+    failures: mpsc::Sender<NodeError>,
+) {
+    if let Err(error) = http::serve(listener, router, shutdown).await {
+        // Nobody to tell: the node ends already.
+        let _ = failures.send(NodeError::System(format!("the http server failed: {error}"))).await;
+    }
+}
+
+/// A voter is usable when a primary is known, and writable then where it is itself that; a replica when it has the
+/// cluster's databases, however old.
+async fn wait_until_usable(
+    replication: &Replication,
+    store: &Arc<Store>,
+    tasks: &TaskTracker,
+    failures: &mpsc::Sender<NodeError>,
+    shutdown: &CancellationToken,
+) -> Result<(), NodeError> {
+    match replication {
+        Replication::Voter { raft, .. } => {
+            let settled = watch::Sender::new(false);
+            let mut watched = settled.subscribe();
+            let states = raft.watch_primary();
+            tasks.spawn(follow_primary(states, store.clone(), settled, failures.clone(), shutdown.clone()));
+            match watched.wait_for(|settled| *settled).await {
+                Ok(_) => Ok(()),
+                // The task tells the reason itself.
+                Err(_) => std::future::pending().await,
+            }
+        }
+        Replication::Replica { .. } if !store.list().is_empty() => Ok(()),
+        Replication::Replica { follower, .. } => {
+            tracing::info!("waiting for the first copy of the cluster's databases");
+            let synced = follower.wait_synced().await;
+            synced.map_err(|error| NodeError::Replication(format!("cannot follow: {error}")))
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| NodeError::System(format!("a task of the node ended early: {error}")))
+}

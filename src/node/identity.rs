@@ -1,0 +1,329 @@
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use super::NodeError;
+use crate::io::durable;
+use crate::store::Layout;
+use crate::types::{NodeId, NodeName, Role};
+
+/// Version of the data directory that this program writes; newer ones are refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Who a node is for life: the content of `node.toml`.
+///
+/// | key | meaning |
+/// |---|---|
+/// | `format_version` | version of the data directory, 1 |
+/// | `node` | the node's number, 16 hex digits, drawn at random, never reused |
+/// | `name` | the operator's name for it at the last start |
+/// | `role` | `voter` or `replica` |
+/// | `cluster` | the cluster's id, 32 hex digits; missing until it is known |
+/// | `founding` | true from drawing a new cluster's id until its log exists |
+/// | `fuse_connection` | number of the last mount's FUSE connection |
+/// | `mount_point` | directory of the last mount |
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The node's number.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// What it is in its cluster.
+    pub role: Role,
+    /// Its cluster; `None` before it has one.
+    pub cluster: Option<String>,
+    /// Whether the cluster is being founded: its id is drawn, its log may not exist yet.
+    pub founding: bool,
+    /// The FUSE connection of the last run and where it was mounted.
+    pub last_mount: Option<(u64, PathBuf)>,
+}
+
+/// A data directory that no other daemon can use meanwhile.
+#[derive(Debug)]
+pub struct DataDir {
+    layout: Layout,
+    _lock: Flock<File>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    format_version: u32,
+    node: String,
+    name: String,
+    role: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(default)]
+    founding: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fuse_connection: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mount_point: Option<PathBuf>,
+}
+
+impl DataDir {
+    /// Locks the directory, making it where it is missing.
+    ///
+    /// # Errors
+    /// Where another daemon has it, or it holds something that is not a node's data.
+    pub fn open(root: &Path) -> Result<Self, NodeError> {
+        let data = |why: String| NodeError::Data { path: root.to_owned(), why };
+        fs::create_dir_all(root).map_err(|e| data(format!("cannot be made: {e}; choose another --data")))?;
+        // The directory itself carries the lock: no file of its own has to be made in a directory of something else.
+        let dir = File::open(root).map_err(|e| data(format!("cannot be opened: {e}")))?;
+        let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => {
+                data("is in use by another skein daemon; stop that one, or choose another --data".into())
+            }
+            errno => data(format!("cannot be locked: {errno}; use a local file system")),
+        })?;
+        let layout = Layout::new(root.to_owned());
+        if !layout.node_toml().exists()
+            && !is_vacant(root).map_err(|e| data(format!("cannot be read: {e}")))?
+        {
+            return Err(data(
+                "is not empty and has no node.toml, so it belongs to something else; choose an empty directory".into(),
+            ));
+        }
+        Ok(Self { layout, _lock: lock })
+    }
+
+    /// Names of everything in the directory.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The identity of the node that lives here; `None` in a new directory.
+    ///
+    /// # Errors
+    /// Where `node.toml` is damaged, or written by a newer program.
+    pub fn identity(&self) -> Result<Option<Identity>, NodeError> {
+        let path = self.layout.node_toml();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(NodeError::Identity { path, why: format!("cannot be read: {e}") }),
+        };
+        decode(&text).map(Some).map_err(|why| NodeError::Identity { path, why })
+    }
+
+    /// Stores the identity durably.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn save(&self, identity: &Identity) -> Result<(), NodeError> {
+        let path = self.layout.node_toml();
+        durable::write_atomic(&path, encode(identity).as_bytes())
+            .map_err(|e| NodeError::Identity { path, why: format!("cannot be written: {e}") })
+    }
+}
+
+/// The identity together with its file.
+#[derive(Debug)]
+pub struct IdentityFile {
+    data: DataDir,
+    identity: Mutex<Identity>,
+}
+
+impl IdentityFile {
+    /// Stores `identity` as that of the node in `data`.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn new(data: DataDir, identity: Identity) -> Result<Self, NodeError> {
+        data.save(&identity)?;
+        Ok(Self { data, identity: Mutex::new(identity) })
+    }
+
+    /// Names of everything in the data directory.
+    pub fn layout(&self) -> &Layout {
+        self.data.layout()
+    }
+
+    /// The identity as it is now.
+    pub fn get(&self) -> Identity {
+        self.lock().clone()
+    }
+
+    /// Changes the identity, durably.
+    ///
+    /// # Errors
+    /// Where the file cannot be written; the identity then stays as it was.
+    pub fn update(&self, change: impl FnOnce(&mut Identity)) -> Result<(), NodeError> {
+        let mut identity = self.lock();
+        let mut changed = identity.clone();
+        change(&mut changed);
+        if changed != *identity {
+            self.data.save(&changed)?;
+            *identity = changed;
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Identity> {
+        self.identity.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Identity {
+    /// A new node, not yet in a cluster.
+    ///
+    /// # Errors
+    /// Where the system has no random numbers.
+    pub fn draw(name: NodeName, role: Role) -> Result<Self, NodeError> {
+        // 0 is LTX's "unknown node".
+        let node = NodeId::new(u64::from_be_bytes(random()?).max(1));
+        Ok(Self { node, name, role, cluster: None, founding: false, last_mount: None })
+    }
+}
+
+/// A new cluster's id: 32 hex digits.
+///
+/// # Errors
+/// Where the system has no random numbers.
+pub fn draw_cluster_id() -> Result<String, NodeError> {
+    Ok(format!("{:032x}", u128::from_be_bytes(random()?)))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], NodeError> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|e| NodeError::System(format!("reading random numbers from /dev/urandom: {e}")))?;
+    Ok(bytes)
+}
+
+/// Whether the directory has nothing but what a file system or a write cut short puts there.
+fn is_vacant(dir: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let leftover = name.to_string_lossy().starts_with(".tmp") && entry.file_type()?.is_file();
+        if name != "lost+found" && !leftover {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn encode(identity: &Identity) -> String {
+    let (fuse_connection, mount_point) = identity.last_mount.clone().unzip();
+    let record = Record {
+        format_version: FORMAT_VERSION,
+        node: identity.node.to_string(),
+        name: identity.name.to_string(),
+        role: identity.role.to_string(),
+        cluster: identity.cluster.clone(),
+        founding: identity.founding,
+        fuse_connection,
+        mount_point,
+    };
+    let body = toml::to_string(&record).expect("an identity is plain data");
+    format!("# Identity of a Skein node. Do not edit, and do not copy to another node.\n{body}")
+}
+
+fn decode(text: &str) -> Result<Identity, String> {
+    let damaged =
+        |what: &str| format!("is damaged ({what}); restore it, or start over with an empty data directory");
+    let table: toml::Table = text.parse().map_err(|_| damaged("no TOML"))?;
+    // The version comes first: other keys of a newer version need not mean what they mean here.
+    match table.get("format_version").and_then(toml::Value::as_integer) {
+        Some(version) if version > i64::from(FORMAT_VERSION) => {
+            return Err(format!(
+                "has format version {version}, and this program knows versions up to {FORMAT_VERSION}; use a newer skein"
+            ));
+        }
+        Some(1) => {}
+        _ => return Err(damaged("format_version")),
+    }
+    let record: Record = table.try_into().map_err(|e: toml::de::Error| damaged(e.message().trim()))?;
+    let node = (record.node.len() == 16).then(|| u64::from_str_radix(&record.node, 16).ok()).flatten();
+    let last_mount = record.fuse_connection.zip(record.mount_point);
+    Ok(Identity {
+        node: NodeId::new(node.ok_or_else(|| damaged("node"))?),
+        name: record.name.parse().map_err(|_| damaged("name"))?,
+        role: record.role.parse().map_err(|_| damaged("role"))?,
+        cluster: record.cluster,
+        founding: record.founding,
+        last_mount,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Identity {
+        Identity {
+            cluster: Some(draw_cluster_id().unwrap()),
+            last_mount: Some((51, "/mnt/a b".into())),
+            ..Identity::draw("n1".parse().unwrap(), Role::Replica).unwrap()
+        }
+    }
+
+    #[test]
+    fn an_identity_survives_a_restart_and_is_drawn_anew_for_another_node() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("new/data")).unwrap();
+        assert_eq!(data.identity().unwrap(), None);
+        let identity = sample();
+        data.save(&identity).unwrap();
+        drop(data);
+        let data = DataDir::open(&dir.path().join("new/data")).unwrap();
+        assert_eq!(data.identity().unwrap(), Some(identity.clone()));
+        assert_ne!(sample().node, identity.node);
+        assert_ne!(sample().cluster, identity.cluster);
+    }
+
+    #[test]
+    fn two_daemons_cannot_share_a_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("in use by another skein daemon"), "{refusal}");
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_of_something_else_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("PG_VERSION"), "17").unwrap();
+        let refusal = DataDir::open(dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("belongs to something else"), "{refusal}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_fresh_file_system_is_vacant() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("lost+found")).unwrap();
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_with_the_remedy() {
+        let text = encode(&sample()).replace("format_version = 1", "format_version = 2");
+        let refusal = decode(&text).unwrap_err();
+        assert!(refusal.contains("version 2") && refusal.contains("newer skein"), "{refusal}");
+    }
+
+    #[test]
+    fn damage_is_told_apart_from_a_newer_format() {
+        let good = encode(&sample());
+        for text in [
+            String::new(),
+            "garbage".into(),
+            good.replace("node = ", "nod = "),
+            good.replace("replica", "king"),
+            good.replace("format_version = 1", "format_version = \"x\""),
+        ] {
+            let refusal = decode(&text).unwrap_err();
+            assert!(refusal.contains("damaged"), "{refusal}");
+        }
+    }
+}

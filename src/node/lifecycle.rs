@@ -1,0 +1,95 @@
+use std::io::Write;
+
+use nix::sys::signal::Signal;
+use tokio_util::sync::CancellationToken;
+
+use super::NodeError;
+use super::assemble::{Running, start};
+use super::child::{GRACE, Supervised};
+use super::signals::{Signals, ends};
+use crate::config::Settings;
+
+/// Runs a node until it is told to end or its command ends; gives the exit code.
+///
+/// Prints one line on stdout when applications may start.
+///
+/// # Errors
+/// Where the node cannot start or go on; everything is unmounted and stopped then.
+pub async fn run(settings: Settings) -> Result<i32, NodeError> {
+    let mut signals = Signals::listen()?;
+    let shutdown = CancellationToken::new();
+    // Whatever way this function is left, the tasks of the node end.
+    let _ends_with_this = shutdown.clone().drop_guard();
+    let mut running = tokio::select! {
+        started = start(&settings, shutdown) => started?,
+        signal = signals.next_end() => {
+            tracing::info!("{signal} before applications could start; ending");
+            return Ok(0);
+        }
+    };
+    announce(&running.announcement);
+    let outcome = match settings.command.is_empty() {
+        true => stay(&mut running, &mut signals).await,
+        false => supervise(&settings.command, &mut running, &mut signals).await,
+    };
+    let stopped = running.stop().await;
+    let code = outcome?;
+    stopped?;
+    Ok(code)
+}
+
+fn announce(line: &str) {
+    let mut stdout = std::io::stdout().lock();
+    if let Err(error) = writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        tracing::warn!("{line} (stdout: {error})");
+    }
+}
+
+async fn stay(running: &mut Running, signals: &mut Signals) -> Result<i32, NodeError> {
+    loop {
+        tokio::select! {
+            signal = signals.next() => {
+                if ends(signal) || signal == Signal::SIGHUP {
+                    tracing::info!("{signal}: ending");
+                    return Ok(0);
+                }
+            }
+            Some(failure) = running.failures.recv() => return Err(failure),
+        }
+    }
+}
+
+async fn supervise(
+    command: &[String],
+    running: &mut Running,
+    signals: &mut Signals,
+) -> Result<i32, NodeError> {
+    let mut child = Supervised::spawn(command).await?;
+    loop {
+        tokio::select! {
+            code = child.wait() => return code,
+            signal = signals.next() => {
+                child.signal(signal);
+                if ends(signal) {
+                    return end(&mut child, signals).await;
+                }
+            }
+            Some(failure) = running.failures.recv() => {
+                child.signal(Signal::SIGTERM);
+                end(&mut child, signals).await?;
+                return Err(failure);
+            }
+        }
+    }
+}
+
+/// Waits for the command to end; kills it after a while, or at the second signal.
+async fn end(child: &mut Supervised, signals: &mut Signals) -> Result<i32, NodeError> {
+    tokio::select! {
+        code = child.wait() => return code,
+        () = tokio::time::sleep(GRACE) => tracing::warn!("the command did not end within {GRACE:?}; killing it"),
+        signal = signals.next_end() => tracing::warn!("{signal} once more; killing the command"),
+    }
+    child.signal(Signal::SIGKILL);
+    child.wait().await
+}

@@ -1,0 +1,108 @@
+use super::{Identity, NodeError};
+use crate::config::Settings;
+use crate::types::Role;
+
+/// What a node does about its cluster when it starts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Place {
+    /// Founds a new cluster, or ends the founding that was interrupted.
+    Found,
+    /// Goes on as the voter it was.
+    Resume,
+    /// Follows the nodes of `--join`.
+    Follow,
+}
+
+impl Place {
+    /// The place of a node with this identity under these settings.
+    ///
+    /// # Errors
+    /// Where the two contradict each other; the text names the remedy.
+    pub(super) fn of(settings: &Settings, identity: &Identity) -> Result<Self, NodeError> {
+        let refuse = |why: String| Err(NodeError::Cluster(why));
+        let data = settings.data.display();
+        if identity.role != settings.role {
+            return refuse(format!(
+                "data directory {data} belongs to a {}: give --role {}, or an empty --data",
+                identity.role, identity.role
+            ));
+        }
+        let belongs = identity.cluster.is_some() && !identity.founding;
+        match settings.role {
+            Role::Replica if settings.join.is_empty() => {
+                refuse("a replica needs a node to follow: give --join HOST:PORT of one of the cluster".into())
+            }
+            Role::Replica => Ok(Place::Follow),
+            Role::Voter if settings.bootstrap && belongs => refuse(format!(
+                "data directory {data} already belongs to cluster {}: start without --bootstrap, or give an empty --data",
+                identity.cluster.as_deref().unwrap_or_default()
+            )),
+            Role::Voter if settings.bootstrap => Ok(Place::Found),
+            Role::Voter if belongs => Ok(Place::Resume),
+            Role::Voter if identity.founding => {
+                refuse("founding the cluster was interrupted: start once more with --bootstrap".into())
+            }
+            Role::Voter if settings.join.is_empty() => refuse(format!(
+                "data directory {data} belongs to no cluster: give --bootstrap to found one, or --role replica --join \
+                 HOST:PORT to follow one"
+            )),
+            Role::Voter => refuse(
+                "joining a cluster as a voter is not available yet: give --role replica with --join, or --bootstrap"
+                    .into(),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Partial;
+
+    fn settings(role: &str, bootstrap: bool, join: bool) -> Settings {
+        let partial = Partial {
+            mount: Some("/m".into()),
+            data: Some("/d".into()),
+            role: Some(role.into()),
+            bootstrap: Some(bootstrap),
+            join: join.then(|| vec!["h:1".parse().unwrap()]),
+            ..Partial::default()
+        };
+        Settings::resolve(partial, "n1").unwrap()
+    }
+
+    fn identity(role: Role, cluster: Option<&str>, founding: bool) -> Identity {
+        let cluster = cluster.map(ToOwned::to_owned);
+        Identity { cluster, founding, ..Identity::draw("n1".parse().unwrap(), role).unwrap() }
+    }
+
+    #[test]
+    fn a_cluster_is_founded_once_and_resumed_without_being_asked_to() {
+        let found = settings("voter", true, false);
+        let plain = settings("voter", false, false);
+        let new = identity(Role::Voter, None, false);
+        let half = identity(Role::Voter, Some("c"), true);
+        let member = identity(Role::Voter, Some("c"), false);
+        assert_eq!(Place::of(&found, &new).unwrap(), Place::Found);
+        assert_eq!(Place::of(&found, &half).unwrap(), Place::Found);
+        assert_eq!(Place::of(&plain, &member).unwrap(), Place::Resume);
+        for (settings, identity, remedy) in [
+            (&found, &member, "without --bootstrap"),
+            (&plain, &half, "once more"),
+            (&plain, &new, "--bootstrap"),
+        ] {
+            let refusal = Place::of(settings, identity).unwrap_err().to_string();
+            assert!(refusal.contains(remedy), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_replica_needs_somebody_to_follow_and_keeps_its_role() {
+        let new = identity(Role::Replica, None, false);
+        assert_eq!(Place::of(&settings("replica", false, true), &new).unwrap(), Place::Follow);
+        let refusal = Place::of(&settings("replica", false, false), &new).unwrap_err().to_string();
+        assert!(refusal.contains("--join"), "{refusal}");
+        let refusal = Place::of(&settings("voter", true, false), &new).unwrap_err().to_string();
+        assert!(refusal.contains("--role replica"), "{refusal}");
+    }
+}

@@ -1,0 +1,133 @@
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::BoxFuture;
+use tokio::sync::{broadcast, watch};
+
+use super::replication::Replication;
+use crate::db::Done;
+use crate::http::{Api, ExportSink, Import, Overview};
+use crate::store::{DbStatus, Member, Store, StoreError, StoreEvent, Upload};
+use crate::types::{Access, DbName, NodeName, PageCount, Pgno, Role, Txid};
+
+/// Bytes of an export that are read at a time.
+const EXPORT_CHUNK_BYTES: usize = 256 << 10;
+
+/// A node as HTTP shows it.
+pub(super) struct NodeView {
+    pub(super) name: NodeName,
+    pub(super) role: Role,
+    pub(super) store: Arc<Store>,
+    pub(super) replication: Arc<Replication>,
+    /// Why applications may not start yet.
+    pub(super) ready: watch::Receiver<Result<(), String>>,
+}
+
+impl Api for NodeView {
+    fn overview(&self) -> Overview {
+        Overview {
+            name: self.name.clone(),
+            role: self.role,
+            primary: self.store.primary(),
+            is_primary: self.store.access() == Access::Write,
+            term: self.replication.term(),
+            index: self.store.applied_index(),
+            durable_index: self.store.durable_index(),
+            ready: self.ready.borrow().clone(),
+        }
+    }
+
+    fn databases(&self) -> Vec<DbStatus> {
+        self.store.list()
+    }
+
+    fn database(&self, name: &DbName) -> Option<DbStatus> {
+        self.store.status(name)
+    }
+
+    fn members(&self) -> Vec<Member> {
+        self.replication.members()
+    }
+
+    fn discarded(&self) -> u64 {
+        count_files(&self.store.layout().discarded())
+    }
+
+    fn events(&self) -> broadcast::Receiver<StoreEvent> {
+        self.store.events()
+    }
+
+    fn wait_for(&self, name: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
+        let store = self.store.clone();
+        Box::pin(async move { store.wait_for(&name, txid, deadline).await })
+    }
+
+    fn export(&self, name: &DbName, out: &mut dyn ExportSink) -> Result<(), StoreError> {
+        if self.store.status(name).is_none() {
+            return Err(StoreError::NotFound(name.to_string()));
+        }
+        let mut snapshot = self.store.snapshot(name)?;
+        let header = snapshot.header();
+        out.begin(header);
+        let lock_page = Pgno::lock_page(header.page_size);
+        let mut chunk = BytesMut::with_capacity(EXPORT_CHUNK_BYTES + header.page_size.len());
+        for pgno in all_pages(header.commit) {
+            let start = chunk.len();
+            chunk.resize(start + header.page_size.len(), 0);
+            // SQLite never writes the lock page, so its bytes are zeros.
+            if pgno != lock_page {
+                snapshot.read_page(pgno, &mut chunk[start..])?;
+            }
+            if chunk.len() >= EXPORT_CHUNK_BYTES
+                && out.chunk(chunk.split().freeze()) == ControlFlow::Break(())
+            {
+                return Ok(());
+            }
+        }
+        if !chunk.is_empty() {
+            let _last: ControlFlow<()> = out.chunk(Bytes::from(chunk));
+        }
+        Ok(())
+    }
+
+    fn import(&self, name: &DbName) -> Result<Box<dyn Import>, StoreError> {
+        Ok(Box::new(UploadImport(self.store.upload(name)?)))
+    }
+
+    fn drop_database(&self, name: &DbName, done: Done) {
+        self.store.drop_database(name, done);
+    }
+}
+
+/// Every page of a database of this size, the lock page included.
+fn all_pages(commit: PageCount) -> impl Iterator<Item = Pgno> {
+    (1..=commit.get()).filter_map(Pgno::new)
+}
+
+struct UploadImport(Upload);
+
+impl Import for UploadImport {
+    fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
+        self.0.write_at(offset, data)
+    }
+
+    fn finish(self: Box<Self>, done: Done) {
+        self.0.finish(done);
+    }
+}
+
+/// Number of files below a directory; a missing one has none.
+fn count_files(dir: &Path) -> u64 {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries
+        .flatten()
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => count_files(&entry.path()),
+            Ok(_) => 1,
+            Err(_) => 0,
+        })
+        .sum()
+}
