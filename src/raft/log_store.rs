@@ -12,7 +12,7 @@ use openraft::{OptionalSend, RaftLogReader};
 
 use super::codec;
 use super::segment_log::{LogError, LogOptions, LogReader, Record, SegmentLog};
-use super::types::{Entry, LogId, TypeConfig, Vote};
+use super::types::{Entry, LogId, TypeConfig, Vote, position};
 
 /// Bytes of entries handed out at once; openraft's own limits count entries (trap 8).
 const READ_BYTES_MAX: usize = 4 << 20;
@@ -223,7 +223,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let mut records = Vec::new();
         for entry in entries {
-            records.push(Record::Entry { index: entry.log_id.index, payload: codec::encode_entry(&entry)? });
+            records.push(Record::Entry {
+                index: position(entry.log_id.index),
+                payload: codec::encode_entry(&entry)?,
+            });
         }
         if let Some(committed) = lock(&self.shared.committed).clone() {
             records.push(Record::Committed(committed));
@@ -251,11 +254,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.write_now(Record::Truncated { after: last.map_or(0, |id| id.index) })
+        self.write_now(Record::Truncated { after: last.map_or(0, |id| position(id.index)) })
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.write_now(Record::Purged { upto: upto.index, log_id: codec::encode_log_id(upto) })?;
+        self.write_now(Record::Purged { upto: position(upto.index), log_id: codec::encode_log_id(upto) })?;
         *lock(&self.shared.purged) = Some(upto);
         Ok(())
     }
@@ -279,7 +282,7 @@ impl RaftLogReader<TypeConfig> for StoreReader {
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
-        self.read(start, end, READ_BYTES_MAX)
+        self.read(position(start), position(end), READ_BYTES_MAX)
     }
 
     /// Entries to be applied, read a few megabytes at a time: the default loads the whole range (trap 8).
@@ -318,7 +321,7 @@ impl RaftLogReader<TypeConfig> for StoreReader {
     }
 }
 
-/// The range as `from..to`, cut to what the log has.
+/// The range as positions `from..to`, cut to what the log has.
 fn bounds(range: &impl RangeBounds<u64>, reader: &LogReader) -> (u64, u64) {
     let from = match range.start_bound() {
         Bound::Included(start) => *start,
@@ -330,5 +333,5 @@ fn bounds(range: &impl RangeBounds<u64>, reader: &LogReader) -> (u64, u64) {
         Bound::Excluded(end) => *end,
         Bound::Unbounded => u64::MAX,
     };
-    (from.max(reader.first_index()), to.min(reader.last_index() + 1))
+    (position(from).max(reader.first_index()), to.saturating_add(1).min(reader.last_index() + 1))
 }

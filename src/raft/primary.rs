@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::log_store::StoreShared;
 use super::node::RaftHandle;
+use super::types::position;
 use crate::store::PrimaryInfo;
 use crate::types::LogIndex;
 
@@ -71,8 +72,8 @@ fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> 
     });
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
     // A leader's first entry is the blank one of its term; what is applied up to the last entry includes it.
-    let caught_up = metrics
-        .last_applied
-        .is_some_and(|at| at.leader_id.term == metrics.current_term && applied.borrow().get() >= at.index);
+    let caught_up = metrics.last_applied.is_some_and(|at| {
+        at.leader_id.term == metrics.current_term && applied.borrow().get() >= position(at.index)
+    });
     PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, primary }
 }

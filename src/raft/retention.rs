@@ -10,7 +10,7 @@ use super::codec;
 use super::node::{RaftHandle, RaftOptions};
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;
-use super::types::TypeConfig;
+use super::types::{TypeConfig, position};
 use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::store::Change;
@@ -98,13 +98,14 @@ pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget,
         let Ok(blobs) = tokio::task::spawn_blocking(move || reader.blobs_of(first, upto)).await else {
             continue;
         };
-        if let Err(error) = raft.trigger().purge_log(upto).await {
+        if let Err(error) = raft.trigger().purge_log(upto - 1).await {
             tracing::warn!(%error, "cannot purge the log");
             continue;
         }
         let wait = raft.wait(Some(Duration::from_secs(5)));
-        let purged =
-            |metrics: &openraft::RaftMetrics<TypeConfig>| metrics.purged.is_some_and(|at| at.index >= upto);
+        let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| {
+            metrics.purged.is_some_and(|at| position(at.index) >= upto)
+        };
         if wait.metrics(purged, "purged").await.is_err() {
             continue;
         }

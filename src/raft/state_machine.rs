@@ -14,7 +14,7 @@ use super::codec;
 use super::pending::Pending;
 use super::segment_log::LogReader;
 use super::target::SharedTarget;
-use super::types::{LogId, Members, Payload, TypeConfig};
+use super::types::{LogId, Members, Payload, TypeConfig, position};
 use crate::io::durable;
 use crate::store::Change;
 use crate::types::LogIndex;
@@ -51,7 +51,7 @@ impl StateMachine {
             Err(error) => return Err(error),
         };
         let last_applied = log_id_at(target.durable_index(), entries, purged)?;
-        let applied = watch::Sender::new(LogIndex::new(last_applied.map_or(0, |id| id.index)));
+        let applied = watch::Sender::new(LogIndex::new(last_applied.map_or(0, |id| position(id.index))));
         Ok(Self { target, pending, applied, last_applied, members, members_file })
     }
 
@@ -86,7 +86,7 @@ fn log_id_at(index: LogIndex, entries: &LogReader, purged: Option<LogId>) -> io:
         return Ok(None);
     }
     if let Some(purged) = purged
-        && purged.index >= index.get()
+        && position(purged.index) >= index.get()
     {
         return Ok(Some(purged));
     }
@@ -117,7 +117,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
-            let index = LogIndex::new(entry.log_id.index);
+            let index = LogIndex::new(position(entry.log_id.index));
             match entry.payload {
                 EntryPayload::Blank => {}
                 EntryPayload::Normal(payload) => self.apply_change(index, payload),
@@ -141,7 +141,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, (): ()) -> io::Result<()> {
-        let at = meta.last_log_id.map_or(0, |id| id.index);
+        let at = meta.last_log_id.map_or(0, |id| position(id.index));
         Err(io::Error::new(
             io::ErrorKind::Unsupported,
             format!("this node lacks the log before entry {at}; empty its data directory and join again"),

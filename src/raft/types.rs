@@ -52,6 +52,11 @@ openraft::declare_raft_types!(
 pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
 /// The leader of a term, as log ids name it.
 pub type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
+/// Position of an openraft index in our log: openraft counts from 0, we from 1, so that 0 stands before the first.
+pub const fn position(index: u64) -> u64 {
+    index + 1
+}
+
 /// A vote.
 pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
 /// An entry.
