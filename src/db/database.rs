@@ -1,114 +1,314 @@
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use super::{DbError, DbFiles, Done};
-use crate::types::{Access, DbName, JournalMode, LogIndex, Pos};
+use super::attach::WalAttachment;
+use super::commit::Flight;
+use super::cow::CowSnapshots;
+use super::page_checksums::{Marker, PageChecksums, WalPoint};
+use super::shared::Shared;
+use super::{DbError, DbFiles, Done, FileKind};
+use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pgno, Pos};
 
 /// One database of this node.
 ///
-/// Events of its files come from the mount, changes from the log; both may come from any thread.
+/// Events of its files come from the mount, changes from the log; both may come from any thread. Its state is
+/// one lock. FUSE threads only ever try that lock and hand the work to another thread where it is taken, because
+/// the holder may be waiting for a request that only a FUSE thread can answer.
 #[derive(Debug)]
-pub struct Database {}
+pub struct Database {
+    name: DbName,
+    files: DbFiles,
+    pub(super) shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Signalled when `State::exclusive` ends or a flight lands.
+    pub(super) changed: Condvar,
+}
+
+/// Everything of a database that changes.
+pub(super) struct State {
+    /// Handles applications (and snapshots) have of the database file.
+    pub handles: u32,
+    /// The committed header's mode, `None` while empty.
+    pub mode: Option<JournalMode>,
+    /// Page size of the committed database.
+    pub page_size: PageSize,
+    /// Size of the committed database.
+    pub pages: PageCount,
+    /// Where it stands.
+    pub pos: Pos,
+    /// The log entry that brought it there.
+    pub index: LogIndex,
+    /// Per-page checksums and the durable marker.
+    pub checksums: PageChecksums,
+    /// The first entry that the file on disk may lack.
+    pub dirty_since: Option<LogIndex>,
+    /// The WAL as the daemon takes part in it, while applications have the database open.
+    pub wal: Option<WalAttachment>,
+    /// How far the WAL is captured, also while nothing is attached.
+    pub captured: Option<WalPoint>,
+    /// A transaction under a rollback journal.
+    pub journal: JournalState,
+    /// The change set on its way through the log.
+    pub flight: Option<Flight>,
+    /// A change set whose fate the log could not tell.
+    pub limbo: Option<Flight>,
+    /// A durable transaction that a writer overran is being put back.
+    pub restoring: bool,
+    /// Who waits for the next capture.
+    pub queued: Vec<Done>,
+    /// Somebody holds the database for longer than the lock: a cold import or a rename.
+    pub exclusive: bool,
+    /// Snapshots of a file that is written in place.
+    pub cow: CowSnapshots,
+    /// What a crash left in the WAL, until its fate is known.
+    pub tail: Option<PathBuf>,
+    /// Why it is not served.
+    pub failed: Option<String>,
+    /// It was dropped or replaced; applications that have it open keep what they have.
+    pub dropped: bool,
+    /// Files of the database through the mount, for applying to a rollback database that is open.
+    pub mounted: Option<File>,
+}
+
+/// A rollback-journal transaction under way.
+#[derive(Debug, Default)]
+pub(super) struct JournalState {
+    /// The journal has a valid header: what is written can be rolled back.
+    pub live: bool,
+    /// Pages written since, in units of `page_size`.
+    pub dirty: BTreeSet<Pgno>,
+    /// Page size the dirty pages are counted in.
+    pub page_size: Option<PageSize>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("handles", &self.handles)
+            .field("mode", &self.mode)
+            .field("pos", &self.pos)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Database {
+    /// A database whose files are as [`recover`](super::recover) left them.
+    pub(super) fn new(name: DbName, files: DbFiles, shared: Arc<Shared>, state: State) -> Arc<Self> {
+        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new() })
+    }
+
     /// Its name.
     pub fn name(&self) -> &DbName {
-        todo!()
+        &self.name
     }
 
     /// Its backing files.
     pub fn files(&self) -> &DbFiles {
-        todo!()
+        &self.files
     }
 
     /// Where it stands.
     pub fn pos(&self) -> Pos {
-        todo!()
+        self.lock().pos
     }
 
     /// The log index of the last entry that changed it here.
     pub fn index(&self) -> LogIndex {
-        todo!()
+        self.lock().index
     }
 
     /// The mode its header names; `None` while it is empty.
     pub fn journal_mode(&self) -> Option<JournalMode> {
-        todo!()
+        self.lock().mode
     }
 
     /// Whether applications have it open.
     pub fn attached(&self) -> bool {
-        todo!()
+        let state = self.lock();
+        state.handles > 0 || state.wal.is_some()
+    }
+
+    /// Page size and size in pages.
+    pub fn size(&self) -> (PageSize, PageCount) {
+        let state = self.lock();
+        (state.page_size, state.pages)
+    }
+
+    /// What the database file durably holds.
+    pub fn marker(&self) -> Marker {
+        self.lock().checksums.marker()
+    }
+
+    /// Why it is not served, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.lock().failed.clone()
+    }
+
+    /// Whether applying an entry may wait for applications: a rollback database that is open.
+    pub fn apply_may_wait(&self) -> bool {
+        // Whoever holds the lock may be waiting himself.
+        self.try_lock().is_none_or(|state| state.handles > 0 && state.mode == Some(JournalMode::Rollback))
     }
 
     /// What applications may do.
     pub fn access(&self) -> Access {
-        todo!()
+        self.shared.access()
     }
 
-    // ---- events of the mount; `Done` may be called inline or from another thread
+    /// Takes the state's lock; for threads that may wait.
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes the state's lock if it is free; for FUSE threads.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
+        match self.state.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(std::sync::TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Waits until nobody holds the database exclusively.
+    pub(super) fn wait_shared<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        while state.exclusive {
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        state
+    }
+
+    /// Runs something that may wait on a thread of its own.
+    pub(super) fn off_thread(
+        self: &Arc<Self>,
+        done: Done,
+        work: impl FnOnce(&Arc<Self>, Done) + Send + 'static,
+    ) {
+        let database = self.clone();
+        // The closure's parts move into the thread; where no thread can be had, the caller is told.
+        let shared = Arc::new(Mutex::new(Some((done, work))));
+        let inside = shared.clone();
+        let spawned = std::thread::Builder::new().name("skein-db".into()).spawn(move || {
+            let parts = inside.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            if let Some((done, work)) = parts {
+                work(&database, done);
+            }
+        });
+        if let Err(source) = spawned {
+            let parts = shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            if let Some((done, _)) = parts {
+                done(Err(self.io_error("starting a thread", source)));
+            }
+        }
+    }
+
+    pub(super) fn io_error(&self, what: impl Into<String>, source: io::Error) -> DbError {
+        DbError::Io { db: self.name.clone(), what: what.into(), source }
+    }
+
+    pub(super) fn corrupt(&self, why: impl Into<String>) -> DbError {
+        DbError::Corrupt { db: self.name.clone(), why: why.into() }
+    }
+
+    pub(super) fn invalid(&self, why: impl Into<String>) -> DbError {
+        DbError::Invalid { db: self.name.clone(), why: why.into() }
+    }
+
+    pub(super) fn conflict(&self, why: impl Into<String>) -> DbError {
+        DbError::Conflict { db: self.name.clone(), why: why.into() }
+    }
+
+    pub(super) fn unavailable(&self, why: impl Into<String>) -> DbError {
+        DbError::Unavailable { db: self.name.clone(), why: why.into() }
+    }
+
+    /// Opens a backing file of this database for reading and writing.
+    pub(super) fn open_backing(&self, kind: FileKind) -> Result<File, DbError> {
+        let path = self.files.path(kind);
+        File::options()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(|source| self.io_error(format!("opening {}", path.display()), source))
+    }
+
+    // ---- handles
 
     /// An application opens the database file: attaches first. Answer the open from `done`.
-    pub fn app_opened(self: &Arc<Self>, _done: Done) {
-        todo!()
+    pub fn app_opened(self: &Arc<Self>, done: Done) {
+        if let Some(mut state) = self.try_lock()
+            && !state.exclusive
+            && (state.wal.is_some() || state.mode != Some(JournalMode::Wal))
+            && self.may_serve(&state).is_ok()
+        {
+            state.handles += 1;
+            drop(state);
+            return done(Ok(()));
+        }
+        self.off_thread(done, |database, done| {
+            let mut state = database.wait_shared(database.lock());
+            let answer = database.may_serve(&state).and_then(|()| match state.mode {
+                Some(JournalMode::Wal) => database.attach(&mut state),
+                _ => Ok(()),
+            });
+            if answer.is_ok() {
+                state.handles += 1;
+            }
+            drop(state);
+            done(answer);
+        });
     }
 
     /// An application's handle of the database file was released.
     pub fn app_closed(self: &Arc<Self>) {
-        todo!()
+        let release = |database: &Arc<Self>, state: &mut State| {
+            state.handles = state.handles.saturating_sub(1);
+            if state.handles == 0
+                && let Some(tailer) = database.shared.tailer()
+            {
+                tailer.closed(database);
+            }
+        };
+        match self.try_lock() {
+            Some(mut state) => release(self, &mut state),
+            None => self.off_thread(Box::new(|_| ()), move |database, done| {
+                release(database, &mut database.lock());
+                done(Ok(()));
+            }),
+        }
     }
 
     /// An application opens or creates `-wal` or `-shm`: attaches as WAL database first.
-    pub fn wal_opened(self: &Arc<Self>, _done: Done) {
-        todo!()
+    pub fn wal_opened(self: &Arc<Self>, done: Done) {
+        if self.try_lock().is_some_and(|state| state.wal.is_some()) {
+            return done(Ok(()));
+        }
+        self.off_thread(done, |database, done| {
+            let mut state = database.wait_shared(database.lock());
+            let answer = match state.mode {
+                Some(JournalMode::Wal) => database.attach(&mut state),
+                _ => Ok(()),
+            };
+            drop(state);
+            done(answer);
+        });
     }
 
-    /// `fsync(-wal)`: captures what is new and answers once it is quorum-durable.
-    pub fn wal_synced(self: &Arc<Self>, _done: Done) {
-        todo!()
-    }
-
-    /// A write to `-wal` that reaches the daemon (no passthrough).
-    pub fn wal_write(&self, _offset: u64, _data: &[u8]) -> Result<(), DbError> {
-        todo!()
-    }
-
-    /// `-wal` is truncated.
-    pub fn wal_truncated(self: &Arc<Self>, _size: u64, _done: Done) {
-        todo!()
-    }
-
-    /// A write to the database file that reaches the daemon (rollback mode, or a checkpoint without passthrough).
-    pub fn database_write(&self, _offset: u64, _data: &[u8]) -> Result<(), DbError> {
-        todo!()
-    }
-
-    /// The database file is truncated by ftruncate.
-    pub fn database_truncated(self: &Arc<Self>, _size: u64, _done: Done) {
-        todo!()
-    }
-
-    /// `fsync` of the database file.
-    pub fn database_synced(self: &Arc<Self>, _done: Done) {
-        todo!()
-    }
-
-    /// May a rollback journal be created now? Creates the backing file.
-    pub fn journal_created(&self) -> Result<(), DbError> {
-        todo!()
-    }
-
-    /// A write to the rollback journal; zeroing its header ends the transaction (PERSIST), which is captured first.
-    pub fn journal_write(self: &Arc<Self>, _offset: u64, _data: Vec<u8>, _done: Done) {
-        todo!()
-    }
-
-    /// The rollback journal is truncated; to zero ends the transaction (TRUNCATE).
-    pub fn journal_truncated(self: &Arc<Self>, _size: u64, _done: Done) {
-        todo!()
-    }
-
-    /// The rollback journal is unlinked, which ends the transaction (DELETE). Removes the backing file.
-    pub fn journal_unlinked(self: &Arc<Self>, _done: Done) {
-        todo!()
+    pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(format!("not served until it is repaired: {why}")));
+        }
+        if state.redoing() {
+            let why = format!(
+                "catching up after a crash, at log entry {} of {}",
+                state.index,
+                state.checksums.pending()
+            );
+            return Err(self.unavailable(why));
+        }
+        Ok(())
     }
 }

@@ -51,3 +51,23 @@ pub enum DbError {
         source: io::Error,
     },
 }
+
+impl DbError {
+    /// The same error for another waiter; an I/O error keeps its number.
+    pub(crate) fn duplicate(&self) -> Self {
+        match self {
+            DbError::NotPrimary(db) => DbError::NotPrimary(db.clone()),
+            DbError::Conflict { db, why } => DbError::Conflict { db: db.clone(), why: why.clone() },
+            DbError::Unavailable { db, why } => DbError::Unavailable { db: db.clone(), why: why.clone() },
+            DbError::Invalid { db, why } => DbError::Invalid { db: db.clone(), why: why.clone() },
+            DbError::Corrupt { db, why } => DbError::Corrupt { db: db.clone(), why: why.clone() },
+            DbError::Io { db, what, source } => {
+                let source = match source.raw_os_error() {
+                    Some(number) => io::Error::from_raw_os_error(number),
+                    None => io::Error::new(source.kind(), source.to_string()),
+                };
+                DbError::Io { db: db.clone(), what: what.clone(), source }
+            }
+        }
+    }
+}

@@ -2,16 +2,46 @@
 //!
 //! The mount calls the `app_*` and file-event methods, the store calls the rest. FUSE threads never wait
 //! here: what may wait takes a [`Done`] and answers from another thread.
+//!
+//! The way of a transaction: `capture_wal` or `capture_journal` finds it, `batch` encodes it, `commit` sends it
+//! through the log and moves `pin`; elsewhere `incoming` checks it and `apply` writes it.
 
+mod apply;
+mod attach;
+mod batch;
+mod capture_journal;
+mod capture_wal;
+mod checkpoint;
+mod commit;
 mod contract;
+mod cow;
+mod database;
+mod discard;
+mod durable;
 mod error;
+mod fence;
 mod files;
+mod import;
+mod incoming;
+mod limbo;
+mod page_checksums;
+mod phantom;
+mod pin;
+mod recover;
+mod replace;
+mod rest;
+mod shared;
+mod snapshot;
+mod tail;
+mod tailer;
+mod upkeep;
+mod wal_writer;
 
 pub use contract::{ChangeSink, CommitDone, CommitError, Done, KernelCache};
+pub use database::Database;
 pub use error::DbError;
 pub use files::{DbFiles, FileKind};
-
-mod database;
-mod snapshot;
-pub use database::Database;
+pub use page_checksums::{Marker, WalPoint};
+pub use shared::{Moved, Observer, Shared};
 pub use snapshot::{SnapshotHeader, SnapshotReader};
+pub use tailer::Tailer;

@@ -1,5 +1,21 @@
-use super::DbError;
-use crate::types::{Checksum, LogIndex, PageCount, PageSize, Pgno, Pos};
+//! Snapshots: a consistent view of one database that stays as it is while writers go on.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::capture_wal::read_or_zero;
+use super::cow::Cow;
+use super::database::{Database, State};
+use super::{DbError, FileKind, pin};
+use crate::io::ofd_lock::{LockKind, lock};
+use crate::ltx;
+use crate::sqlite::lock_bytes;
+use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
+use crate::sqlite::wal_index::READ_SLOTS;
+use crate::types::{Checksum, JournalMode, LogIndex, PageCount, PageSize, Pgno, Pos};
 
 /// What a snapshot is a snapshot of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -15,21 +31,163 @@ pub struct SnapshotHeader {
 }
 
 /// A consistent view of one database that stays as it is while writers go on.
-pub struct SnapshotReader {}
+///
+/// Of a WAL database it is a reader like any other: a read mark holds checkpoints and restarts back. Of a file
+/// that is written in place it is copy on write: this daemon makes every write and saves what it overwrites.
+pub struct SnapshotReader {
+    database: Arc<Database>,
+    header: SnapshotHeader,
+    source: Source,
+}
+
+enum Source {
+    Wal {
+        /// Open file whose shared lock is the read mark; unlocked when closed.
+        _mark: File,
+        wal: File,
+        file: File,
+        frames: HashMap<Pgno, u32>,
+    },
+    InPlace {
+        cow: Arc<Cow>,
+        file: File,
+    },
+    Empty,
+}
+
+impl Database {
+    /// Takes a snapshot of the committed state. Blocking: a rollback database in the middle of a commit is
+    /// waited for.
+    ///
+    /// # Errors
+    /// Where the database is not served, or its files cannot be opened.
+    pub fn snapshot(self: &Arc<Self>) -> Result<SnapshotReader, DbError> {
+        let fail = |source| self.io_error("taking a snapshot", source);
+        let mut state = self.wait_shared(self.lock());
+        self.may_serve(&state)?;
+        if state.pages == PageCount::ZERO {
+            let header = header_of(&state);
+            state.handles += 1;
+            return Ok(SnapshotReader { database: self.clone(), header, source: Source::Empty });
+        }
+        let source = if state.mode == Some(JournalMode::Wal) && self.shared.cache().is_some() {
+            self.attach(&mut state)?;
+            self.read_mark(&mut state).map_err(fail)?
+        } else {
+            // An application's commit writes the file under EXCLUSIVE; with SHARED held it is between commits.
+            let guard = if state.handles > 0 && state.journal.live {
+                let file = self.mounted(&mut state).map_err(fail)?;
+                drop(state);
+                let clone = shared_clone(&file).map_err(fail)?;
+                lock(&clone, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+                    .map_err(fail)?;
+                state = self.lock();
+                Some(clone)
+            } else {
+                None
+            };
+            let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
+            let file = self.open_backing(FileKind::Database)?;
+            let (page_size, pages) = (state.page_size, state.pages);
+            let cow = state.cow.begin(page_size, pages, saved);
+            drop(guard);
+            Source::InPlace { cow, file }
+        };
+        let header = header_of(&state);
+        // Counts as a handle: the database is not detached under the reader.
+        state.handles += 1;
+        Ok(SnapshotReader { database: self.clone(), header, source })
+    }
+
+    fn read_mark(&self, state: &mut State) -> io::Result<Source> {
+        let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
+        let mut shm = cache.mount_point().join(self.name().as_str()).into_os_string();
+        shm.push("-shm");
+        let mark = File::options().read(true).write(true).open(shm)?;
+        let wal = state.wal.as_mut().expect("just attached");
+        let frame = wal.captured.frame;
+        let slots = 1..READ_SLOTS;
+        // With every slot taken by readers of other marks there is no place; they come and go.
+        let mut placed = false;
+        for slot in slots {
+            if pin::take(&mark, &wal.index, slot, frame)? {
+                placed = true;
+                break;
+            }
+        }
+        if !placed {
+            return Err(io::Error::new(
+                io::ErrorKind::WouldBlock,
+                "all read slots of the database are in use; try again",
+            ));
+        }
+        let mut frames = HashMap::new();
+        for number in 1..=frame {
+            if let Some(pgno) = wal.index.page_of(number)? {
+                frames.insert(pgno, number);
+            }
+        }
+        Ok(Source::Wal {
+            _mark: mark,
+            wal: wal.backing_wal.try_clone()?,
+            file: wal.database.try_clone()?,
+            frames,
+        })
+    }
+}
+
+fn header_of(state: &State) -> SnapshotHeader {
+    SnapshotHeader { pos: state.pos, index: state.index, page_size: state.page_size, commit: state.pages }
+}
+
+/// Another open file of the same mount file: its locks are its own.
+fn shared_clone(file: &File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
+    File::options().read(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
 
 impl SnapshotReader {
     /// What it is a snapshot of.
     pub fn header(&self) -> SnapshotHeader {
-        todo!()
+        self.header
     }
 
     /// The checksum of one page.
-    pub fn page_checksum(&mut self, _pgno: Pgno) -> Result<Checksum, DbError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the page cannot be read.
+    pub fn page_checksum(&mut self, pgno: Pgno) -> Result<Checksum, DbError> {
+        let mut page = vec![0; self.header.page_size.len()];
+        self.read_page(pgno, &mut page)?;
+        Ok(ltx::page_checksum(pgno, &page))
     }
 
     /// Reads one page into `page`, whose length is the page size.
-    pub fn read_page(&mut self, _pgno: Pgno, _page: &mut [u8]) -> Result<(), DbError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the page cannot be read.
+    pub fn read_page(&mut self, pgno: Pgno, page: &mut [u8]) -> Result<(), DbError> {
+        let offset = pgno.offset(self.header.page_size);
+        let read = match &self.source {
+            Source::Wal { wal, file, frames, .. } => match frames.get(&pgno) {
+                Some(frame) => wal.read_exact_at(
+                    page,
+                    frame_offset(*frame, self.header.page_size) + FRAME_HEADER_SIZE as u64,
+                ),
+                None => read_or_zero(file, offset, page),
+            },
+            Source::InPlace { cow, file } => cow.read(file, pgno, page),
+            Source::Empty => {
+                page.fill(0);
+                Ok(())
+            }
+        };
+        read.map_err(|source| self.database.io_error(format!("reading page {pgno} of a snapshot"), source))
+    }
+}
+
+impl Drop for SnapshotReader {
+    fn drop(&mut self) {
+        self.database.app_closed();
     }
 }

@@ -1,11 +1,16 @@
-//! Large change sets as files named by their digest: `blobs/<digest>-<size>`.
+//! Large change sets as files named by their digest: `blobs/<digest>-<size>`, both as 16 hex digits.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use super::{durable, fault};
+
 /// Name of a blob: LTX file checksum and size in bytes.
 pub type BlobKey = (u64, u64);
+
+/// What names of files being written begin with.
+const TEMPORARY: &str = ".new-";
 
 /// The blob directory.
 #[derive(Debug)]
@@ -16,51 +21,148 @@ pub struct BlobStore {
 /// A blob being written; vanishes unless kept.
 pub struct BlobWriter {
     file: tempfile::NamedTempFile,
+    buffer: Vec<u8>,
 }
+
+/// Bytes gathered before they are written.
+const BUFFER_BYTES: usize = 256 * 1024;
 
 impl BlobStore {
     /// Opens the directory, creating it where missing, and removes files of writers that died.
-    pub fn open(_dir: PathBuf) -> io::Result<Self> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the directory cannot be made or read.
+    pub fn open(dir: PathBuf) -> io::Result<Self> {
+        fs::create_dir_all(&dir)?;
+        for entry in fs::read_dir(&dir)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Self { dir })
     }
 
     /// Starts a blob of yet unknown name.
+    ///
+    /// # Errors
+    /// Where no file can be made.
     pub fn create(&self) -> io::Result<BlobWriter> {
-        todo!()
+        fault::point("blob_create")?;
+        let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir)?;
+        Ok(BlobWriter { file, buffer: Vec::with_capacity(BUFFER_BYTES) })
     }
 
     /// Makes the blob durable under its name.
-    pub fn keep(&self, _writer: BlobWriter, _key: BlobKey) -> io::Result<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where writing, syncing or renaming fails; the blob is gone then.
+    pub fn keep(&self, mut writer: BlobWriter, key: BlobKey) -> io::Result<()> {
+        writer.flush()?;
+        fault::point("blob_sync")?;
+        writer.file.as_file().sync_data()?;
+        let path = self.path(key);
+        writer.file.persist(&path).map_err(|failed| failed.error)?;
+        durable::sync_dir(&self.dir)
     }
 
     /// Whether the blob is here.
-    pub fn contains(&self, _key: BlobKey) -> bool {
-        todo!()
+    pub fn contains(&self, key: BlobKey) -> bool {
+        fs::metadata(self.path(key)).is_ok_and(|metadata| metadata.len() == key.1)
     }
 
     /// Opens a blob for reading.
-    pub fn open_blob(&self, _key: BlobKey) -> io::Result<File> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where it is not here; the text names it.
+    pub fn open_blob(&self, key: BlobKey) -> io::Result<File> {
+        let path = self.path(key);
+        File::open(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("blob {}: {error}", path.display())))
     }
 
     /// Removes a blob no entry refers to any more; a missing one is no error.
-    pub fn remove(&self, _key: BlobKey) -> io::Result<()> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where it is here and cannot be removed.
+    pub fn remove(&self, key: BlobKey) -> io::Result<()> {
+        match fs::remove_file(self.path(key)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// The blobs here.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
     pub fn list(&self) -> io::Result<Vec<BlobKey>> {
-        todo!()
+        let mut keys = Vec::new();
+        for entry in fs::read_dir(&self.dir)? {
+            keys.extend(parse(&entry?.file_name().to_string_lossy()));
+        }
+        Ok(keys)
     }
+
+    fn path(&self, key: BlobKey) -> PathBuf {
+        self.dir.join(format!("{:016x}-{:016x}", key.0, key.1))
+    }
+}
+
+fn parse(name: &str) -> Option<BlobKey> {
+    let (digest, size) = name.split_once('-')?;
+    if digest.len() != 16 || size.len() != 16 {
+        return None;
+    }
+    Some((u64::from_str_radix(digest, 16).ok()?, u64::from_str_radix(size, 16).ok()?))
 }
 
 impl Write for BlobWriter {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        self.file.write(data)
+        if self.buffer.len() + data.len() > BUFFER_BYTES {
+            self.flush()?;
+        }
+        if data.len() >= BUFFER_BYTES {
+            fault::point("blob_write")?;
+            self.file.write_all(data)?;
+        } else {
+            self.buffer.extend_from_slice(data);
+        }
+        Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        fault::point("blob_write")?;
+        self.file.write_all(&self.buffer)?;
+        self.buffer.clear();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn kept_blobs_stay_and_others_leave_no_trace() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path().to_path_buf()).unwrap();
+        let mut dropped = store.create().unwrap();
+        dropped.write_all(b"gone").unwrap();
+        drop(dropped);
+        let mut kept = store.create().unwrap();
+        kept.write_all(b"here").unwrap();
+        store.keep(kept, (1, 4)).unwrap();
+        fs::write(dir.path().join(".new-dead"), b"x").unwrap();
+        let store = BlobStore::open(dir.path().to_path_buf()).unwrap();
+        assert_eq!(store.list().unwrap(), [(1, 4)]);
+        let mut text = String::new();
+        store.open_blob((1, 4)).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!((text.as_str(), store.contains((1, 4)), store.contains((1, 5))), ("here", true, false));
+        store.remove((1, 4)).unwrap();
+        store.remove((1, 4)).unwrap();
+        assert!(store.open_blob((1, 4)).unwrap_err().to_string().contains("0000000000000001-"));
     }
 }

@@ -3,3 +3,4 @@
 pub mod blobs;
 pub mod durable;
 pub mod fault;
+pub mod ofd_lock;

@@ -4,19 +4,24 @@ use super::decoder::Decoder;
 use super::encoder::{Compression, Encoder, Finished};
 use super::error::LtxError;
 use super::header::{Header, Trailer};
-use crate::types::{NodeId, Pgno};
+use crate::types::{NodeId, PageCount, Pgno, TxidRange};
 
-/// Merges LTX files of following transactions into one: the newest image of each page, no page beyond the
-/// final size.
+/// The most pages without content a merged file may have: a limit on what a false size can make us write.
+const HOLES_MAX: u32 = 1 << 20;
+
+/// Merges LTX files of following transactions into one that changes a database as all of them in order do.
+///
+/// That is: the newest image of each page, no page beyond the final size, and zeros for a page that was cut
+/// off or never written and lies inside the final size (SQLite does not write free pages when it grows a file).
 ///
 /// Holds one page per input. The result has the checksum before of the first and timestamp, size and checksum
 /// after of the last; node and WAL fields are zero. It carries no checksums if one of the inputs does not.
-/// Source: LTX, `Compactor`.
+/// Source: LTX, `Compactor`, which leaves the zeros out.
 ///
 /// # Errors
 /// [`LtxError::Input`] where a file is damaged or does not continue the one before it (page size,
-/// transactions, checksum); [`LtxError::Invalid`] without inputs; [`LtxError::Io`] from the writer.
-/// What was written by then is to be thrown away.
+/// transactions, checksum); [`LtxError::Invalid`] without inputs or with more than 2^20 pages of zeros;
+/// [`LtxError::Io`] from the writer. What was written by then is to be thrown away.
 pub fn compact<R: Read, W: Write>(
     inputs: impl IntoIterator<Item = R>,
     writer: W,
@@ -24,18 +29,64 @@ pub fn compact<R: Read, W: Write>(
 ) -> Result<Finished<W>, LtxError> {
     let mut inputs = open_all(inputs)?;
     let header = merged_header(&inputs)?;
-    let mut encoder = Encoder::new(writer, header, compression)?;
+    let commits: Vec<PageCount> = inputs.iter().map(|input| input.decoder.header().commit).collect();
+    let encoder = Encoder::new(writer, header, compression)?;
+    let mut merged = Merged::new(encoder, &commits);
     while let Some(pgno) = inputs.iter().filter_map(|input| input.pgno).min() {
         let newest = inputs.iter().rposition(|input| input.pgno == Some(pgno));
-        if let Some(newest) = newest.filter(|_| header.commit.contains(pgno)) {
-            encoder.page(pgno, &inputs[newest].page)?;
+        let newest = newest.expect("the least page number is one of an input");
+        if header.commit.contains(pgno) {
+            let survives = commits[newest..].iter().all(|commit| commit.contains(pgno));
+            merged.page(pgno, survives.then_some(&inputs[newest].page))?;
         }
         for input in inputs.iter_mut().filter(|input| input.pgno == Some(pgno)) {
             input.advance()?;
         }
     }
+    merged.holes_up_to(header.commit.get())?;
     let post = finish_all(inputs)?.post_apply.filter(|_| !header.no_checksum);
-    encoder.finish(post)
+    merged.encoder.finish(post)
+}
+
+/// The file written, and the pages in it that must not be left out.
+struct Merged<W> {
+    encoder: Encoder<W>,
+    /// The last page dealt with, or the smallest size the database had: pages above were not there then.
+    done: u32,
+    holes: u32,
+    zeros: Vec<u8>,
+}
+
+impl<W: Write> Merged<W> {
+    fn new(encoder: Encoder<W>, commits: &[PageCount]) -> Self {
+        let zeros = vec![0; encoder.header().page_size.len()];
+        let done = commits.iter().min().map_or(0, |commit| commit.get());
+        Self { encoder, done, holes: 0, zeros }
+    }
+
+    /// Writes an image, or zeros where the page was cut off behind it.
+    fn page(&mut self, pgno: Pgno, image: Option<&Vec<u8>>) -> Result<(), LtxError> {
+        self.holes_up_to(pgno.get() - 1)?;
+        self.encoder.page(pgno, image.unwrap_or(&self.zeros))?;
+        self.done = self.done.max(pgno.get());
+        Ok(())
+    }
+
+    /// Writes zeros for the pages not dealt with, up to and including page `last`.
+    fn holes_up_to(&mut self, last: u32) -> Result<(), LtxError> {
+        let lock = Pgno::lock_page(self.encoder.header().page_size);
+        while self.done < last {
+            self.done += 1;
+            let Some(pgno) = Pgno::new(self.done).filter(|pgno| *pgno != lock) else { continue };
+            self.holes += 1;
+            if self.holes > HOLES_MAX {
+                let why = format!("more than {HOLES_MAX} pages have no content in any of the files");
+                return Err(LtxError::invalid_page(pgno, why));
+            }
+            self.encoder.page(pgno, &self.zeros)?;
+        }
+        Ok(())
+    }
 }
 
 /// A file being merged, and its page that is next.
@@ -78,7 +129,7 @@ fn merged_header<R: Read>(inputs: &[Input<R>]) -> Result<Header, LtxError> {
     }
     let (first, last) = (first.decoder.header(), last.decoder.header());
     let no_checksum = inputs.iter().any(|input| input.decoder.header().no_checksum);
-    let range = crate::types::TxidRange::new(first.range.min(), last.range.max())
+    let range = TxidRange::new(first.range.min(), last.range.max())
         .ok_or_else(|| LtxError::invalid("the last file ends before the first begins"))?;
     Ok(Header {
         no_checksum,

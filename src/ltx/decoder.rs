@@ -7,6 +7,14 @@ use super::header::{HEADER_SIZE, Header, TRAILER_SIZE, Trailer, be32, be64, chec
 use super::index::Index;
 use crate::types::{Checksum, Pgno};
 
+/// Magic, flags and block size of an LZ4 frame. Source: LZ4 frame format, "Frame Descriptor".
+const LZ4_DESCRIPTOR_SIZE: usize = 4 + 1 + 1;
+const LZ4_MAGIC: [u8; 4] = [0x04, 0x22, 0x4d, 0x18];
+/// Version (bits 7 and 6), independent blocks (bit 5), dictionary (bit 0).
+const LZ4_FLAGS_CHECKED: u8 = 0b1110_0001;
+/// Version 1, blocks that stand alone, no dictionary: all that writers of LTX use, and little memory to read.
+const LZ4_FLAGS_EXPECTED: u8 = 0b0110_0000;
+
 /// Reads an LTX file (version 3, both page formats) and checks everything it says about itself.
 ///
 /// Nothing it yielded may be trusted before [`Decoder::finish`] has returned. Reads small pieces: give it a
@@ -155,7 +163,14 @@ impl<R: Read> Decoder<R> {
     /// Version 3a: an LZ4 frame of one page, its size not given.
     fn read_lz4_frame(&mut self, pgno: Pgno, page: &mut [u8]) -> Result<(), LtxError> {
         let start = self.input.offset;
-        let mut lz4 = lz4_flex::frame::FrameDecoder::new(&mut self.input);
+        let mut descriptor = [0; LZ4_DESCRIPTOR_SIZE];
+        self.input.read_whole(&mut descriptor, "content of a page")?;
+        if descriptor[..4] != LZ4_MAGIC || descriptor[4] & LZ4_FLAGS_CHECKED != LZ4_FLAGS_EXPECTED {
+            let why = format!("lz4 frame begins with {descriptor:02x?}: no frame of independent blocks");
+            return Err(LtxError::corrupt_page(start, pgno, why));
+        }
+        let frame = (&descriptor[..]).chain(&mut self.input);
+        let mut lz4 = lz4_flex::frame::FrameDecoder::new(frame);
         let mut more = [0];
         let result = lz4.read_exact(page).and_then(|()| lz4.read(&mut more));
         match result {

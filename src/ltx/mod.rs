@@ -16,6 +16,8 @@ mod error;
 mod file_name;
 mod header;
 mod index;
+#[cfg(test)]
+mod tests;
 
 pub use change_set::{BlobRef, Body, ChangeSet, ChangeSetError};
 pub(crate) use change_set::{put_name, take, take_name};

@@ -1,1 +1,22 @@
-//! raft.
+//! Order: the cluster's log over Raft. Every change of every database goes through it.
+//!
+//! Owns the log's files and openraft; never touches a database itself: entries go to a [`LogTarget`]. Words of Raft
+//! (leader, follower) stay inside this module.
+
+mod codec;
+mod committed;
+mod log_store;
+mod node;
+mod pending;
+mod primary;
+mod retention;
+mod segment_log;
+mod sink;
+mod state_machine;
+mod target;
+mod transport;
+mod types;
+
+pub use node::{RaftError, RaftNode, RaftOptions};
+pub use primary::PrimaryState;
+pub use target::LogTarget;

@@ -7,5 +7,7 @@ pub mod header;
 pub mod journal;
 pub mod lock_bytes;
 pub mod wal;
+pub mod wal_index;
 
+mod journal_playback;
 mod wal_scanner;

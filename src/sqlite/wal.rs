@@ -253,3 +253,6 @@ fn put_all(bytes: &mut [u8], numbers: &[u32]) {
         place.copy_from_slice(&number.to_be_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,19 +1,28 @@
 //! The set of databases of a node, and the traits through which the layers below it meet.
 
+mod apply;
 mod change;
 mod commit_sink;
 mod committed_log;
+mod copies;
+mod durable_log;
+mod error;
+mod event;
+mod group;
 mod layout;
 mod members;
+mod open;
+mod run_sink;
+#[allow(clippy::module_inception)]
+mod store;
+mod upload;
 
 pub use change::{Change, ChangeError, ChangeKind, Origin};
 pub use commit_sink::CommitSink;
 pub use committed_log::{CommittedLog, LogReadError};
+pub use error::StoreError;
+pub use event::StoreEvent;
 pub use layout::Layout;
 pub use members::Member;
-
-mod error;
-#[allow(clippy::module_inception)]
-mod store;
-pub use error::StoreError;
-pub use store::{DbStatus, PrimaryInfo, Store, StoreEvent, StoreOptions, Upload};
+pub use store::{DbStatus, PrimaryInfo, Store, StoreOptions};
+pub use upload::Upload;

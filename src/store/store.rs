@@ -1,13 +1,21 @@
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
-use super::{Change, CommitSink, Layout, StoreError};
-use crate::db::{Database, Done, KernelCache, SnapshotHeader, SnapshotReader};
+use super::durable_log::DurableLog;
+use super::event::StoreEvent;
+use super::run_sink::RunSink;
+use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
+use crate::db::{Database, DbError, Done, KernelCache, Shared, Tailer};
 use crate::io::blobs::BlobStore;
-use crate::types::{Access, Checksum, DbName, JournalMode, LogIndex, NodeId, PageSize, Pgno, Pos, Txid};
+use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
+
+/// Events kept for a slow receiver.
+const EVENTS_MAX: usize = 1024;
 
 /// What the store is opened with.
 pub struct StoreOptions {
@@ -22,7 +30,19 @@ pub struct StoreOptions {
 }
 
 /// The set of databases of this node.
-pub struct Store {}
+pub struct Store {
+    pub(super) layout: Layout,
+    pub(super) shared: Arc<Shared>,
+    pub(super) databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
+    pub(super) durable: Mutex<DurableLog>,
+    pub(super) events: broadcast::Sender<StoreEvent>,
+    sink: Arc<RunSink>,
+    applied: AtomicU64,
+    primary: Mutex<Option<PrimaryInfo>>,
+    /// Counts steps of any database; waiters look again when it moves.
+    steps: watch::Sender<u64>,
+    opened_access: Mutex<()>,
+}
 
 /// One line of `skein db list`.
 #[derive(Clone, Debug)]
@@ -50,207 +70,293 @@ pub struct PrimaryInfo {
     pub http: String,
 }
 
-/// What happened, in order.
-#[derive(Clone, Debug)]
-pub enum StoreEvent {
-    /// A database moved on.
-    Tx {
-        /// Which.
-        db: DbName,
-        /// Where it stands now.
-        pos: Pos,
-        /// Its size in pages.
-        commit: u32,
-        /// Page size in bytes.
-        page_size: PageSize,
-        /// When the primary captured it, milliseconds since 1970.
-        timestamp_ms: i64,
-        /// The log entry.
-        index: LogIndex,
-    },
-    /// A database was dropped.
-    Dropped(DbName),
-    /// Another primary, or none.
-    Primary(Option<PrimaryInfo>),
-}
-
 impl Store {
     /// Opens the databases below the data directory. Does not redo: the log does that through [`Store::apply`].
-    pub fn open(_options: StoreOptions) -> Result<Arc<Self>, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where the directory, or a database in it, cannot be read or is damaged.
+    pub fn open(options: StoreOptions) -> Result<Arc<Self>, StoreError> {
+        let StoreOptions { layout, node, access, blobs } = options;
+        super::open::prepare(&layout)?;
+        let durable = DurableLog::open(layout.root().join("applied"))?;
+        let tailer = Tailer::start()
+            .map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
+        let (events, _) = broadcast::channel(EVENTS_MAX);
+        let (steps, _) = watch::channel(0);
+        let observer = super::event::observer(events.clone(), steps.clone());
+        let shared = Arc::new(Shared::new(node, blobs, layout.discarded(), layout.tmp(), access, observer));
+        shared.set_tailer(tailer);
+        let found = super::open::databases(&layout, &shared)?;
+        let applied = AtomicU64::new(durable.index().get());
+        Ok(Arc::new(Self {
+            layout,
+            shared,
+            databases: RwLock::new(found),
+            durable: Mutex::new(durable),
+            events,
+            sink: Arc::new(RunSink::new(node)),
+            applied,
+            primary: Mutex::new(None),
+            steps,
+            opened_access: Mutex::new(()),
+        }))
     }
 
     /// Connects the log's entrance; until then no change can be captured.
-    pub fn set_sink(&self, _sink: Arc<dyn CommitSink>) {
-        todo!()
+    pub fn set_sink(&self, sink: Arc<dyn CommitSink>) {
+        self.sink.connect(sink);
+        self.shared.set_sink(self.sink.clone());
     }
 
     /// Connects the mount; until then no application has anything open.
-    pub fn set_kernel_cache(&self, _cache: Arc<dyn KernelCache>) {
-        todo!()
+    pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
+        self.shared.set_cache(cache);
     }
 
     /// The data directory's names.
     pub fn layout(&self) -> &Layout {
-        todo!()
+        &self.layout
     }
 
     /// Large change sets.
     pub fn blobs(&self) -> &Arc<BlobStore> {
-        todo!()
+        &self.shared.blobs
     }
 
     /// This node's identity.
     pub fn node(&self) -> NodeId {
-        todo!()
+        self.shared.node
     }
 
     // ---- roles
 
     /// What applications may do now.
     pub fn access(&self) -> Access {
-        todo!()
+        self.shared.access()
     }
 
     /// Fences or unfences all databases; returns when it holds for every one. Blocking.
-    pub fn set_access(&self, _access: Access) -> Result<(), StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where a lock cannot be taken, or what a crash left in a WAL can neither be captured nor set aside.
+    pub fn set_access(&self, access: Access) -> Result<(), StoreError> {
+        let _one_at_a_time = self.opened_access.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.shared.set_access(access);
+        for database in self.all() {
+            database.set_access()?;
+            if access == Access::Write {
+                database.settle_tail()?;
+            }
+        }
+        Ok(())
     }
 
     /// The primary as last heard of; `None` where unknown.
     pub fn primary(&self) -> Option<PrimaryInfo> {
-        todo!()
+        self.lock_primary().clone()
     }
 
     /// Notes who is primary.
-    pub fn set_primary(&self, _primary: Option<PrimaryInfo>) {
-        todo!()
+    pub fn set_primary(&self, primary: Option<PrimaryInfo>) {
+        let mut known = self.lock_primary();
+        if *known != primary {
+            known.clone_from(&primary);
+            drop(known);
+            // Nobody listening is no error.
+            let _ = self.events.send(StoreEvent::Primary(primary));
+        }
+    }
+
+    fn lock_primary(&self) -> MutexGuard<'_, Option<PrimaryInfo>> {
+        self.primary.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     // ---- the set
 
     /// The database of that name.
-    pub fn get(&self, _name: &DbName) -> Option<Arc<Database>> {
-        todo!()
+    pub fn get(&self, name: &DbName) -> Option<Arc<Database>> {
+        self.databases.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<Database>> {
+        self.databases.read().unwrap_or_else(|poisoned| poisoned.into_inner()).values().cloned().collect()
     }
 
     /// An empty database for an application of this node; it joins the log with its first transaction.
-    pub fn create(&self, _name: &DbName) -> Result<Arc<Database>, StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// `NotPrimary` where this node may not write; `Io` where the files cannot be made.
+    pub fn create(&self, name: &DbName) -> Result<Arc<Database>, StoreError> {
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(name.clone()).into());
+        }
+        self.get_or_make(name)
+    }
+
+    /// The database of that name, made where it does not exist.
+    pub(super) fn get_or_make(&self, name: &DbName) -> Result<Arc<Database>, StoreError> {
+        let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(database) = databases.get(name) {
+            return Ok(database.clone());
+        }
+        let database = super::open::make(&self.layout, name, &self.shared)?;
+        databases.insert(name.clone(), database.clone());
+        Ok(database)
     }
 
     /// All databases that have a transaction, by name.
     pub fn list(&self) -> Vec<DbStatus> {
-        todo!()
+        self.all().iter().map(status_of).filter(|status| status.pos.txid.is_some()).collect()
     }
 
     /// One of them.
-    pub fn status(&self, _name: &DbName) -> Option<DbStatus> {
-        todo!()
+    pub fn status(&self, name: &DbName) -> Option<DbStatus> {
+        self.get(name).map(|database| status_of(&database)).filter(|status| status.pos.txid.is_some())
     }
 
     /// Drops a database everywhere (primary only). Answers when it is in the log.
-    pub fn drop_database(self: &Arc<Self>, _name: &DbName, _done: Done) {
-        todo!()
+    pub fn drop_database(self: &Arc<Self>, name: &DbName, done: Done) {
+        let Some(database) = self.get(name) else {
+            return done(Err(DbError::Invalid { db: name.clone(), why: "does not exist".into() }));
+        };
+        if database.pos().txid.is_none() {
+            // Never in the log: there is nothing to tell anybody.
+            return done(self.forget(name).map_err(|error| as_db_error(name, error)));
+        }
+        self.propose(name, ChangeKind::Drop(name.clone()), done);
     }
 
     /// Renames a database everywhere, replacing what has the name (primary only).
-    pub fn rename(self: &Arc<Self>, _from: &DbName, _to: &DbName, _done: Done) {
-        todo!()
+    pub fn rename(self: &Arc<Self>, from: &DbName, to: &DbName, done: Done) {
+        let (Some(source), target) = (self.get(from), self.get(to)) else {
+            return done(Err(DbError::Invalid { db: from.clone(), why: "does not exist".into() }));
+        };
+        if [Some(&source), target.as_ref()].into_iter().flatten().any(|database| database.in_use()) {
+            let why = "is open; close it before renaming".to_owned();
+            return done(Err(DbError::Conflict { db: from.clone(), why }));
+        }
+        self.propose(from, ChangeKind::Rename { from: from.clone(), to: to.clone() }, done);
+    }
+
+    fn propose(self: &Arc<Self>, name: &DbName, kind: ChangeKind, done: Done) {
+        if self.access() != Access::Write {
+            return done(Err(DbError::NotPrimary(name.clone())));
+        }
+        let (store, name) = (self.clone(), name.clone());
+        let change = kind.clone();
+        self.sink.propose(
+            kind,
+            Box::new(move |fate| {
+                let answer = match fate {
+                    Ok(index) => {
+                        store.apply_kind(index, &change, 0).map_err(|error| as_db_error(&name, error))
+                    }
+                    Err(error) => Err(DbError::Unavailable { db: name, why: error.to_string() }),
+                };
+                done(answer);
+            }),
+        );
     }
 
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
     /// then removes the file.
-    pub fn super_journal_unlinked(self: &Arc<Self>, _path: &Path, _done: Done) {
-        todo!()
-    }
-
-    /// Starts replacing a database's content by a file (`cp` into the mount, HTTP import).
-    pub fn upload(self: &Arc<Self>, _name: &DbName) -> Result<Upload, StoreError> {
-        todo!()
+    pub fn super_journal_unlinked(self: &Arc<Self>, path: &Path, done: Done) {
+        super::group::commit(self, &self.sink, path, done);
     }
 
     // ---- the log
 
     /// Applies entry `index` of the log; called in order, for every entry but this run's own proposals. Blocking.
     /// Entries a database already has (index at or below its own) are skipped.
-    pub fn apply(&self, _index: LogIndex, _change: &Change) -> Result<(), StoreError> {
-        todo!()
+    ///
+    /// # Errors
+    /// Where a change set does not continue its database or a file cannot be written; the database is then not
+    /// served until it is resynced.
+    pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        self.apply_kind(index, &change.kind, change.timestamp_ms)
     }
 
     /// The highest index up to which every database file on disk is durable without the log: entries at or
     /// below it need no redo. Never above the last applied index.
     pub fn durable_index(&self) -> LogIndex {
-        todo!()
+        self.lock_durable().index()
+    }
+
+    pub(super) fn lock_durable(&self) -> MutexGuard<'_, DurableLog> {
+        self.durable.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Notes that the log has been applied up to `index` (also where the entry changed no database).
-    pub fn applied(&self, _index: LogIndex) {
-        todo!()
+    pub fn applied(&self, index: LogIndex) {
+        self.applied.fetch_max(index.get(), Ordering::SeqCst);
     }
 
     /// Last entry applied.
     pub fn applied_index(&self) -> LogIndex {
-        todo!()
+        LogIndex::new(self.applied.load(Ordering::SeqCst))
     }
 
     /// Checkpoints databases that have changed so that [`Store::durable_index`] moves up. Blocking.
+    ///
+    /// # Errors
+    /// Where a file cannot be written or synced.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
-        todo!()
+        // Read first: what is applied while the files are synced counts next time.
+        let mut durable = self.applied_index();
+        for database in self.all() {
+            database.make_durable()?;
+            if let Some(first) = database.dirty_since() {
+                durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
+            }
+        }
+        self.lock_durable().advance(durable)
     }
 
-    // ---- copies
-
-    /// A consistent view of one database. Blocking.
-    pub fn snapshot(&self, _name: &DbName) -> Result<SnapshotReader, StoreError> {
-        todo!()
-    }
-
-    /// Checksums of the pages this node has, in page order (the lock page's is 0); empty where there is no such database.
-    pub fn page_checksums(&self, _name: &DbName) -> Result<Vec<Checksum>, StoreError> {
-        todo!()
-    }
-
-    /// Brings a database to `target` with the pages that differ from [`Store::page_checksums`], as one
-    /// transaction for those who have it open. `next_page` gives pages in ascending order. Blocking.
-    pub fn install(
-        &self,
-        _name: &DbName,
-        _target: SnapshotHeader,
-        _next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
-    ) -> Result<(), StoreError> {
-        todo!()
-    }
-
-    /// Removes databases that are not in `keep`, as a snapshot of the whole set demands. Blocking.
-    pub fn retain(&self, _keep: &[DbName], _index: LogIndex) -> Result<(), StoreError> {
-        todo!()
+    /// Ends the threads of the store.
+    pub fn stop(&self) {
+        if let Some(tailer) = self.shared.tailer() {
+            tailer.stop();
+        }
     }
 
     // ---- watching
 
     /// Events from now on; a slow receiver is told how many it missed.
     pub fn events(&self) -> broadcast::Receiver<StoreEvent> {
-        todo!()
+        self.events.subscribe()
     }
 
     /// Waits until the database has reached `txid` here; `false` at the deadline.
-    pub async fn wait_for(&self, _name: &DbName, _txid: Txid, _deadline: Instant) -> bool {
-        todo!()
+    pub async fn wait_for(&self, name: &DbName, txid: Txid, deadline: Instant) -> bool {
+        let mut steps = self.steps.subscribe();
+        loop {
+            if self.get(name).is_some_and(|database| database.pos().txid >= Some(txid)) {
+                return true;
+            }
+            match tokio::time::timeout_at(deadline.into(), steps.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return false,
+            }
+        }
     }
 }
 
-/// A database file being received, to replace a database's content when it is complete.
-pub struct Upload {}
-
-impl Upload {
-    /// Writes a part; the first must begin with a SQLite header where it starts at 0.
-    pub fn write_at(&mut self, _offset: u64, _data: &[u8]) -> Result<(), StoreError> {
-        todo!()
+fn status_of(database: &Arc<Database>) -> DbStatus {
+    let (page_size, pages) = database.size();
+    DbStatus {
+        name: database.name().clone(),
+        pos: database.pos(),
+        mode: database.journal_mode(),
+        size_bytes: pages.bytes(page_size),
+        attached: database.attached(),
     }
+}
 
-    /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable.
-    pub fn finish(self, _done: Done) {
-        todo!()
+/// A store's error as one of the database it concerns.
+pub(super) fn as_db_error(name: &DbName, error: StoreError) -> DbError {
+    match error {
+        StoreError::Db(error) => error,
+        StoreError::Io { what, source } => DbError::Io { db: name.clone(), what, source },
+        other => DbError::Invalid { db: name.clone(), why: other.to_string() },
     }
 }

@@ -80,6 +80,10 @@ impl BlobSink for StoreBlob<'_> {
 }
 
 impl ReplicaTarget for Store {
+    fn would_block(&self, db: &DbName) -> bool {
+        self.apply_may_wait(db)
+    }
+
     fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
         Store::apply(self, index, change)
     }

@@ -40,6 +40,7 @@ impl PageSize {
     }
 
     /// The size in bytes, for buffers.
+    #[allow(clippy::len_without_is_empty, reason = "a page is never empty")]
     pub fn len(self) -> usize {
         self.0 as usize
     }

@@ -1,0 +1,217 @@
+//! Apply: a change set of the log becomes the content of a database of this node.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::database::{Database, State};
+use super::incoming::Incoming;
+use super::wal_writer::WalAppend;
+use super::{DbError, FileKind};
+use crate::io::fault;
+use crate::io::ofd_lock::{LockKind, lock, unlock};
+use crate::ltx::ChangeSet;
+use crate::sqlite::lock_bytes;
+use crate::types::{JournalMode, LogIndex, PageCount};
+
+/// Frames in the log of an open database at which the daemon checkpoints it, as SQLite's default.
+const CHECKPOINT_FRAMES: u32 = 1000;
+
+impl Database {
+    /// Applies one change set of entry `index`. Entries the database already has are skipped. Blocking.
+    ///
+    /// # Errors
+    /// `Corrupt` where the change set does not continue the position or does not have the checksum it names:
+    /// the database must then be resynced. `Io` where a file cannot be read or written.
+    pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
+        let mut state = self.wait_shared(self.lock());
+        if index <= state.index || state.dropped {
+            return Ok(());
+        }
+        if self.land_in_limbo(&mut state, index, change)? {
+            return Ok(());
+        }
+        let redoing = state.redoing();
+        let incoming = self.check_incoming(&state, change)?;
+        self.write_incoming(&mut state, incoming, index)?;
+        if redoing && !state.redoing() {
+            self.check_redone(&state)?;
+        }
+        self.finish_apply(state);
+        Ok(())
+    }
+
+    /// Brings checked pages into the database the way its openness demands, and moves the position.
+    pub(super) fn write_incoming(
+        self: &Arc<Self>,
+        state: &mut State,
+        incoming: Incoming,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        let fail = |source| {
+            self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
+        };
+        if state.cow.any() && state.wal.is_none() && state.mode == Some(JournalMode::Wal) {
+            self.attach(state)?;
+        }
+        let change = &incoming.batch.change;
+        if incoming.batch.checksums.is_empty() && change.commit == state.pages {
+            // The content is there already; only the position moves.
+        } else if state.wal.is_some() {
+            self.apply_wal(state, &incoming).map_err(fail)?;
+        } else if state.handles > 0 {
+            state.checksums.set_pending(index).map_err(fail)?;
+            self.apply_open_rollback(state, &incoming).map_err(fail)?;
+        } else {
+            state.checksums.set_pending(index).map_err(fail)?;
+            self.apply_cold(state, &incoming).map_err(fail)?;
+        }
+        let was_empty = state.pages == PageCount::ZERO;
+        self.adopt(state, &incoming.batch, index)?;
+        if was_empty && let Some(cache) = self.shared.cache() {
+            cache.entry_changed(self.name(), FileKind::Database);
+        }
+        Ok(())
+    }
+
+    /// After redo has caught up with the checksums: they must be those of the position.
+    fn check_redone(&self, state: &State) -> Result<(), DbError> {
+        let fail = |source| self.io_error("reading page checksums", source);
+        let found = state.checksums.fold(1, state.pages.get()).map_err(fail)?;
+        if found != state.pos.checksum {
+            return Err(self.corrupt(format!(
+                "after recovery its pages have checksum {found}, not {}",
+                state.pos.checksum
+            )));
+        }
+        Ok(())
+    }
+
+    /// Tells the world, and keeps the log of an open database short.
+    pub(super) fn finish_apply(&self, mut state: std::sync::MutexGuard<'_, State>) {
+        let moved = self.moved(&state, 0);
+        if let Some(wal) = state.wal.as_ref()
+            && wal.captured.frame >= CHECKPOINT_FRAMES
+            && wal.index.backfilled() < wal.captured.frame
+            && let Err(error) = self.backfill(&mut state)
+        {
+            tracing::warn!(db = %self.name(), %error, "cannot checkpoint");
+        }
+        drop(state);
+        self.changed.notify_all();
+        (self.shared.observer)(self, moved);
+    }
+
+    /// Copies what is captured from the log into the database file, as far as readers allow.
+    pub(super) fn backfill(&self, state: &mut State) -> Result<bool, DbError> {
+        let fail = |source| self.io_error("checkpointing", source);
+        let Some(wal) = state.wal.as_mut() else { return Ok(true) };
+        let limit = wal.captured.frame;
+        if wal.index.backfilled() < limit {
+            state.checksums.set_pending(state.index).map_err(fail)?;
+            wal.backfill(limit).map_err(fail)?;
+        }
+        Ok(wal.index.backfilled() >= limit)
+    }
+
+    fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
+        let wal = state.wal.as_mut().expect("callers have checked");
+        let foreign = !wal.fence.raised();
+        if foreign {
+            lock(&wal.work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
+        }
+        fault::point("apply_wal")?;
+        let applied = (|| -> io::Result<()> {
+            let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
+            incoming.for_each(|pgno, page| append.page(pgno, page))?;
+            append.publish(incoming.batch.change.commit)
+        })();
+        if foreign {
+            unlock(&wal.work, lock_bytes::WAL_WRITE, 1)?;
+        }
+        applied
+    }
+
+    /// Straight into the file: no application has it open.
+    fn apply_cold(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
+        let change = &incoming.batch.change;
+        let path = self.files().path(FileKind::Database);
+        fault::point("apply_cold")?;
+        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        incoming.for_each(|pgno, page| {
+            state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
+            fault::point("apply_cold_page")?;
+            file.write_all_at(page, pgno.offset(change.page_size))
+        })?;
+        let size = change.commit.bytes(change.page_size);
+        if file.metadata()?.len() != size {
+            state.cow.before_write(&file, size, u64::MAX - size)?;
+            file.set_len(size)?;
+        }
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), FileKind::Database);
+        }
+        Ok(())
+    }
+
+    /// Under SQLite's EXCLUSIVE lock and through the mount, so that applications see it as another process'
+    /// transaction. Waits for readers.
+    fn apply_open_rollback(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
+        let change = &incoming.batch.change;
+        let file = self.mounted(state)?;
+        let guard = ExclusiveLock::take(&file)?;
+        fault::point("apply_rollback")?;
+        incoming.for_each(|pgno, page| {
+            state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
+            file.write_all_at(page, pgno.offset(change.page_size))
+        })?;
+        let size = change.commit.bytes(change.page_size);
+        if file.metadata()?.len() != size {
+            state.cow.before_write(&file, size, u64::MAX - size)?;
+            file.set_len(size)?;
+        }
+        drop(guard);
+        Ok(())
+    }
+
+    /// The database file through the mount, opened once and kept while applications have it open.
+    pub(super) fn mounted(&self, state: &mut State) -> io::Result<std::fs::File> {
+        if state.mounted.is_none() {
+            let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
+            let path = cache.mount_point().join(self.name().as_str());
+            state.mounted = Some(std::fs::File::options().read(true).write(true).open(path)?);
+        }
+        state.mounted.as_ref().expect("just opened").try_clone()
+    }
+}
+
+/// SQLite's EXCLUSIVE lock of a rollback database.
+pub(super) struct ExclusiveLock<'a> {
+    file: &'a std::fs::File,
+}
+
+impl<'a> ExclusiveLock<'a> {
+    /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
+    pub fn take(file: &'a std::fs::File) -> io::Result<Self> {
+        let guard = Self { file };
+        lock(file, LockKind::Exclusive, lock_bytes::RESERVED, 1)?;
+        lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1)?;
+        lock(file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)?;
+        Ok(guard)
+    }
+}
+
+impl ExclusiveLock<'_> {
+    /// Releases what is held through `file`.
+    pub fn release(file: &std::fs::File) {
+        if let Err(error) = unlock(file, lock_bytes::PENDING, lock_bytes::SHARED_SIZE + 2) {
+            tracing::error!(%error, "cannot release the lock of a database file");
+        }
+    }
+}
+
+impl Drop for ExclusiveLock<'_> {
+    fn drop(&mut self) {
+        Self::release(self.file);
+    }
+}

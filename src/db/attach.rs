@@ -1,0 +1,236 @@
+//! Attach: the daemon becomes one more connection of a WAL database that applications have open.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::checkpoint::Backfill;
+use super::database::{Database, State};
+use super::fence::Fence;
+use super::page_checksums::WalPoint;
+use super::pin::Pin;
+use super::{DbError, FileKind};
+use crate::io::fault;
+use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::ltx::ChangeSet;
+use crate::sqlite::lock_bytes;
+use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
+use crate::sqlite::wal_index::{HeaderRead, IndexHeader, WalIndex};
+use crate::types::{Access, PageCount};
+
+/// What the daemon holds of a WAL database while applications have it open.
+///
+/// Files are seen through the mount (`database`, `wal`, the index), so that what is written and locked here is
+/// what applications see; `backing_wal` reads the same log without a request to ourselves.
+#[derive(Debug)]
+pub(super) struct WalAttachment {
+    /// The database file; holds SHARED, so no application is ever the last connection.
+    pub database: File,
+    /// The log, for writing.
+    pub wal: File,
+    /// The log, for reading.
+    pub backing_wal: File,
+    /// The wal-index; its open file holds DMS and the pin.
+    pub index: WalIndex,
+    /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
+    /// fence, checkpoint and restart locks.
+    pub work: File,
+    /// The read slot that holds back restarts.
+    pub pin: Pin,
+    /// The write lock of a node that may not write.
+    pub fence: Fence,
+    /// How far frames are captured (on the primary) or written (on the others).
+    pub captured: Captured,
+    /// The change set of frames that are captured but not seen published yet.
+    pub unpublished_change: Option<ChangeSet>,
+}
+
+/// The end of the captured part of a WAL.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Captured {
+    /// The incarnation of the log.
+    pub salt: Salt,
+    /// The last frame captured.
+    pub frame: u32,
+    /// Its checksum, from which the next frame's continues.
+    pub checksum: FrameChecksum,
+    /// The change counter of the wal-index then.
+    pub change: u32,
+    /// First frame of the last captured change set and its checksum, until it is seen published.
+    pub unpublished: Option<(u32, FrameChecksum)>,
+}
+
+impl Captured {
+    /// The same as a point to be remembered across restarts.
+    pub fn point(&self) -> WalPoint {
+        WalPoint { salt: self.salt, frame: self.frame }
+    }
+}
+
+impl Database {
+    /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
+    pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
+        if state.wal.is_some() {
+            return Ok(());
+        }
+        let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
+        let path = cache.mount_point().join(self.name().as_str());
+        let mut attachment = self.open_attachment(&path, state)?;
+        attachment
+            .adopt_or_begin(state)
+            .map_err(|source| self.io_error("preparing the wal-index", source))?;
+        self.set_fence(&mut attachment)?;
+        state.wal = Some(attachment);
+        if let Some(tailer) = self.shared.tailer()
+            && self.access() == Access::Write
+        {
+            tailer.watch(self);
+        }
+        tracing::debug!(db = %self.name(), "attached");
+        Ok(())
+    }
+
+    fn open_attachment(&self, path: &Path, state: &State) -> Result<WalAttachment, DbError> {
+        let open = |suffix: &str| {
+            fault::point("attach_open")?;
+            let mut side = path.as_os_str().to_owned();
+            side.push(suffix);
+            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
+        };
+        let fail = |source| self.io_error("attaching through the mount", source);
+        let database = open("").map_err(fail)?;
+        if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+            .map_err(fail)?
+        {
+            return Err(self.conflict(
+                "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
+            ));
+        }
+        let (wal, work, shm) = (open("-wal"), open("-shm"), open("-shm"));
+        let (wal, work, shm) = (wal.map_err(fail)?, work.map_err(fail)?, shm.map_err(fail)?);
+        lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
+        let backing_wal = self.open_backing(FileKind::Wal)?;
+        let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?).map_err(fail)?;
+        let captured = Captured {
+            salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
+            frame: 0,
+            checksum: FrameChecksum(0, 0),
+            change: 0,
+            unpublished: None,
+        };
+        let (pin, fence) = (Pin::default(), Fence::default());
+        Ok(WalAttachment {
+            database,
+            wal,
+            backing_wal,
+            index,
+            work,
+            pin,
+            fence,
+            captured,
+            unpublished_change: None,
+        })
+    }
+
+    /// Raises or lifts the fence of an attachment as this node's access demands.
+    pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
+        let fail = |source| self.io_error("taking the locks of the wal-index", source);
+        match self.access() {
+            Access::Write => wal.fence.lift(&wal.work).map_err(fail),
+            Access::Fenced | Access::ReadOnly => {
+                wal.fence.raise(&wal.work).map_err(fail)?;
+                wal.pin.release(&wal.index).map_err(fail)
+            }
+        }
+    }
+
+    /// Ends the attachment of a database no application has open: everything into the database file, the log
+    /// removed. Returns whether it is cold now; where something is still to be captured it is not. Blocking.
+    pub(super) fn detach(&self, state: &mut State) -> Result<bool, DbError> {
+        if state.handles > 0 || state.flight.is_some() || state.exclusive {
+            return Ok(false);
+        }
+        state.mounted = None;
+        let Some(wal) = state.wal.as_mut() else { return Ok(true) };
+        let fail = |source| self.io_error("detaching", source);
+        if let HeaderRead::Valid(header) = wal.index.header() {
+            if header.max_frame != wal.captured.frame
+                || header.salt != wal.captured.salt && header.max_frame > 0
+            {
+                return Ok(false);
+            }
+            state.checksums.set_pending(state.index).map_err(fail)?;
+            let limit = wal.captured.frame;
+            if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
+                && wal.index.backfilled() < limit
+            {
+                return Ok(false);
+            }
+        }
+        let Some(path) = self.shared.cache().map(|cache| cache.mount_point().join(self.name().as_str()))
+        else {
+            return Ok(false);
+        };
+        state.wal = None;
+        state.captured = None;
+        if state.dropped {
+            return Ok(true);
+        }
+        for kind in [FileKind::Wal, FileKind::Shm] {
+            let mut side = path.as_os_str().to_owned();
+            side.push(kind.suffix());
+            match std::fs::remove_file(side) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+                _ => {}
+            }
+        }
+        tracing::debug!(db = %self.name(), "detached");
+        Ok(true)
+    }
+}
+
+impl WalAttachment {
+    /// Takes over a wal-index that is already in use (an application opened the files a moment before us), or
+    /// writes the one of an empty log.
+    fn adopt_or_begin(&mut self, state: &State) -> io::Result<()> {
+        if let HeaderRead::Valid(header) = self.index.header() {
+            self.captured.salt = header.salt;
+            self.captured.change = header.change;
+            // Nothing of this log is captured: attaching happens before the first write.
+            self.captured.frame = 0;
+            self.captured.checksum = self.seed().unwrap_or(FrameChecksum(0, 0));
+            return Ok(());
+        }
+        // Nobody has initialised it, so nobody can be reading it: readers need a valid header first. The
+        // exclusive locks keep out one who is about to recover it.
+        let (byte, length) = (lock_bytes::WAL_WRITE, 3);
+        lock(&self.work, LockKind::Exclusive, byte, length)?;
+        if matches!(self.index.header(), HeaderRead::Empty | HeaderRead::Torn) {
+            self.index.reset_checkpoint_info();
+            self.index.publish(&IndexHeader {
+                change: 0,
+                big_endian_checksum: false,
+                page_size: state.page_size,
+                max_frame: 0,
+                pages: PageCount::ZERO,
+                frame_checksum: FrameChecksum(0, 0),
+                salt: self.captured.salt,
+            });
+        }
+        unlock(&self.work, byte, length)
+    }
+
+    /// The header of the log file, `None` where it has none.
+    pub fn wal_header(&self) -> Option<WalHeader> {
+        use std::os::unix::fs::FileExt;
+        let mut bytes = [0; WAL_HEADER_SIZE];
+        self.backing_wal.read_exact_at(&mut bytes, 0).ok()?;
+        WalHeader::parse(&bytes).ok()
+    }
+
+    /// The checksum the first frame continues from.
+    pub fn seed(&self) -> Option<FrameChecksum> {
+        self.wal_header().map(|header| header.checksum)
+    }
+}

@@ -1,0 +1,434 @@
+//! Capture of a WAL database: at fsync by the chain of frames, otherwise by what the wal-index has published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::attach::{Captured, WalAttachment};
+use super::batch::{Batch, Frame};
+use super::commit::{Flight, Source, now_ms};
+use super::database::{Database, State};
+use super::page_checksums::WalPoint;
+use super::{DbError, Done, FileKind};
+use crate::io::fault;
+use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
+use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
+use crate::types::{Access, PageCount, PageSize, Pgno};
+
+/// What a look at the WAL found.
+pub(super) enum Found {
+    /// Nothing that is not captured.
+    Nothing,
+    /// Frames behind the captured ones are not published; their writer may be about to.
+    Unpublished,
+    /// A change set, in flight now.
+    Captured,
+    /// Another change set is in flight.
+    Busy,
+}
+
+/// A run of frames to capture.
+struct Run {
+    last: u32,
+    end_checksum: FrameChecksum,
+    first_checksum: FrameChecksum,
+    change: u32,
+    commits: u64,
+    pages: PageCount,
+    page_size: PageSize,
+    /// Page to its last frame in the run.
+    frames: BTreeMap<Pgno, u32>,
+    published: bool,
+}
+
+impl Database {
+    /// `fsync(-wal)`: captures what is new and answers once it is quorum-durable.
+    pub fn wal_synced(self: &Arc<Self>, done: Done) {
+        match self.try_lock() {
+            Some(state) if state.wal.is_some() => self.capture_synced(state, Some(done)),
+            Some(_) => done(Ok(())),
+            None => self.off_thread(done, |database, done| database.capture_wal(Some(done))),
+        }
+    }
+
+    /// A write to `-wal` that reaches the daemon (no passthrough).
+    ///
+    /// # Errors
+    /// `NotPrimary` where this node may not write; `Io`.
+    pub fn wal_write(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        let fail = |source| self.io_error("writing the WAL", source);
+        fault::point("wal_app_write").map_err(fail)?;
+        self.open_backing(FileKind::Wal)?.write_all_at(data, offset).map_err(fail)
+    }
+
+    /// `-wal` is truncated: by a TRUNCATE checkpoint, or to journal_size_limit when it begins anew. Either has all
+    /// frames in the database file already, and those only get there captured.
+    pub fn wal_truncated(self: &Arc<Self>, size: u64, done: Done) {
+        let fail = |source| self.io_error("truncating the WAL", source);
+        done(self.open_backing(FileKind::Wal).and_then(|file| file.set_len(size).map_err(fail)));
+    }
+
+    /// Captures everything valid behind the captured part; answers when it is durable. Waits for the lock.
+    pub(super) fn capture_wal(self: &Arc<Self>, done: Option<Done>) {
+        let state = self.lock();
+        if state.wal.is_some() {
+            self.capture_synced(state, done);
+        } else if let Some(done) = done {
+            drop(state);
+            done(Ok(()));
+        }
+    }
+
+    fn capture_synced(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, done: Option<Done>) {
+        if state.flight.is_some() || state.exclusive {
+            // One change set of a database at a time: whoever comes now is captured when it has landed.
+            state.queued.extend(done);
+            return;
+        }
+        let run = match self.prepare(&mut state).and_then(|()| self.chain(&mut state)) {
+            Ok(run) => run,
+            Err(error) => {
+                drop(state);
+                return done.into_iter().for_each(|done| done(Err(error.duplicate())));
+            }
+        };
+        let Some(run) = run else {
+            drop(state);
+            return done.into_iter().for_each(|done| done(Ok(())));
+        };
+        self.take_off(state, run, done);
+    }
+
+    /// Captures what the wal-index has published; called by the watcher of logs.
+    pub(super) fn capture_tail(self: &Arc<Self>) -> Found {
+        let Some(mut state) = self.try_lock() else { return Found::Busy };
+        if state.flight.is_some() || state.exclusive {
+            return Found::Busy;
+        }
+        if self.access() != Access::Write || state.wal.is_none() {
+            return Found::Nothing;
+        }
+        match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
+            Ok(Some(run)) => {
+                self.take_off(state, run, None);
+                Found::Captured
+            }
+            Ok(None) => match state.wal.as_ref().map(WalAttachment::has_unpublished) {
+                Some(true) => Found::Unpublished,
+                _ => Found::Nothing,
+            },
+            Err(error) => {
+                tracing::warn!(db = %self.name(), %error, "cannot capture");
+                Found::Nothing
+            }
+        }
+    }
+
+    /// Encodes a run and proposes it.
+    fn take_off(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, run: Run, done: Option<Done>) {
+        match self.encode_run(&mut state, &run) {
+            Ok(batch) => {
+                let wal = state.wal.as_ref().expect("a run comes from an attachment");
+                let end = Captured {
+                    salt: wal.captured.salt,
+                    frame: run.last,
+                    checksum: run.end_checksum,
+                    change: run.change,
+                    unpublished: (!run.published).then_some((wal.captured.frame + 1, run.first_checksum)),
+                };
+                let change = batch.change.clone();
+                let source = Source::Wal { end, published: run.published };
+                state.flight = Some(Flight { batch, waiters: done.into_iter().collect(), source });
+                drop(state);
+                self.propose(change);
+            }
+            Err(source) => {
+                let error = self.io_error("capturing a transaction", source);
+                if !run.published
+                    && let Some(wal) = state.wal.as_ref()
+                    && let Err(error) = wal.invalidate_frame(run.last, run.page_size)
+                {
+                    state.failed = Some(format!("a commit that failed cannot be taken back: {error}"));
+                }
+                drop(state);
+                tracing::warn!(%error, "a transaction was not captured");
+                done.into_iter().for_each(|done| done(Err(error.duplicate())));
+            }
+        }
+    }
+
+    fn encode_run(&self, state: &mut State, run: &Run) -> io::Result<Batch> {
+        let wal = state.wal.as_ref().ok_or_else(|| io::Error::other("not attached"))?;
+        fault::point("capture_encode")?;
+        let before = WalPoint { salt: wal.captured.salt, frame: wal.captured.frame };
+        let frame = Frame {
+            db: self.name(),
+            base: state.pos,
+            base_pages: state.pages,
+            base_page_size: state.page_size,
+            commits: run.commits,
+            page_size: run.page_size,
+            pages: run.pages,
+            wal: Some((before, run.last)),
+            timestamp_ms: now_ms(),
+        };
+        let lock_page = Pgno::lock_page(run.page_size);
+        let mut pages: BTreeSet<Pgno> = run
+            .frames
+            .keys()
+            .copied()
+            .filter(|pgno| run.pages.contains(*pgno) && *pgno != lock_page)
+            .collect();
+        let growth = frame.untouched_growth(&pages);
+        let stale =
+            if growth.is_empty() { BTreeMap::new() } else { wal_frames_of(state.wal.as_mut(), &growth)? };
+        pages.extend(growth);
+        let wal = state.wal.as_ref().ok_or_else(|| io::Error::other("not attached"))?;
+        frame.encode(&self.shared, &state.checksums, pages.into_iter(), |pgno, page| {
+            match run.frames.get(&pgno).or_else(|| stale.get(&pgno)) {
+                Some(frame) => wal.read_frame(*frame, page),
+                None => read_or_zero(&wal.database, pgno.offset(run.page_size), page),
+            }
+        })
+    }
+
+    /// Notices a WAL that begins anew, and frames that somebody overran, before anything is captured.
+    fn prepare(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(why.clone()));
+        }
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        let wal = state.wal.as_mut().expect("callers have checked");
+        if let Some(header) = wal.wal_header()
+            && header.salt != wal.captured.salt
+        {
+            wal.captured = Captured {
+                salt: header.salt,
+                frame: 0,
+                checksum: header.checksum,
+                change: wal.captured.change,
+                unpublished: None,
+            };
+        }
+        match wal.phantom() {
+            Ok(false) => Ok(()),
+            Ok(true) => self.overrun(state),
+            Err(source) => Err(self.io_error("reading the WAL", source)),
+        }
+    }
+
+    /// The frames whose checksums continue the captured part, up to the last commit among them.
+    fn chain(&self, state: &mut State) -> Result<Option<Run>, DbError> {
+        let page_size = state.page_size;
+        let wal = state.wal.as_mut().expect("callers have checked");
+        let fail = |source| self.io_error("reading the WAL", source);
+        let Some(header) = wal.wal_header() else { return Ok(None) };
+        let page_size = if state.pages == PageCount::ZERO { header.page_size } else { page_size };
+        if header.page_size != page_size {
+            return Err(
+                self.corrupt(format!("its WAL has pages of {} bytes, not {page_size}", header.page_size))
+            );
+        }
+        fault::point("capture_read").map_err(fail)?;
+        let mut scan = Chain::new(wal, header, page_size);
+        while scan.step(&wal.backing_wal).map_err(fail)? {}
+        let Some(mut run) = scan.finish() else { return Ok(None) };
+        if let HeaderRead::Valid(published) = wal.index.header() {
+            run.published = published.salt == header.salt && published.max_frame >= run.last;
+            run.change = if run.published {
+                published.change
+            } else {
+                published.change.wrapping_add(run.commits as u32)
+            };
+        }
+        Ok(Some(run))
+    }
+
+    /// The frames the wal-index has published behind the captured part.
+    fn published_run(&self, state: &mut State) -> Result<Option<Run>, DbError> {
+        let wal = state.wal.as_mut().expect("callers have checked");
+        let HeaderRead::Valid(header) = wal.index.header() else { return Ok(None) };
+        if header.salt != wal.captured.salt || header.max_frame <= wal.captured.frame {
+            return Ok(None);
+        }
+        self.run_of_index(wal, &header).map_err(|source| self.io_error("reading the wal-index", source))
+    }
+
+    fn run_of_index(&self, wal: &mut WalAttachment, header: &IndexHeader) -> io::Result<Option<Run>> {
+        fault::point("capture_index")?;
+        let first = wal.captured.frame + 1;
+        let mut frames = BTreeMap::new();
+        for frame in first..=header.max_frame {
+            let pgno = wal.index.page_of(frame)?;
+            frames.insert(
+                pgno.ok_or_else(|| io::Error::other(format!("frame {frame} has no page in the wal-index")))?,
+                frame,
+            );
+        }
+        let count = u64::from(header.max_frame - wal.captured.frame);
+        let commits = u64::from(header.change.wrapping_sub(wal.captured.change)).clamp(1, count);
+        Ok(Some(Run {
+            last: header.max_frame,
+            end_checksum: header.frame_checksum,
+            first_checksum: FrameChecksum(0, 0),
+            change: header.change,
+            commits,
+            pages: header.pages,
+            page_size: header.page_size,
+            frames,
+            published: true,
+        }))
+    }
+}
+
+/// Bytes of the WAL read at once.
+const READ_BYTES: usize = 256 * 1024;
+
+/// A walk along frames whose checksums hold.
+struct Chain {
+    header: crate::sqlite::wal::WalHeader,
+    page_size: PageSize,
+    next: u32,
+    checksum: FrameChecksum,
+    first_checksum: Option<FrameChecksum>,
+    pending: Vec<(Pgno, u32)>,
+    frames: BTreeMap<Pgno, u32>,
+    commit: Option<(u32, FrameChecksum, PageCount)>,
+    commits: u64,
+    buffer: Vec<u8>,
+}
+
+impl Chain {
+    fn new(wal: &WalAttachment, header: crate::sqlite::wal::WalHeader, page_size: PageSize) -> Self {
+        Self {
+            header,
+            page_size,
+            next: wal.captured.frame + 1,
+            checksum: if wal.captured.frame == 0 { header.checksum } else { wal.captured.checksum },
+            first_checksum: None,
+            pending: Vec::new(),
+            frames: BTreeMap::new(),
+            commit: None,
+            commits: 0,
+            buffer: Vec::new(),
+        }
+    }
+
+    /// Reads and walks one buffer; `false` at the end of the chain.
+    fn step(&mut self, wal: &std::fs::File) -> io::Result<bool> {
+        let frame_bytes = FRAME_HEADER_SIZE + self.page_size.len();
+        // A commit is a few frames: begin with a short read and grow.
+        let want = (self.buffer.len() * 4).clamp(frame_bytes * 4, READ_BYTES.max(frame_bytes * 4));
+        let count = want / frame_bytes;
+        self.buffer.resize(count * frame_bytes, 0);
+        let got = read_up_to(wal, &mut self.buffer, frame_offset(self.next, self.page_size))?;
+        for bytes in self.buffer[..got].chunks_exact(frame_bytes) {
+            let (raw, page) = bytes.split_at(FRAME_HEADER_SIZE);
+            let raw: &[u8; FRAME_HEADER_SIZE] = raw.try_into().expect("split at the header's size");
+            let Some(frame) = FrameHeader::parse(raw) else { return Ok(false) };
+            if !frame.follows(&self.header, self.checksum, raw, page) {
+                return Ok(false);
+            }
+            self.checksum = frame.checksum;
+            self.first_checksum.get_or_insert(frame.checksum);
+            self.pending.push((frame.pgno, self.next));
+            if frame.commit != PageCount::ZERO {
+                self.frames.extend(self.pending.drain(..));
+                self.commit = Some((self.next, frame.checksum, frame.commit));
+                self.commits += 1;
+            }
+            self.next += 1;
+        }
+        Ok(got == self.buffer.len())
+    }
+
+    fn finish(self) -> Option<Run> {
+        let (last, end_checksum, pages) = self.commit?;
+        Some(Run {
+            last,
+            end_checksum,
+            first_checksum: self.first_checksum?,
+            change: 0,
+            commits: self.commits,
+            pages,
+            page_size: self.page_size,
+            frames: self.frames,
+            published: false,
+        })
+    }
+}
+
+impl WalAttachment {
+    /// Reads the page of a frame.
+    pub fn read_frame(&self, frame: u32, page: &mut [u8]) -> io::Result<()> {
+        let page_size = PageSize::new(page.len() as u32).map_err(io::Error::other)?;
+        self.backing_wal.read_exact_at(page, frame_offset(frame, page_size) + FRAME_HEADER_SIZE as u64)
+    }
+
+    /// Makes a frame one that no recovery accepts: its commit never happened.
+    pub fn invalidate_frame(&self, frame: u32, page_size: PageSize) -> io::Result<()> {
+        fault::point("invalidate_frame")?;
+        self.wal.write_all_at(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
+    }
+
+    /// The checksum a frame carries now.
+    pub fn checksum_of(&self, frame: u32, page_size: PageSize) -> io::Result<Option<FrameChecksum>> {
+        let mut raw = [0; FRAME_HEADER_SIZE];
+        match self.backing_wal.read_exact_at(&mut raw, frame_offset(frame, page_size)) {
+            Ok(()) => Ok(FrameHeader::parse(&raw)
+                .filter(|header| header.salt == self.captured.salt)
+                .map(|h| h.checksum)),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the log goes on behind what is captured and published.
+    fn has_unpublished(&self) -> bool {
+        let HeaderRead::Valid(header) = self.index.header() else { return false };
+        matches!(
+            self.checksum_of(header.max_frame.max(self.captured.frame) + 1, header.page_size),
+            Ok(Some(_))
+        )
+    }
+}
+
+/// Reads what is there and leaves the rest zero, as SQLite reads behind the end of a file.
+pub(super) fn read_or_zero(file: &std::fs::File, offset: u64, page: &mut [u8]) -> io::Result<()> {
+    let got = read_up_to(file, page, offset)?;
+    page[got..].fill(0);
+    Ok(())
+}
+
+fn read_up_to(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut total = 0;
+    while total < buffer.len() {
+        match file.read_at(&mut buffer[total..], offset + total as u64)? {
+            0 => break,
+            count => total += count,
+        }
+    }
+    Ok(total)
+}
+
+/// The last published frame of each of `pages`, older than the run: what a checkpoint would copy.
+fn wal_frames_of(wal: Option<&mut WalAttachment>, pages: &[Pgno]) -> io::Result<BTreeMap<Pgno, u32>> {
+    let Some(wal) = wal else { return Ok(BTreeMap::new()) };
+    let wanted: BTreeSet<Pgno> = pages.iter().copied().collect();
+    let HeaderRead::Valid(header) = wal.index.header() else { return Ok(BTreeMap::new()) };
+    let mut found = BTreeMap::new();
+    for frame in 1..=header.max_frame.min(wal.captured.frame) {
+        if let Some(pgno) = wal.index.page_of(frame)?
+            && wanted.contains(&pgno)
+        {
+            found.insert(pgno, frame);
+        }
+    }
+    Ok(found)
+}

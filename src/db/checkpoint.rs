@@ -1,0 +1,123 @@
+//! Checkpoint: copies frames of the WAL into the database file, as SQLite's checkpointer does.
+//!
+//! No sync: what the file durably holds is the marker's business, and redo covers the rest.
+//! Source: `wal.c`, `walCheckpoint`.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::attach::WalAttachment;
+use super::capture_wal::read_or_zero;
+use crate::io::fault;
+use crate::io::ofd_lock::{LockKind, try_lock, unlock};
+use crate::sqlite::lock_bytes;
+use crate::sqlite::wal_index::{HeaderRead, READ_MARK_UNUSED, READ_SLOTS};
+use crate::types::Pgno;
+
+/// How far a checkpoint came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Backfill {
+    /// All frames up to the limit are in the database file.
+    Complete,
+    /// A reader holds back frames behind this one.
+    HeldBack(u32),
+    /// Another checkpoint is running.
+    Busy,
+}
+
+impl WalAttachment {
+    /// Copies frames up to `limit` (which must be captured) into the database file, as far as readers allow.
+    ///
+    /// # Errors
+    /// Where reading the log or writing the database fails; the wal-index then still says the old state.
+    pub fn backfill(&mut self, limit: u32) -> io::Result<Backfill> {
+        if self.index.backfilled() >= limit {
+            return Ok(Backfill::Complete);
+        }
+        if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::CKPT, 1)? {
+            return Ok(Backfill::Busy);
+        }
+        let result = self.backfill_locked(limit);
+        unlock(&self.work, lock_bytes::CKPT, 1)?;
+        result
+    }
+
+    fn backfill_locked(&mut self, limit: u32) -> io::Result<Backfill> {
+        let HeaderRead::Valid(header) = self.index.header() else { return Ok(Backfill::Busy) };
+        let safe = self.safe_frame(limit.min(header.max_frame))?;
+        let done = self.index.backfilled();
+        if safe > done {
+            if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::read(0), 1)? {
+                return Ok(Backfill::HeldBack(done));
+            }
+            let copied = self.copy(done, safe, header.pages, safe == header.max_frame, header.page_size);
+            unlock(&self.work, lock_bytes::read(0), 1)?;
+            copied?;
+        }
+        Ok(if safe >= limit { Backfill::Complete } else { Backfill::HeldBack(safe) })
+    }
+
+    fn copy(
+        &mut self,
+        done: u32,
+        safe: u32,
+        pages: crate::types::PageCount,
+        whole: bool,
+        page_size: crate::types::PageSize,
+    ) -> io::Result<()> {
+        let mut latest = BTreeMap::new();
+        for frame in done + 1..=safe {
+            if let Some(pgno) = self.index.page_of(frame)? {
+                latest.insert(pgno, frame);
+            }
+        }
+        self.index.set_backfill_attempted(safe);
+        let mut page = vec![0; page_size.len()];
+        for (pgno, frame) in latest {
+            // Where readers hold back a part, the size may still shrink below what older readers see.
+            if whole && !pages.contains(pgno) {
+                continue;
+            }
+            self.read_frame(frame, &mut page)?;
+            fault::point("checkpoint_write")?;
+            self.database.write_all_at(&page, pgno.offset(page_size))?;
+        }
+        if whole {
+            fault::point("checkpoint_truncate")?;
+            self.database.set_len(pages.bytes(page_size))?;
+        }
+        self.index.set_backfilled(safe);
+        Ok(())
+    }
+
+    /// The last frame that every reader can do without, up to `limit`; unused marks are moved out of the way.
+    fn safe_frame(&self, limit: u32) -> io::Result<u32> {
+        let mut safe = limit;
+        for slot in 1..READ_SLOTS {
+            let mark = self.index.read_mark(slot);
+            if mark >= safe {
+                continue;
+            }
+            let byte = super::pin::read_byte(slot);
+            if try_lock(&self.work, LockKind::Exclusive, byte, 1)? {
+                self.index.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_UNUSED });
+                unlock(&self.work, byte, 1)?;
+            } else {
+                safe = mark;
+            }
+        }
+        Ok(safe)
+    }
+
+    /// Reads a page as the captured part of the log and the database file give it.
+    pub fn read_page(&mut self, pgno: Pgno, frame: Option<u32>, page: &mut [u8]) -> io::Result<()> {
+        match frame {
+            Some(frame) => self.read_frame(frame, page),
+            None => {
+                let page_size = crate::types::PageSize::new(page.len() as u32).map_err(io::Error::other)?;
+                read_or_zero(&self.database, pgno.offset(page_size), page)
+            }
+        }
+    }
+}

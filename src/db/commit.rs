@@ -1,0 +1,180 @@
+//! The way of a captured change set through the log, and what its landing changes here.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::attach::Captured;
+use super::batch::Batch;
+use super::contract::CommitError;
+use super::database::{Database, State};
+use super::shared::Moved;
+use super::{DbError, Done};
+use crate::types::{Access, LogIndex, PageCount};
+
+/// A change set between proposal and its landing.
+pub(super) struct Flight {
+    /// What was proposed.
+    pub batch: Batch,
+    /// Who waits for it.
+    pub waiters: Vec<Done>,
+    /// What it was captured from.
+    pub source: Source,
+}
+
+/// Where a change set was captured.
+pub(super) enum Source {
+    /// The WAL, up to here.
+    Wal {
+        /// The end of the captured part once it lands.
+        end: Captured,
+        /// The last commit frame and whether the wal-index already published it.
+        published: bool,
+    },
+    /// The pages written under the rollback journal.
+    Journal,
+}
+
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Database {
+    /// Proposes what was captured. The flight is in `state` before the log hears of it; call without the lock.
+    pub(super) fn propose(self: &Arc<Self>, change: crate::ltx::ChangeSet) {
+        let database = self.clone();
+        match self.shared.sink() {
+            Some(sink) => sink.commit(vec![change], Box::new(move |fate| database.landed(fate))),
+            None => self.landed(Err(CommitError::Refused("the log is not open yet".into()))),
+        }
+    }
+
+    /// Hears the fate of the flight; on the log's thread.
+    pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
+        let mut state = self.lock();
+        let Some(flight) = state.flight.take() else { return };
+        let Flight { batch, waiters, source } = flight;
+        let timestamp_ms = batch.timestamp_ms;
+        let answer = match fate {
+            Ok(index) => self.finalize(&mut state, batch, source, index),
+            Err(error) => Err(self.give_up(&mut state, batch, source, error)),
+        };
+        let queued = std::mem::take(&mut state.queued);
+        let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
+        drop(state);
+        self.changed.notify_all();
+        if let Some(moved) = moved {
+            (self.shared.observer)(self, moved);
+        }
+        answer_all(waiters, answer);
+        if !queued.is_empty() {
+            // The log's thread must not read and encode; somebody else captures what came meanwhile.
+            self.off_thread(all_of(queued), |database, done| database.capture_wal(Some(done)));
+        }
+    }
+
+    pub(super) fn moved(&self, state: &State, timestamp_ms: i64) -> Moved {
+        Moved {
+            pos: state.pos,
+            index: state.index,
+            pages: state.pages,
+            page_size: state.page_size,
+            timestamp_ms,
+        }
+    }
+
+    /// Makes a change set that is in the log the database's position.
+    fn finalize(
+        &self,
+        state: &mut State,
+        batch: Batch,
+        source: Source,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        if batch.change.pre != state.pos.checksum || batch.change.range.min() != state.pos.next_txid() {
+            // Another entry came first (an import, say): nobody applies this one, here or elsewhere.
+            let error = CommitError::Refused(format!("the database had moved to {}", state.pos));
+            return Err(self.give_up(state, batch, source, error));
+        }
+        self.adopt(state, &batch, index)?;
+        if let Source::Wal { end, published } = source {
+            self.advance_capture(state, end);
+            if let Some(wal) = state.wal.as_mut() {
+                wal.unpublished_change = (!published).then_some(batch.change);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the new checksums and moves the position.
+    pub(super) fn adopt(&self, state: &mut State, batch: &Batch, index: LogIndex) -> Result<(), DbError> {
+        let change = &batch.change;
+        let fail = |source| self.io_error("writing page checksums", source);
+        state.checksums.set_pending(index).map_err(fail)?;
+        if batch.reset {
+            state.checksums.truncate(PageCount::ZERO).map_err(fail)?;
+        }
+        state.checksums.set(&batch.checksums).map_err(fail)?;
+        state.checksums.truncate(change.commit).map_err(fail)?;
+        state.pos = change.pos();
+        state.index = index;
+        state.pages = change.commit;
+        state.page_size = change.page_size;
+        state.mode = batch.mode.or(state.mode);
+        state.touched_by(index);
+        if let Some(point) = batch.wal_end {
+            state.captured = Some(point);
+        }
+        Ok(())
+    }
+
+    pub(super) fn advance_capture(&self, state: &mut State, end: Captured) {
+        let Some(wal) = state.wal.as_mut() else { return };
+        wal.captured = end;
+        if end.unpublished.is_some()
+            && let Err(error) = wal.pin.hold(&wal.index)
+        {
+            tracing::warn!(db = %self.name(), %error, "cannot take a read slot");
+        }
+    }
+
+    /// Takes back what will not be history, as far as it is not yet visible to anyone.
+    fn give_up(&self, state: &mut State, batch: Batch, source: Source, error: CommitError) -> DbError {
+        let db = self.name().clone();
+        match &source {
+            Source::Wal { end, published: false } => {
+                if let Some(wal) = &state.wal
+                    && let Err(error) = wal.invalidate_frame(end.frame, batch.change.page_size)
+                {
+                    state.failed = Some(format!("a commit of unknown fate cannot be taken back: {error}"));
+                    tracing::error!(db = %self.name(), %error, "cannot invalidate the frame of a failed commit");
+                }
+            }
+            // Published frames stay where they are: captured again later, or set aside when the node steps down.
+            Source::Wal { published: true, .. } | Source::Journal => {}
+        }
+        tracing::warn!(%db, txid = %batch.change.range.max(), %error, "a transaction was not committed");
+        if matches!(error, CommitError::Unknown(_)) {
+            self.put_in_limbo(state, Flight { batch, waiters: Vec::new(), source });
+        }
+        match error {
+            CommitError::Refused(_) if self.access() != Access::Write => DbError::NotPrimary(db),
+            CommitError::Refused(why) | CommitError::Unknown(why) => DbError::Unavailable { db, why },
+        }
+    }
+}
+
+/// One callback that answers many waiters alike.
+pub(super) fn all_of(waiters: Vec<Done>) -> Done {
+    Box::new(move |answer| answer_all(waiters, answer))
+}
+
+/// Gives every waiter the answer; errors are told to each in the same words.
+pub(super) fn answer_all(waiters: Vec<Done>, answer: Result<(), DbError>) {
+    match answer {
+        Ok(()) => waiters.into_iter().for_each(|done| done(Ok(()))),
+        Err(error) => waiters.into_iter().for_each(|done| done(Err(error.duplicate()))),
+    }
+}

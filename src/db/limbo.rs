@@ -1,0 +1,70 @@
+//! Limbo: change sets whose fate the log could not tell. Unknown is never success and never silently failure.
+
+use std::sync::Arc;
+
+use super::DbError;
+use super::commit::{Flight, Source};
+use super::database::{Database, State};
+use crate::ltx::ChangeSet;
+use crate::types::LogIndex;
+
+impl Database {
+    /// Where entry `index` is the change set in limbo: it is history after all. Returns whether it was.
+    ///
+    /// # Errors
+    /// Where the position cannot be moved.
+    pub(super) fn land_in_limbo(
+        self: &Arc<Self>,
+        state: &mut State,
+        index: LogIndex,
+        change: &ChangeSet,
+    ) -> Result<bool, DbError> {
+        let Some(flight) = state.limbo.take() else { return Ok(false) };
+        if flight.batch.change.range != change.range || flight.batch.change.post != change.post {
+            // Another entry took its place in history, so it never will be part of it. Published frames of it
+            // are cut off when the database is resynced, which the mismatch of this entry brings about.
+            tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
+            return Ok(false);
+        }
+        match flight.source {
+            Source::Wal { end, published: true } => {
+                self.adopt(state, &flight.batch, index)?;
+                self.advance_capture(state, end);
+                Ok(true)
+            }
+            // Its writer was told that it failed, and has taken it back or is about to: apply it like a foreign
+            // entry, but not here, because the writer's locks are waited for.
+            Source::Wal { published: false, .. } | Source::Journal => {
+                state.exclusive = true;
+                let change = change.clone();
+                self.off_thread(Box::new(|_| ()), move |database, done| {
+                    done(database.apply_late(index, &change));
+                });
+                Ok(true)
+            }
+        }
+    }
+
+    fn apply_late(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
+        let held = self.hold_writers();
+        let mut state = self.lock();
+        let applied = held.as_ref().map_err(DbError::duplicate).map(|_| ()).and_then(|()| {
+            let incoming = self.check_incoming(&state, change)?;
+            self.write_incoming(&mut state, incoming, index)
+        });
+        if let Err(error) = &applied {
+            state.failed = Some(error.to_string());
+            tracing::error!(%error, "cannot apply a transaction that turned out to be committed; the database is not served");
+        }
+        drop(state);
+        drop(held);
+        self.end_exclusive();
+        applied
+    }
+
+    /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured.
+    pub(super) fn put_in_limbo(&self, state: &mut State, flight: Flight) {
+        tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "the fate of a transaction is unknown");
+        state.limbo = Some(flight);
+    }
+}

@@ -1,0 +1,167 @@
+//! Changes of a database that do not come from its applications: imports, resyncs and what a crash left behind.
+
+use std::fs::File;
+use std::io;
+use std::sync::mpsc;
+use std::sync::{Arc, MutexGuard};
+
+use super::DbError;
+use super::apply::ExclusiveLock;
+use super::batch::Batch;
+use super::commit::all_of;
+use super::contract::CommitError;
+use super::database::{Database, State};
+use super::incoming::{Incoming, LtxSource};
+use crate::io::ofd_lock::{LockKind, lock};
+use crate::ltx::ChangeSet;
+use crate::sqlite::lock_bytes;
+use crate::types::{JournalMode, LogIndex};
+
+/// The database with all its writers kept out; ends when dropped.
+pub(super) struct HeldWriters<'a> {
+    database: &'a Database,
+    wal: bool,
+    _rollback: Option<ExclusiveOwned>,
+}
+
+/// SQLite's EXCLUSIVE lock together with the file it is held through.
+struct ExclusiveOwned(File);
+
+impl Drop for ExclusiveOwned {
+    fn drop(&mut self) {
+        ExclusiveLock::release(&self.0);
+    }
+}
+
+impl Drop for HeldWriters<'_> {
+    fn drop(&mut self) {
+        if self.wal
+            && self.database.access() == crate::types::Access::Write
+            && let Some(wal) = self.database.lock().wal.as_mut()
+            && let Err(error) = wal.fence.lift(&wal.work)
+        {
+            tracing::error!(db = %self.database.name(), %error, "cannot release the write lock");
+        }
+    }
+}
+
+impl Database {
+    /// Keeps out the writers among the applications, waiting for the one at work. Never call with the lock held.
+    pub(super) fn hold_writers(&self) -> Result<HeldWriters<'_>, DbError> {
+        let fail = |source| self.io_error("waiting for writers", source);
+        let mut state = self.lock();
+        if let Some(wal) = &state.wal {
+            let work = wal.work.try_clone().map_err(fail)?;
+            drop(state);
+            // Without the state's lock: the writer at work may be waiting for its capture.
+            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            let mut state = self.lock();
+            if let Some(wal) = state.wal.as_mut() {
+                wal.fence.try_raise(&wal.work).map_err(fail)?;
+            }
+            return Ok(HeldWriters { database: self, wal: true, _rollback: None });
+        }
+        if state.handles > 0 && state.mode == Some(JournalMode::Rollback) {
+            let file = self.mounted(&mut state).map_err(fail)?;
+            drop(state);
+            std::mem::forget(ExclusiveLock::take(&file).map_err(fail)?);
+            return Ok(HeldWriters { database: self, wal: false, _rollback: Some(ExclusiveOwned(file)) });
+        }
+        Ok(HeldWriters { database: self, wal: false, _rollback: None })
+    }
+
+    /// Claims the database for an operation longer than the lock: captures and opens wait until
+    /// [`end_exclusive`](Self::end_exclusive).
+    pub(super) fn begin_exclusive(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        while state.exclusive || state.flight.is_some() {
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        state.exclusive = true;
+        state
+    }
+
+    /// Lets the others go on.
+    pub(super) fn end_exclusive(self: &Arc<Self>) {
+        let mut state = self.lock();
+        state.exclusive = false;
+        let queued = std::mem::take(&mut state.queued);
+        drop(state);
+        self.changed.notify_all();
+        if !queued.is_empty() {
+            self.capture_wal(Some(all_of(queued)));
+        }
+    }
+
+    /// Makes a change of our own part of history, then of the database: `build` encodes it on the position that
+    /// is current once all writers are out; `None` means there is nothing to change. Blocking.
+    ///
+    /// # Errors
+    /// What `build` says; `Unavailable` or `NotPrimary` where the log does not take it.
+    pub(super) fn commit_own(
+        self: &Arc<Self>,
+        build: impl FnOnce(&mut State) -> Result<Option<Batch>, DbError>,
+    ) -> Result<(), DbError> {
+        let held = self.hold_writers()?;
+        // Writers are out, so what they published is all there is to capture before our own change.
+        self.capture_and_wait()?;
+        let mut state = self.begin_exclusive();
+        let built = build(&mut state);
+        drop(state);
+        let result = built.and_then(|batch| match batch {
+            Some(batch) => self.commit_built(batch),
+            None => Ok(()),
+        });
+        drop(held);
+        self.end_exclusive();
+        result
+    }
+
+    fn commit_built(self: &Arc<Self>, batch: Batch) -> Result<(), DbError> {
+        let sink = self.shared.sink().ok_or_else(|| self.unavailable("the log is not open yet"))?;
+        let (sender, receiver) = mpsc::channel();
+        let change = batch.change.clone();
+        // The log's thread only passes the word; what may wait for applications is done here.
+        sink.commit(vec![change.clone()], Box::new(move |fate| drop(sender.send(fate))));
+        let fate = receiver.recv().unwrap_or_else(|_| Err(CommitError::Unknown("the log was closed".into())));
+        let index = fate.map_err(|error| self.unavailable(error.to_string()))?;
+        let mut state = self.lock();
+        let incoming = self.check_incoming(&state, &change)?;
+        self.write_incoming(&mut state, incoming, index)?;
+        let moved = self.moved(&state, batch.timestamp_ms);
+        drop(state);
+        (self.shared.observer)(self, moved);
+        Ok(())
+    }
+
+    fn capture_and_wait(self: &Arc<Self>) -> Result<(), DbError> {
+        let (sender, receiver) = mpsc::channel();
+        self.capture_wal(Some(Box::new(move |answer| drop(sender.send(answer)))));
+        receiver.recv().unwrap_or_else(|_| Err(self.unavailable("the log was closed")))
+    }
+
+    /// Brings the database to the position of `change` with the pages in an LTX file, whatever it held before.
+    /// Blocking; waits for readers of an open rollback database.
+    ///
+    /// # Errors
+    /// `Corrupt` where the pages do not lead to the checksum.
+    pub(crate) fn install_pages(
+        self: &Arc<Self>,
+        change: ChangeSet,
+        file: File,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        let mut state = self.wait_shared(self.lock());
+        state.limbo = None;
+        let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
+        self.write_incoming(&mut state, incoming, index)?;
+        state.failed = None;
+        self.finish_apply(state);
+        Ok(())
+    }
+}
+
+/// An I/O error about bad data.
+pub(super) fn bad_data(text: impl Into<String>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, text.into())
+}

@@ -1,0 +1,120 @@
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::{ChangeSink, Database, KernelCache, Tailer};
+use crate::io::blobs::BlobStore;
+use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
+
+/// What all databases of a node have in common.
+pub struct Shared {
+    /// This node.
+    pub node: NodeId,
+    /// Large change sets.
+    pub blobs: Arc<BlobStore>,
+    /// Where change sets go that never became history.
+    pub discarded: PathBuf,
+    /// Where files of operations under way go.
+    pub tmp: PathBuf,
+    /// Hears of every step a database makes.
+    pub observer: Observer,
+    access: AtomicU8,
+    sink: OnceLock<Arc<dyn ChangeSink>>,
+    cache: OnceLock<Arc<dyn KernelCache>>,
+    tailer: OnceLock<Tailer>,
+}
+
+/// Hears of every step of any database.
+pub type Observer = Box<dyn Fn(&Database, Moved) + Send + Sync>;
+
+/// A step of one database.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// Where it stands now.
+    pub pos: Pos,
+    /// The log entry that moved it.
+    pub index: LogIndex,
+    /// Its size in pages.
+    pub pages: PageCount,
+    /// Page size in bytes.
+    pub page_size: PageSize,
+    /// When the primary captured it, milliseconds since 1970; 0 where unknown.
+    pub timestamp_ms: i64,
+}
+
+impl Shared {
+    /// The common part, not yet connected to a log or a mount.
+    pub fn new(
+        node: NodeId,
+        blobs: Arc<BlobStore>,
+        discarded: PathBuf,
+        tmp: PathBuf,
+        access: Access,
+        observer: Observer,
+    ) -> Self {
+        Self {
+            node,
+            blobs,
+            discarded,
+            tmp,
+            observer,
+            access: AtomicU8::new(access as u8),
+            sink: OnceLock::new(),
+            cache: OnceLock::new(),
+            tailer: OnceLock::new(),
+        }
+    }
+
+    /// What applications may do.
+    pub fn access(&self) -> Access {
+        match self.access.load(Ordering::SeqCst) {
+            0 => Access::Write,
+            1 => Access::Fenced,
+            _ => Access::ReadOnly,
+        }
+    }
+
+    /// Sets what applications may do; the databases are fenced or unfenced one by one after it.
+    pub fn set_access(&self, access: Access) {
+        self.access.store(access as u8, Ordering::SeqCst);
+    }
+
+    /// Connects the log; the first call counts.
+    pub fn set_sink(&self, sink: Arc<dyn ChangeSink>) {
+        let _ = self.sink.set(sink);
+    }
+
+    /// The log's entrance, once connected.
+    pub fn sink(&self) -> Option<&Arc<dyn ChangeSink>> {
+        self.sink.get()
+    }
+
+    /// Connects the mount; the first call counts.
+    pub fn set_cache(&self, cache: Arc<dyn KernelCache>) {
+        let _ = self.cache.set(cache);
+    }
+
+    /// The mount, once connected.
+    pub fn cache(&self) -> Option<&Arc<dyn KernelCache>> {
+        self.cache.get()
+    }
+
+    /// Connects the watcher of write-ahead logs; the first call counts.
+    pub fn set_tailer(&self, tailer: Tailer) {
+        let _ = self.tailer.set(tailer);
+    }
+
+    /// The watcher of write-ahead logs.
+    pub fn tailer(&self) -> Option<&Tailer> {
+        self.tailer.get()
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("node", &self.node)
+            .field("access", &self.access())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! What the store does to a database as a whole: roles, failure, the end.
+
+use std::sync::Arc;
+
+use super::DbError;
+use super::capture_wal::read_or_zero;
+use super::database::{Database, State};
+use crate::ltx;
+use crate::sqlite::wal_index::HeaderRead;
+use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
+
+impl Database {
+    /// Makes locks and watches what the node's access demands. Blocking: a writer at work is waited for.
+    ///
+    /// # Errors
+    /// Where locks cannot be taken.
+    pub fn set_access(self: &Arc<Self>) -> Result<(), DbError> {
+        if self.access() == Access::Write {
+            let mut state = self.lock();
+            if let Some(wal) = state.wal.as_mut() {
+                self.set_fence(wal)?;
+                if let Some(tailer) = self.shared.tailer() {
+                    tailer.watch(self);
+                }
+            }
+            return Ok(());
+        }
+        // Holding the writers does it; the fence stays up because this node may not write any more.
+        drop(self.hold_writers()?);
+        let mut state = self.lock();
+        match state.wal.as_mut() {
+            Some(wal) => self.set_fence(wal),
+            None => Ok(()),
+        }
+    }
+
+    /// Stops serving the database until it is resynced.
+    pub fn fail(&self, error: &DbError) {
+        let mut state = self.lock();
+        if state.failed.is_none() {
+            tracing::error!(db = %self.name(), %error, "not served until it is resynced");
+            state.failed = Some(error.to_string());
+        }
+    }
+
+    /// Whether applications have it open, attached ones that linger left out.
+    pub fn in_use(&self) -> bool {
+        self.lock().handles > 0
+    }
+
+    /// The database is dropped or replaced: nothing of it is captured any more.
+    pub fn set_dropped(&self) {
+        let mut state = self.lock();
+        state.dropped = true;
+        state.failed = Some("it was dropped".into());
+    }
+
+    /// Detaches for a rename.
+    ///
+    /// # Errors
+    /// `Conflict` where it is open.
+    pub fn prepare_rename(&self) -> Result<(), DbError> {
+        let mut state = self.lock();
+        match self.detach(&mut state)? {
+            true => Ok(()),
+            false => Err(self.conflict("is open; close it before renaming")),
+        }
+    }
+
+    /// The entry that gave the database its name.
+    pub fn set_index(&self, index: LogIndex) {
+        let mut state = self.lock();
+        state.index = index;
+        state.touched_by(index);
+    }
+
+    /// Detaches where nobody has come back.
+    ///
+    /// # Errors
+    /// `Unavailable` where something is still to be captured: try again later.
+    pub(super) fn try_detach(&self) -> Result<(), DbError> {
+        let mut state = self.lock();
+        if state.handles > 0 || self.detach(&mut state)? {
+            return Ok(());
+        }
+        Err(self.unavailable("still in use"))
+    }
+
+    /// Checksums of the committed pages.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn checksums_upto(&self, pages: PageCount) -> Result<Vec<Option<Checksum>>, DbError> {
+        let mut sums = vec![None; pages.get() as usize];
+        self.lock()
+            .checksums
+            .read_range(Pgno::FIRST, &mut sums)
+            .map_err(|source| self.io_error("reading page checksums", source))?;
+        Ok(sums)
+    }
+
+    /// Computes all checksums anew from what is really in the files.
+    ///
+    /// # Errors
+    /// Where the files cannot be read.
+    pub fn rescan(&self) -> Result<(), DbError> {
+        let mut state = self.lock();
+        self.rescan_locked(&mut state).map_err(|source| self.io_error("reading all pages", source))
+    }
+
+    fn rescan_locked(&self, state: &mut State) -> std::io::Result<()> {
+        let (page_size, pages) = (state.page_size, state.pages);
+        let mut frames = std::collections::HashMap::new();
+        if let Some(wal) = state.wal.as_mut()
+            && let HeaderRead::Valid(header) = wal.index.header()
+        {
+            for frame in 1..=header.max_frame {
+                if let Some(pgno) = wal.index.page_of(frame)? {
+                    frames.insert(pgno, frame);
+                }
+            }
+        }
+        let file = std::fs::File::open(self.files().path(super::FileKind::Database))?;
+        let mut page = vec![0; page_size.len()];
+        let mut total = Checksum::EMPTY;
+        let mut chunk = Vec::with_capacity(8192);
+        for pgno in pages.pages(page_size) {
+            match (frames.get(&pgno), state.wal.as_ref()) {
+                (Some(frame), Some(wal)) => wal.read_frame(*frame, &mut page)?,
+                _ => read_or_zero(&file, pgno.offset(page_size), &mut page)?,
+            }
+            let sum = ltx::page_checksum(pgno, &page);
+            total = total ^ sum;
+            chunk.push((pgno, sum));
+            if chunk.len() == chunk.capacity() {
+                state.checksums.set(&chunk)?;
+                chunk.clear();
+            }
+        }
+        state.checksums.set(&chunk)?;
+        state.pos.checksum = total;
+        Ok(())
+    }
+}

@@ -1,0 +1,135 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, RwLock};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+
+use super::error::LogError;
+use super::record::{self, Record};
+use super::segment::Segment;
+
+/// Where an entry is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub epoch: u64,
+    pub offset: u64,
+    /// Bytes of the whole record.
+    pub bytes: u32,
+}
+
+/// What reader and writer share.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    /// The last entry given up.
+    pub purged: u64,
+    /// Entries from `purged + 1` on.
+    pub places: VecDeque<Place>,
+    /// Segments in use, by epoch.
+    pub segments: BTreeMap<u64, Segment>,
+}
+
+impl Shared {
+    pub fn last_index(&self) -> u64 {
+        self.purged + self.places.len() as u64
+    }
+
+    /// The oldest epoch that still holds an entry.
+    pub fn first_epoch(&self) -> Option<u64> {
+        self.places.front().map(|place| place.epoch)
+    }
+}
+
+/// Reads entries while the log is written.
+#[derive(Debug, Clone)]
+pub struct LogReader {
+    shared: Arc<RwLock<Shared>>,
+}
+
+impl LogReader {
+    pub(super) fn new(shared: Arc<RwLock<Shared>>) -> Self {
+        Self { shared }
+    }
+
+    fn lock(&self) -> std::sync::RwLockReadGuard<'_, Shared> {
+        self.shared.read().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The oldest entry that is not given up, whether or not it was written yet.
+    pub fn first_index(&self) -> u64 {
+        self.lock().purged + 1
+    }
+
+    /// The newest entry; the last one given up where there is none.
+    pub fn last_index(&self) -> u64 {
+        self.lock().last_index()
+    }
+
+    /// Entries `from..to`, as far as they are there, until about `bytes_max` bytes; at least one where there is one.
+    ///
+    /// # Errors
+    /// `Missing` where `from` is given up; `Io` and `Corrupt` of the files.
+    pub fn read(&self, from: u64, to: u64, bytes_max: usize) -> Result<Vec<(u64, Bytes)>, LogError> {
+        let mut wanted = Vec::new();
+        {
+            let shared = self.lock();
+            if from <= shared.purged {
+                return Err(LogError::Missing(from));
+            }
+            let mut bytes = 0;
+            for index in from..to.min(shared.last_index() + 1) {
+                let place = shared.places[(index - shared.purged - 1) as usize];
+                if bytes > 0 && bytes + place.bytes as usize > bytes_max {
+                    break;
+                }
+                bytes += place.bytes as usize;
+                let segment = shared.segments.get(&place.epoch).ok_or(LogError::Missing(index))?;
+                wanted.push((index, place, segment.clone()));
+            }
+        }
+        wanted
+            .into_iter()
+            .map(|(index, place, segment)| Ok((index, read_entry(index, place, &segment)?)))
+            .collect()
+    }
+
+    /// Bytes of the entries above `index`.
+    pub fn bytes_above(&self, index: u64) -> u64 {
+        let shared = self.lock();
+        let skip = index.saturating_sub(shared.purged) as usize;
+        shared.places.iter().skip(skip).map(|place| u64::from(place.bytes)).sum()
+    }
+
+    /// About when an entry was written: when its segment last was.
+    pub fn written_at(&self, index: u64) -> Option<SystemTime> {
+        let shared = self.lock();
+        let place = shared.places.get(index.checked_sub(shared.purged + 1)? as usize)?;
+        shared.segments.get(&place.epoch)?.file.metadata().ok()?.modified().ok()
+    }
+
+    /// The last entry of the oldest segments that may go if entries up to `index` may: purging less frees nothing.
+    pub fn last_of_whole_segments(&self, index: u64) -> Option<u64> {
+        let shared = self.lock();
+        let newest = shared.segments.keys().next_back().copied()?;
+        let count = index.saturating_sub(shared.purged) as usize;
+        let next = shared.places.get(count).map_or(newest, |place| place.epoch);
+        let whole = shared.places.iter().take(count).take_while(|place| place.epoch < next).count() as u64;
+        (whole > 0).then(|| shared.purged + whole)
+    }
+}
+
+fn read_entry(index: u64, place: Place, segment: &Segment) -> Result<Bytes, LogError> {
+    let mut bytes = vec![0; place.bytes as usize];
+    segment.file.read_exact_at(&mut bytes, place.offset).map_err(LogError::io("reading", &segment.path))?;
+    match record::decode(place.epoch, &bytes).and_then(|stored| stored.record) {
+        Some(Record::Entry { index: found, .. }) if found == index => {
+            Ok(Bytes::from(bytes).slice(record::RECORD_HEADER_BYTES..))
+        }
+        // A segment that was recycled since the look at the index, or damage.
+        _ => Err(LogError::Corrupt {
+            path: segment.path.clone(),
+            offset: place.offset,
+            why: format!("entry {index} is not there"),
+        }),
+    }
+}

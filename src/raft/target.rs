@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use crate::store::{Change, Store, StoreError};
+use crate::types::LogIndex;
+
+/// What entries are applied to: the store, or a stand-in of a test.
+pub trait LogTarget: Send + Sync + 'static {
+    /// Applies an entry that is not a pending proposal of this run.
+    ///
+    /// # Errors
+    /// What went wrong; the log goes on.
+    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError>;
+    /// Everything up to `index` is applied.
+    fn applied(&self, index: LogIndex);
+    /// Entries at or below it need no redo after a restart.
+    fn durable_index(&self) -> LogIndex;
+}
+
+impl LogTarget for Store {
+    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        Store::apply(self, index, change)
+    }
+
+    fn applied(&self, index: LogIndex) {
+        Store::applied(self, index);
+    }
+
+    fn durable_index(&self) -> LogIndex {
+        Store::durable_index(self)
+    }
+}
+
+/// A target shared by the state machine and those who watch it.
+pub type SharedTarget = Arc<dyn LogTarget>;

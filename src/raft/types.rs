@@ -1,0 +1,60 @@
+//! The types openraft is instantiated with.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// An encoded change, opaque to Raft.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Payload(pub Bytes);
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// A member of the Raft group as its membership entries name it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Peer {
+    /// The node's name.
+    pub name: String,
+    /// HOST:PORT of its gRPC.
+    pub addr: String,
+    /// URL of its HTTP.
+    pub http: String,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.name, self.addr)
+    }
+}
+
+openraft::declare_raft_types!(
+    /// Skein's Raft: one leader per term, changes as payload.
+    pub TypeConfig:
+        D = Payload,
+        R = (),
+        NodeId = u64,
+        Node = Peer,
+        LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+);
+
+/// Position of an entry: term and index.
+pub type LogId = openraft::type_config::alias::LogIdOf<TypeConfig>;
+/// The leader of a term, as log ids name it.
+pub type CommittedLeaderId = openraft::type_config::alias::CommittedLeaderIdOf<TypeConfig>;
+/// A vote.
+pub type Vote = openraft::type_config::alias::VoteOf<TypeConfig>;
+/// An entry.
+pub type Entry = openraft::type_config::alias::EntryOf<TypeConfig>;
+/// The members together with the entry that made them so.
+pub type Members = openraft::type_config::alias::StoredMembershipOf<TypeConfig>;

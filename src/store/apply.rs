@@ -1,0 +1,125 @@
+//! Entries of the log become steps of databases.
+
+use std::sync::Arc;
+
+use super::event::StoreEvent;
+use super::{ChangeKind, Store, StoreError};
+use crate::db::{Database, DbError, FileKind};
+use crate::io::durable;
+use crate::ltx::ChangeSet;
+use crate::types::{DbName, LogIndex, Txid};
+
+impl Store {
+    pub(super) fn apply_kind(
+        &self,
+        index: LogIndex,
+        kind: &ChangeKind,
+        _timestamp_ms: i64,
+    ) -> Result<(), StoreError> {
+        match kind {
+            ChangeKind::Commit(sets) => {
+                // One database's trouble must not keep the others of the entry from moving on.
+                let mut first_error = None;
+                for set in sets {
+                    if let Err(error) = self.apply_set(index, set) {
+                        first_error.get_or_insert(error);
+                    }
+                }
+                first_error.map_or(Ok(()), Err)
+            }
+            ChangeKind::Drop(name) => match self.get(name) {
+                Some(database) if database.index() < index => self.end(name, index),
+                _ => Ok(()),
+            },
+            ChangeKind::Rename { from, to } => self.apply_rename(index, from, to),
+        }
+    }
+
+    fn apply_set(&self, index: LogIndex, set: &ChangeSet) -> Result<(), StoreError> {
+        let database = match self.get(&set.db) {
+            Some(database) => database,
+            None if self.lock_durable().end_of(&set.db).is_some_and(|end| end > index) => return Ok(()),
+            None => self.get_or_make(&set.db)?,
+        };
+        if database.index() == LogIndex::ZERO
+            && set.range.min() != Txid::FIRST
+            && database.pos().txid.is_none()
+        {
+            let why =
+                format!("its first change set here begins with {}, not with the first", set.range.min());
+            return Err(DbError::Corrupt { db: set.db.clone(), why }.into());
+        }
+        if let Err(error) = database.apply(index, set) {
+            database.fail(&error);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Ends a database: its files go, applications that have it open keep an orphan.
+    fn end(&self, name: &DbName, index: LogIndex) -> Result<(), StoreError> {
+        self.lock_durable().ended(name, index)?;
+        self.forget(name)?;
+        let _ = self.events.send(StoreEvent::Dropped(name.clone()));
+        Ok(())
+    }
+
+    /// Removes a database from the set and its files from disk.
+    pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
+        let removed = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(name);
+        let Some(database) = removed else { return Ok(()) };
+        database.set_dropped();
+        let dir = database.files().dir().to_path_buf();
+        let failed = |source| StoreError::Io { what: format!("removing {}", dir.display()), source };
+        // Renamed first: from one moment to the next the database is gone, whatever the removal takes.
+        let grave = tempfile::tempdir_in(self.layout.tmp()).map_err(failed)?;
+        durable::rename(&dir, &grave.path().join("database")).map_err(failed)?;
+        grave.close().map_err(failed)?;
+        self.tell_kernel(name);
+        Ok(())
+    }
+
+    fn tell_kernel(&self, name: &DbName) {
+        let Some(cache) = self.shared.cache().cloned() else { return };
+        let name = name.clone();
+        // The caller may be answering the kernel's own request on this directory.
+        let tell = move || FileKind::ALL.iter().for_each(|kind| cache.entry_changed(&name, *kind));
+        if let Err(error) = std::thread::Builder::new().name("skein-inval".into()).spawn(tell) {
+            tracing::warn!(%error, "cannot tell the kernel that a database is gone");
+        }
+    }
+
+    fn apply_rename(&self, index: LogIndex, from: &DbName, to: &DbName) -> Result<(), StoreError> {
+        let Some(source) = self.get(from).filter(|database| database.index() < index) else { return Ok(()) };
+        if let Some(target) = self.get(to) {
+            if target.index() >= index {
+                return Ok(());
+            }
+            self.forget(to)?;
+        }
+        self.lock_durable().ended(from, index)?;
+        source.prepare_rename()?;
+        self.move_files(&source, from, to)?;
+        let renamed = super::open::make(&self.layout, to, &self.shared)?;
+        renamed.set_index(index);
+        let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        databases.remove(from);
+        databases.insert(to.clone(), renamed);
+        drop(databases);
+        self.tell_kernel(from);
+        self.tell_kernel(to);
+        let _ = self.events.send(StoreEvent::Dropped(from.clone()));
+        Ok(())
+    }
+
+    fn move_files(&self, source: &Arc<Database>, from: &DbName, to: &DbName) -> Result<(), StoreError> {
+        let (old, new) = (self.layout.database(from), self.layout.database(to));
+        let failed = |source| StoreError::Io { what: format!("renaming database {from} to {to}"), source };
+        if let Some(parent) = new.dir().parent() {
+            std::fs::create_dir_all(parent).map_err(failed)?;
+        }
+        source.make_durable()?;
+        source.set_dropped();
+        durable::rename(old.dir(), new.dir()).map_err(failed)
+    }
+}

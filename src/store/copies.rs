@@ -1,0 +1,121 @@
+//! Copies of databases: snapshots out, resync in.
+
+use std::io::BufWriter;
+
+use super::{Store, StoreError};
+use crate::db::{Database, DbError, SnapshotHeader, SnapshotReader};
+use crate::ltx::{self, BlobRef, Body, ChangeSet, Compression, Encoder};
+use crate::types::{Checksum, DbName, LogIndex, PageCount, Pgno, Txid, TxidRange};
+
+impl Store {
+    /// A consistent view of one database. Blocking.
+    ///
+    /// # Errors
+    /// Where the database does not exist, is not served, or cannot be read.
+    pub fn snapshot(&self, name: &DbName) -> Result<SnapshotReader, StoreError> {
+        let database = self.get(name).ok_or_else(|| StoreError::NotFound(name.to_string()))?;
+        Ok(database.snapshot()?)
+    }
+
+    /// Checksums of the pages this node has, in page order (the lock page's is that of nothing); empty where there
+    /// is no such database.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn page_checksums(&self, name: &DbName) -> Result<Vec<Checksum>, StoreError> {
+        match self.get(name) {
+            None => Ok(Vec::new()),
+            Some(database) => Ok(database.page_checksums()?),
+        }
+    }
+
+    /// Brings a database to `target` with the pages that differ from [`Store::page_checksums`], as one
+    /// transaction for those who have it open. `next_page` gives pages in ascending order. Blocking.
+    ///
+    /// # Errors
+    /// What `next_page` says; `Corrupt` where the pages do not lead to the target's checksum.
+    pub fn install(
+        &self,
+        name: &DbName,
+        target: SnapshotHeader,
+        next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
+    ) -> Result<(), StoreError> {
+        let Some(txid) = target.pos.txid else { return Ok(()) };
+        let failed = |source| StoreError::Io { what: format!("receiving database {name}"), source };
+        let spool = tempfile::tempfile_in(self.layout.tmp()).map_err(failed)?;
+        let header = ltx::Header {
+            // The pages that differ are no change set anybody else could apply.
+            no_checksum: true,
+            page_size: target.page_size,
+            commit: target.commit,
+            range: TxidRange::single(txid.max(second())),
+            timestamp_ms: 0,
+            pre_apply: None,
+            wal_offset: 0,
+            wal_size_bytes: 0,
+            wal_salt: (0, 0),
+            node_id: self.node(),
+        };
+        let invalid =
+            |error: ltx::LtxError| StoreError::Invalid(format!("receiving database {name}: {error}"));
+        let writer = BufWriter::with_capacity(1 << 20, spool);
+        let mut encoder = Encoder::new(writer, header, Compression::Stored).map_err(invalid)?;
+        while let Some((pgno, page)) = next_page()? {
+            encoder.page(pgno, &page).map_err(invalid)?;
+        }
+        let finished = encoder.finish(None).map_err(invalid)?;
+        let spool = finished.writer.into_inner().map_err(|error| failed(error.into_error()))?;
+        let change = ChangeSet {
+            db: name.clone(),
+            range: TxidRange::single(txid),
+            pre: Checksum::EMPTY,
+            post: target.pos.checksum,
+            page_size: target.page_size,
+            commit: target.commit,
+            body: Body::Blob(BlobRef { digest: finished.file_checksum, size_bytes: finished.size_bytes }),
+        };
+        let database = self.get_or_make(name)?;
+        Ok(database.install_pages(change, spool, target.index)?)
+    }
+
+    /// Removes databases that are not in `keep`, as a snapshot of the whole set demands. Blocking.
+    ///
+    /// # Errors
+    /// Where files cannot be removed.
+    pub fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError> {
+        for database in self.all() {
+            let outdated = database.index() < index && database.pos().txid.is_some();
+            if outdated && !keep.contains(database.name()) {
+                self.forget(database.name())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether applying to the database may wait for its applications, so that others must not queue behind it.
+    pub fn apply_may_wait(&self, name: &DbName) -> bool {
+        self.get(name).is_some_and(|database| database.apply_may_wait())
+    }
+}
+
+fn second() -> Txid {
+    Txid::FIRST.checked_add(1).expect("1 + 1 fits")
+}
+
+impl Database {
+    /// Checksums of the committed pages in order; of a database that failed they are computed anew from what is
+    /// really there.
+    ///
+    /// # Errors
+    /// Where they cannot be read.
+    pub fn page_checksums(&self) -> Result<Vec<Checksum>, DbError> {
+        if self.failure().is_some() {
+            self.rescan()?;
+        }
+        let (_, pages) = self.size();
+        if pages == PageCount::ZERO {
+            return Ok(Vec::new());
+        }
+        Ok(self.checksums_upto(pages)?.into_iter().map(|sum| sum.unwrap_or(Checksum::EMPTY)).collect())
+    }
+}

@@ -1,0 +1,71 @@
+//! Transactions over several databases (ATTACH) under a super-journal: one entry, all or nothing.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::run_sink::RunSink;
+use super::{ChangeKind, Store};
+use crate::db::{Database, DbError, Done};
+use crate::sqlite::journal;
+use crate::types::DbName;
+
+/// Captures the databases of the super-journal at `path`, proposes them as one entry, then removes the file.
+///
+/// The unlink of the super-journal is SQLite's commit point: afterwards the journals are leftovers.
+pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done: Done) {
+    let label =
+        path.file_name().map_or_else(|| "super-journal".into(), |name| name.to_string_lossy().into_owned());
+    let db = DbName::new(&label).or_else(|_| DbName::new("super-journal")).expect("a fixed name is valid");
+    let io_error = |what: &str, source| DbError::Io { db: db.clone(), what: what.to_owned(), source };
+    let content = match std::fs::read(path) {
+        Ok(content) => content,
+        Err(source) => return done(Err(io_error("reading the super-journal", source))),
+    };
+    let mut members: Vec<Arc<Database>> = Vec::new();
+    let mut sets = Vec::new();
+    let below = store.shared.cache().map(|cache| cache.mount_point().to_path_buf()).unwrap_or_default();
+    for database in store.all().into_iter().filter(|database| names(&content, &below, database.name())) {
+        match database.prepare_group() {
+            Ok(Some(set)) => {
+                members.push(database);
+                sets.push(set);
+            }
+            Ok(None) => {}
+            Err(error) => {
+                let why = crate::db::CommitError::Refused(error.to_string());
+                members.iter().for_each(|member| member.landed(Err(why.clone())));
+                return done(Err(error));
+            }
+        }
+    }
+    let path = path.to_path_buf();
+    if sets.is_empty() {
+        return done(remove(&path).map_err(|source| io_error("removing the super-journal", source)));
+    }
+    sink.propose(
+        ChangeKind::Commit(sets),
+        Box::new(move |fate| {
+            members.iter().for_each(|member| member.landed(fate.clone()));
+            let answer = match fate {
+                Ok(_) => remove(&path).map_err(|source| DbError::Io {
+                    db,
+                    what: "removing the super-journal".into(),
+                    source,
+                }),
+                Err(error) => Err(DbError::Unavailable { db, why: error.to_string() }),
+            };
+            done(answer);
+        }),
+    );
+}
+
+/// Whether the super-journal lists the journal of a database; its paths are absolute ones below the mount.
+fn names(content: &[u8], mount_point: &Path, name: &DbName) -> bool {
+    let journal = mount_point.join(format!("{name}-journal"));
+    journal::journals_of_super_journal(content).any(|path| path == journal)
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    crate::io::fault::point("super_journal_remove")?;
+    std::fs::remove_file(path)
+}
