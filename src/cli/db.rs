@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -75,6 +76,8 @@ async fn export(client: &Client, db: &DbName, file: &Path) -> anyhow::Result<()>
     };
     let mut temporary = tempfile::Builder::new()
         .prefix(".skein-export-")
+        // As any new file: the umask takes away what it does.
+        .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(dir)
         .with_context(|| format!("writing into {}", dir.display()))?;
     let written = client.download(&path, sized, |data| {

@@ -82,7 +82,11 @@ impl PageChecksums {
         let mut head = [0u8; 2048];
         let length = read_up_to(&file, &mut head, 0)?;
         let pending = read_pending(&head);
-        if length == 0 || (length < 1024 && head[..8] != *MAGIC) || head.iter().all(|byte| *byte == 0) {
+        let marked = [0, MARKER_STRIDE as usize]
+            .iter()
+            .any(|start| head[*start..start + MARKER_BYTES] != [0; MARKER_BYTES]);
+        if length == 0 || !marked {
+            // Made, but never marked: everything in it is still to be redone.
             return Ok(Self { file, sequence: 0, marker: Marker::NEW, pending });
         }
         let mut best: Option<(u64, Marker)> = None;

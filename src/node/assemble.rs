@@ -9,11 +9,11 @@ use tokio_util::task::TaskTracker;
 use super::addresses::Addresses;
 use super::checkpoints::{checkpoint, keep_checkpointing};
 use super::place::Place;
-use super::primary::follow_primary;
+use super::primary::VoterAccess;
 use super::replication::{Parts, Replication};
 use super::tally::count_events;
 use super::view::NodeView;
-use super::{DataDir, Identity, IdentityFile, NodeError, draw_cluster_id};
+use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
 use crate::config::Settings;
 use crate::http;
 use crate::io::blobs::BlobStore;
@@ -96,11 +96,14 @@ impl Running {
         let mount = self.mount;
         let path = mount.mount_point().to_owned();
         let unmounted = blocking(move || mount.unmount()).await?;
-        self.replication.stop().await;
+        let stopped = self.replication.stop().await;
+        let store = self.store.clone();
+        blocking(move || store.stop()).await?;
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        unmounted.map_err(|error| NodeError::Mount { path, why: error.to_string() })
+        unmounted.map_err(|error| NodeError::Mount { path, why: error.to_string() })?;
+        stopped
     }
 }
 
@@ -207,11 +210,13 @@ async fn wait_until_usable(
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
     match replication {
-        Replication::Voter { raft, .. } => {
+        Replication::Voter { raft, own, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
             let states = raft.watch_primary();
-            tasks.spawn(follow_primary(states, store.clone(), settled, failures.clone(), shutdown.clone()));
+            let voter =
+                VoterAccess { store: store.clone(), own: own.clone(), settled, failures: failures.clone() };
+            tasks.spawn(voter.follow(states, shutdown.clone()));
             match watched.wait_for(|settled| *settled).await {
                 Ok(_) => Ok(()),
                 // The task tells the reason itself.
@@ -225,9 +230,4 @@ async fn wait_until_usable(
             synced.map_err(|error| NodeError::Replication(format!("cannot follow: {error}")))
         }
     }
-}
-
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| NodeError::System(format!("a task of the node ended early: {error}")))
 }

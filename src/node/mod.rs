@@ -21,3 +21,9 @@ pub use addresses::hostname;
 pub use error::NodeError;
 pub use identity::{DataDir, FORMAT_VERSION, Identity, IdentityFile, draw_cluster_id};
 pub use lifecycle::run;
+
+/// Runs work that blocks beside the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| NodeError::System(format!("a task of the node ended early: {error}")))
+}

@@ -5,11 +5,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{IdentityFile, NodeError};
+use super::primary::primary_of;
+use super::{IdentityFile, NodeError, blocking};
 use crate::io::blobs::BlobStore;
-use crate::raft::{RaftNode, RaftOptions};
+use crate::raft::{PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector};
-use crate::store::{Member, Store};
+use crate::store::{Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 
 /// How this node takes part in the cluster's history.
@@ -18,6 +19,8 @@ pub(super) enum Replication {
     Voter {
         /// The log.
         raft: Arc<RaftNode>,
+        /// This node as primary, with the addresses of this run.
+        own: PrimaryInfo,
         /// The nodes that follow this one.
         serving: Arc<Serving>,
     },
@@ -47,25 +50,29 @@ impl Replication {
     /// Starts as a voter of `cluster`: redoes the log, and connects its entrance.
     pub(super) async fn vote(parts: Parts, cluster: String, bootstrap: bool) -> Result<Self, NodeError> {
         let identity = parts.identity.get();
-        let options = RaftOptions {
+        let own = PrimaryInfo {
+            name: identity.name.to_string(),
             addr: parts.advertise.clone(),
             http: parts.advertise_http.clone(),
+        };
+        let options = RaftOptions {
+            addr: own.addr.clone(),
+            http: own.http.clone(),
             bootstrap,
             ..RaftOptions::new(identity.node, identity.name, parts.identity.layout().raft())
         };
         let (store, blobs) = (parts.store.clone(), parts.blobs.clone());
-        let started = tokio::task::spawn_blocking(move || RaftNode::start(options, store, blobs)).await;
-        let started = started.map_err(|error| NodeError::System(format!("starting the log: {error}")))?;
-        let raft = started.map_err(|error| NodeError::Replication(error.to_string()))?;
+        let started = blocking(move || RaftNode::start(options, store, blobs));
+        let raft = started.await?.map_err(|error| NodeError::Replication(error.to_string()))?;
         parts.store.set_sink(raft.sink());
         let (view, views) = watch::channel(PrimaryView::default());
-        parts.tasks.spawn(tell_followers(raft.watch_primary(), view, parts.shutdown.clone()));
+        parts.tasks.spawn(tell_followers(raft.watch_primary(), own.clone(), view, parts.shutdown.clone()));
         let ready = watch::Sender::new(true).subscribe();
         let who = wire_identity(&parts.identity, &cluster)?;
         let serving =
             Serving::new(who, raft.log(), parts.store.clone(), views, ready, parts.shutdown.clone());
         parts.serve(serving.clone());
-        Ok(Replication::Voter { raft, serving })
+        Ok(Replication::Voter { raft, own, serving })
     }
 
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
@@ -110,7 +117,7 @@ impl Replication {
     /// The nodes of the cluster as this one knows them.
     pub(super) fn members(&self) -> Vec<Member> {
         let (mut members, followers) = match self {
-            Replication::Voter { raft, serving } => (raft.members(), serving.members()),
+            Replication::Voter { raft, serving, .. } => (raft.members(), serving.members()),
             Replication::Replica { follower, serving } => {
                 (follower.members(), serving.get().map(|serving| serving.members()).unwrap_or_default())
             }
@@ -130,19 +137,15 @@ impl Replication {
     }
 
     /// Ends it.
-    pub(super) async fn stop(&self) {
+    pub(super) async fn stop(&self) -> Result<(), NodeError> {
         match self {
             Replication::Voter { raft, .. } => {
                 let raft = raft.clone();
-                if let Err(error) = tokio::task::spawn_blocking(move || raft.shutdown()).await {
-                    tracing::error!("ending the log: {error}");
-                }
+                blocking(move || raft.shutdown()).await
             }
             Replication::Replica { follower, .. } => {
                 let follower = follower.clone();
-                if let Err(error) = tokio::task::spawn_blocking(move || follower.stop()).await {
-                    tracing::error!("ending to follow: {error}");
-                }
+                blocking(move || follower.stop()).await
             }
         }
     }
@@ -181,13 +184,18 @@ impl Parts {
 
 /// Keeps what followers are told about the primary in step with the log.
 async fn tell_followers(
-    mut states: watch::Receiver<crate::raft::PrimaryState>,
+    mut states: watch::Receiver<PrimaryState>,
+    own: PrimaryInfo,
     view: watch::Sender<PrimaryView>,
     shutdown: CancellationToken,
 ) {
     loop {
         let state = states.borrow_and_update().clone();
-        view.send_replace(PrimaryView { primary: state.primary, term: state.term, path: Vec::new() });
+        view.send_replace(PrimaryView {
+            primary: primary_of(&state, &own),
+            term: state.term,
+            path: Vec::new(),
+        });
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
             () = shutdown.cancelled() => return,
