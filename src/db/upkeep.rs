@@ -48,6 +48,21 @@ impl Database {
         self.lock().handles > 0
     }
 
+    /// Lets go of everything held through the mount, so that it can be unmounted. What applications still have
+    /// open is captured at the next start, from the log that is left behind.
+    pub fn close(self: &Arc<Self>) {
+        let mut state = self.lock();
+        while state.flight.is_some() {
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        match self.detach(&mut state) {
+            Ok(true) => {}
+            Ok(false) => tracing::info!(db = %self.name(), "still open while the node ends"),
+            Err(error) => tracing::warn!(%error, "cannot detach"),
+        }
+        (state.wal, state.mounted) = (None, None);
+    }
+
     /// The database is dropped or replaced: nothing of it is captured any more.
     pub fn set_dropped(&self) {
         let mut state = self.lock();

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
-use super::checkpoints::{checkpoint, keep_checkpointing};
+use super::checkpoints::keep_checkpointing;
 use super::place::Place;
 use super::primary::VoterAccess;
 use super::replication::{Parts, Replication};
@@ -92,13 +92,22 @@ impl Running {
     /// Ends the node in order: what is on disk then needs no repair at the next start.
     pub(super) async fn stop(self) -> Result<(), NodeError> {
         let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
-        checkpoint(self.store.clone()).await;
+        // A voter's log must take what is still to be captured; a replica must not apply to what is being closed.
+        let voter = matches!(*self.replication, Replication::Voter { .. });
+        let mut stopped = Ok(());
+        if !voter {
+            stopped = self.replication.stop().await;
+        }
+        let store = self.store.clone();
+        if let Err(error) = blocking(move || store.close()).await? {
+            tracing::warn!(%error, "the next start redoes what could not be made durable");
+        }
         let mount = self.mount;
         let path = mount.mount_point().to_owned();
         let unmounted = blocking(move || mount.unmount()).await?;
-        let stopped = self.replication.stop().await;
-        let store = self.store.clone();
-        blocking(move || store.stop()).await?;
+        if voter {
+            stopped = self.replication.stop().await;
+        }
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;

@@ -51,13 +51,15 @@ impl CommitSink for RaftSink {
 pub(super) async fn submit(raft: RaftHandle, mut proposals: Proposals, pending: Arc<Pending>) {
     while let Some((origin, payload)) = proposals.recv().await {
         // Submitted in order, answered in any: the next proposal does not wait for the fate of this one.
-        let (responder, _committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
+        let (responder, committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
         if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
             pending.fail(&origin, CommitError::Unknown(fatal.to_string()));
             continue;
         }
         let pending = pending.clone();
         tokio::spawn(async move {
+            // Openraft complains about a receiver that is gone before the entry is committed.
+            let _committed = committed;
             let fate = match done.await {
                 Ok(Ok(_)) => return,
                 Ok(Err(error)) => fate_of(&error),

@@ -312,11 +312,16 @@ impl Store {
         self.lock_durable().advance(durable)
     }
 
-    /// Ends the threads of the store.
-    pub fn stop(&self) {
+    /// Lets go of the mount: afterwards it can be unmounted, and no application is served. Blocking.
+    ///
+    /// # Errors
+    /// Where what is captured cannot be made durable in the database files.
+    pub fn close(&self) -> Result<(), StoreError> {
         if let Some(tailer) = self.shared.tailer() {
             tailer.stop();
         }
+        self.all().iter().for_each(|database| database.close());
+        self.checkpoint()
     }
 
     // ---- watching
