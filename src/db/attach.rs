@@ -111,7 +111,8 @@ impl Database {
         let (wal, work, shm) = (wal.map_err(fail)?, work.map_err(fail)?, shm.map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
-        let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?).map_err(fail)?;
+        let cache_passthrough = self.shared.cache().is_some_and(|cache| cache.passthrough());
+        let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, cache_passthrough).map_err(fail)?;
         let captured = Captured {
             salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
             frame: 0,

@@ -35,6 +35,8 @@ pub trait KernelCache: Send + Sync + 'static {
     fn entry_changed(&self, db: &DbName, kind: FileKind);
     /// Content or size of the file changed behind the mount.
     fn data_changed(&self, db: &DbName, kind: FileKind);
+    /// Whether `-wal` and `-shm` are passed through: what is mapped of them is the backing file then.
+    fn passthrough(&self) -> bool;
     /// Directory the file system is mounted on.
     fn mount_point(&self) -> &Path;
 }

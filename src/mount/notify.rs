@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -22,6 +23,7 @@ pub(super) struct Notify {
     inodes: Arc<Inodes>,
     mount_point: PathBuf,
     connection: Mutex<Option<Connection>>,
+    passthrough: AtomicBool,
 }
 
 struct Connection {
@@ -32,7 +34,7 @@ struct Connection {
 impl Notify {
     /// Not connected yet: until [`connect`](Self::connect) the kernel has nothing cached.
     pub fn new(inodes: Arc<Inodes>, mount_point: PathBuf) -> Self {
-        Self { inodes, mount_point, connection: Mutex::new(None) }
+        Self { inodes, mount_point, connection: Mutex::new(None), passthrough: AtomicBool::new(false) }
     }
 
     /// Starts telling the kernel.
@@ -51,6 +53,11 @@ impl Notify {
         })?;
         *self.lock() = Some(Connection { notifier, entries });
         Ok(())
+    }
+
+    /// Notes whether files of WAL databases are passed through.
+    pub fn set_passthrough(&self, on: bool) {
+        self.passthrough.store(on, Ordering::Relaxed);
     }
 
     /// Lets go of the connection, which otherwise would outlive the mount.
@@ -91,6 +98,10 @@ impl KernelCache for Notify {
         if let Some(Err(error)) = notifier.map(|notifier| notifier.inval_inode(INodeNo(ino), 0, 0)) {
             tracing::warn!(%db, ?kind, "invalidating the kernel's cache of a file: {error}");
         }
+    }
+
+    fn passthrough(&self) -> bool {
+        self.passthrough.load(Ordering::Relaxed)
     }
 
     fn mount_point(&self) -> &Path {

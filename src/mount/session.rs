@@ -134,6 +134,7 @@ impl Mount {
             );
         }
         state.set_passthrough(passthrough);
+        notify.set_passthrough(passthrough);
         let session = session.spawn().map_err(failed("starting the threads of the filesystem"))?;
         let mut mount = Self { session: Some(session), notify, mount_point, passthrough, connection: 0 };
         mount.connect(&options.store)?;

@@ -75,9 +75,17 @@ pub enum HeaderRead {
     Torn,
 }
 
-struct Block(NonNull<u32>);
+/// How the shared memory is reached.
+///
+/// A mapping of a file that is cached by FUSE is written back to this process when it is unmapped, which a process that
+/// is being killed can no longer answer: it would never end. There, reads and writes go through the page cache that the
+/// applications map, word by word.
+enum Block {
+    Mapped(NonNull<u32>),
+    File(u64),
+}
 
-// SAFETY: a block is a shared mapping that is only accessed through atomics, so any thread may use it.
+// SAFETY: a mapped block is shared memory that is only accessed through atomics, so any thread may use it.
 unsafe impl Send for Block {}
 
 impl Block {
@@ -90,27 +98,95 @@ impl Block {
         let address = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, shm, offset) }?;
         // SAFETY: the range was just mapped. Locking keeps page faults off the commit path; failing is harmless.
         let _ = unsafe { mlock(address, BLOCK_BYTES) };
-        Ok(Self(address.cast()))
+        Ok(Self::Mapped(address.cast()))
     }
 
-    fn word(&self, index: usize) -> &AtomicU32 {
+    fn load(&self, shm: &File, index: usize) -> u32 {
         assert!(index < BLOCK_BYTES / 4, "word inside the block");
-        // SAFETY: inside the mapping by the assertion, aligned because mappings are page-aligned, and shared
-        // memory that other processes change may only be seen as atomics.
-        unsafe { AtomicU32::from_ptr(self.0.as_ptr().add(index)) }
+        match self {
+            // SAFETY: inside the mapping by the assertion, aligned because mappings are page-aligned, and shared
+            // memory that other processes change may only be seen as atomics.
+            Self::Mapped(start) => {
+                unsafe { AtomicU32::from_ptr(start.as_ptr().add(index)) }.load(Ordering::SeqCst)
+            }
+            Self::File(start) => {
+                let mut bytes = [0; 4];
+                // What cannot be read is zero, which is no valid header, page or slot.
+                let _ = shm.read_exact_at(&mut bytes, start + 4 * index as u64);
+                u32::from_ne_bytes(bytes)
+            }
+        }
     }
 
-    fn slot(&self, index: usize) -> &AtomicU16 {
+    fn store(&self, shm: &File, index: usize, value: u32) {
+        assert!(index < BLOCK_BYTES / 4, "word inside the block");
+        match self {
+            // SAFETY: as in `load`.
+            Self::Mapped(start) => {
+                unsafe { AtomicU32::from_ptr(start.as_ptr().add(index)) }.store(value, Ordering::SeqCst);
+            }
+            Self::File(start) => written(shm.write_all_at(&value.to_ne_bytes(), start + 4 * index as u64)),
+        }
+    }
+
+    /// Stores neighbouring words; in one call where a call is what it takes.
+    fn store_all(&self, shm: &File, first: usize, words: &[u32]) {
+        match self {
+            Self::Mapped(_) => {
+                words.iter().enumerate().for_each(|(i, word)| self.store(shm, first + i, *word));
+            }
+            Self::File(start) => {
+                let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+                written(shm.write_all_at(&bytes, start + 4 * first as u64));
+            }
+        }
+    }
+
+    fn load_slot(&self, shm: &File, index: usize) -> u16 {
         assert!(index < HASH_SLOTS, "slot inside the hash table");
-        // SAFETY: as in `word`: 16384 + 2 * 8191 lies inside the block and is even.
-        unsafe { AtomicU16::from_ptr(self.0.as_ptr().cast::<u16>().add(HASH_OFFSET / 2 + index)) }
+        match self {
+            // SAFETY: as in `load`: 16384 + 2 * 8191 lies inside the block and is even.
+            Self::Mapped(start) => {
+                unsafe { AtomicU16::from_ptr(start.as_ptr().cast::<u16>().add(HASH_OFFSET / 2 + index)) }
+                    .load(Ordering::SeqCst)
+            }
+            Self::File(start) => {
+                let mut bytes = [0; 2];
+                // As in `load`.
+                let _ = shm.read_exact_at(&mut bytes, start + (HASH_OFFSET + 2 * index) as u64);
+                u16::from_ne_bytes(bytes)
+            }
+        }
+    }
+
+    fn store_slot(&self, shm: &File, index: usize, value: u16) {
+        assert!(index < HASH_SLOTS, "slot inside the hash table");
+        match self {
+            // SAFETY: as in `load_slot`.
+            Self::Mapped(start) => {
+                unsafe { AtomicU16::from_ptr(start.as_ptr().cast::<u16>().add(HASH_OFFSET / 2 + index)) }
+                    .store(value, Ordering::SeqCst);
+            }
+            Self::File(start) => {
+                written(shm.write_all_at(&value.to_ne_bytes(), start + (HASH_OFFSET + 2 * index) as u64));
+            }
+        }
+    }
+}
+
+/// The page cache of the file is memory: a failed write means that the mount is going down.
+fn written(result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "cannot write the wal-index");
     }
 }
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: exactly the range `map` got, and no reference into it outlives `self`.
-        let _ = unsafe { munmap(self.0.cast(), BLOCK_BYTES) };
+        if let Self::Mapped(start) = self {
+            // SAFETY: exactly the range `map` got, and no reference into it outlives `self`.
+            let _ = unsafe { munmap(start.cast(), BLOCK_BYTES) };
+        }
     }
 }
 
@@ -122,17 +198,19 @@ pub struct WalIndex {
     shm: File,
     backing: File,
     blocks: Vec<Block>,
+    mapped: bool,
 }
 
 impl WalIndex {
     /// Maps the first block, extending the file where it is shorter.
     ///
-    /// `shm` is the file seen through the mount, `backing` the same file in the data directory (for its size).
+    /// `shm` is the file seen through the mount, `backing` the same file in the data directory (for its size);
+    /// `mapped` says that the file is passed through, so that mapping it maps the backing file.
     ///
     /// # Errors
     /// Where the file cannot be extended or mapped.
-    pub fn map(shm: File, backing: File) -> io::Result<Self> {
-        let mut index = Self { shm, backing, blocks: Vec::new() };
+    pub fn map(shm: File, backing: File, mapped: bool) -> io::Result<Self> {
+        let mut index = Self { shm, backing, blocks: Vec::new(), mapped };
         index.ensure_block(0)?;
         Ok(index)
     }
@@ -155,7 +233,11 @@ impl WalIndex {
                     }
                 }
             }
-            self.blocks.push(Block::map(&self.shm, next)?);
+            self.blocks.push(if self.mapped {
+                Block::map(&self.shm, next)?
+            } else {
+                Block::File((next * BLOCK_BYTES) as u64)
+            });
         }
         Ok(())
     }
@@ -167,7 +249,7 @@ impl WalIndex {
     /// Reads both header copies; takes only what is the same in both and has a right checksum.
     pub fn header(&self) -> HeaderRead {
         let copy = |start: usize| -> [u32; HEADER_WORDS] {
-            std::array::from_fn(|i| self.first().word(start + i).load(Ordering::Relaxed))
+            std::array::from_fn(|i| self.first().load(&self.shm, start + i))
         };
         let one = copy(0);
         fence(Ordering::SeqCst);
@@ -218,38 +300,36 @@ impl WalIndex {
         [words[10], words[11]] = header_checksum(&words);
         for (start, order) in [(HEADER_WORDS, Ordering::SeqCst), (0, Ordering::SeqCst)] {
             fence(order);
-            for (i, word) in words.iter().enumerate() {
-                self.first().word(start + i).store(*word, Ordering::Relaxed);
-            }
+            self.first().store_all(&self.shm, start, &words);
             fence(order);
         }
     }
 
     /// Frames already copied into the database file.
     pub fn backfilled(&self) -> u32 {
-        self.first().word(BACKFILL_WORD).load(Ordering::SeqCst)
+        self.first().load(&self.shm, BACKFILL_WORD)
     }
 
     /// Notes that frames up to `frame` are in the database file. Only while holding the checkpoint lock.
     pub fn set_backfilled(&self, frame: u32) {
-        self.first().word(BACKFILL_WORD).store(frame, Ordering::SeqCst);
+        self.first().store(&self.shm, BACKFILL_WORD, frame);
     }
 
     /// Notes that a checkpoint up to `frame` begins.
     pub fn set_backfill_attempted(&self, frame: u32) {
-        self.first().word(BACKFILL_ATTEMPTED_WORD).store(frame, Ordering::SeqCst);
+        self.first().store(&self.shm, BACKFILL_ATTEMPTED_WORD, frame);
     }
 
     /// The frame up to which readers on `slot` see the log.
     pub fn read_mark(&self, slot: usize) -> u32 {
         assert!(slot < READ_SLOTS, "a wal-index has five read slots");
-        self.first().word(READ_MARK_WORD + slot).load(Ordering::SeqCst)
+        self.first().load(&self.shm, READ_MARK_WORD + slot)
     }
 
     /// Sets a read mark. Only while holding the slot's lock exclusively.
     pub fn set_read_mark(&self, slot: usize, frame: u32) {
         assert!(slot < READ_SLOTS, "a wal-index has five read slots");
-        self.first().word(READ_MARK_WORD + slot).store(frame, Ordering::SeqCst);
+        self.first().store(&self.shm, READ_MARK_WORD + slot, frame);
     }
 
     /// Resets backfill state and read marks for a log that begins anew.
@@ -268,7 +348,7 @@ impl WalIndex {
     pub fn page_of(&mut self, frame: u32) -> io::Result<Option<Pgno>> {
         let (block, slot) = place(frame);
         self.ensure_block(block)?;
-        Ok(Pgno::new(self.blocks[block].word(pgno_word(block, slot)).load(Ordering::Relaxed)))
+        Ok(Pgno::new(self.blocks[block].load(&self.shm, pgno_word(block, slot))))
     }
 
     /// Enters a frame, so that readers find it once a header beyond it is published. Only while holding the
@@ -281,17 +361,17 @@ impl WalIndex {
         self.ensure_block(block_number)?;
         let block = &self.blocks[block_number];
         if slot == 0 {
-            (pgno_word(block_number, 0)..BLOCK_BYTES / 4)
-                .for_each(|word| block.word(word).store(0, Ordering::Relaxed));
-        } else if block.word(pgno_word(block_number, slot)).load(Ordering::Relaxed) != 0 {
+            let first = pgno_word(block_number, 0);
+            block.store_all(&self.shm, first, &vec![0; BLOCK_BYTES / 4 - first]);
+        } else if block.load(&self.shm, pgno_word(block_number, slot)) != 0 {
             self.forget_after(published);
         }
         let block = &self.blocks[block_number];
         let mut key = hash(pgno);
         for _ in 0..HASH_SLOTS {
-            if block.slot(key).load(Ordering::Relaxed) == 0 {
-                block.word(pgno_word(block_number, slot)).store(pgno.get(), Ordering::Relaxed);
-                block.slot(key).store(slot as u16 + 1, Ordering::Release);
+            if block.load_slot(&self.shm, key) == 0 {
+                block.store(&self.shm, pgno_word(block_number, slot), pgno.get());
+                block.store_slot(&self.shm, key, slot as u16 + 1);
                 return Ok(());
             }
             key = (key + 1) % HASH_SLOTS;
@@ -307,13 +387,12 @@ impl WalIndex {
         let (block_number, last) = place(published);
         let Some(block) = self.blocks.get(block_number) else { return };
         for key in 0..HASH_SLOTS {
-            if usize::from(block.slot(key).load(Ordering::Relaxed)) > last + 1 {
-                block.slot(key).store(0, Ordering::Relaxed);
+            if usize::from(block.load_slot(&self.shm, key)) > last + 1 {
+                block.store_slot(&self.shm, key, 0);
             }
         }
-        let end = HASH_OFFSET / 4;
-        (pgno_word(block_number, last + 1)..end)
-            .for_each(|word| block.word(word).store(0, Ordering::Relaxed));
+        let first = pgno_word(block_number, last + 1);
+        block.store_all(&self.shm, first, &vec![0; HASH_OFFSET / 4 - first]);
     }
 }
 
