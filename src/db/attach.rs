@@ -163,10 +163,15 @@ impl Database {
             }
             state.checksums.set_pending(state.index).map_err(fail)?;
             let limit = wal.captured.frame;
+            let modified = wal.database.metadata().and_then(|metadata| metadata.modified()).ok();
             if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
                 && wal.index.backfilled() < limit
             {
                 return Ok(false);
+            }
+            // Applications changed the database earlier, and may have set its times since.
+            if let Some(modified) = modified {
+                wal.database.set_modified(modified).map_err(fail)?;
             }
         }
         let Some(path) = self.shared.cache().map(|cache| cache.mount_point().join(self.name().as_str()))

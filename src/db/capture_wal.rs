@@ -112,6 +112,7 @@ impl Database {
         if self.access() != Access::Write || state.wal.is_none() {
             return Found::Nothing;
         }
+        self.heal(&mut state);
         match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
             Ok(Some(run)) => {
                 self.take_off(state, run, None);
@@ -379,11 +380,14 @@ impl WalAttachment {
 
     /// The checksum a frame carries now.
     pub fn checksum_of(&self, frame: u32, page_size: PageSize) -> io::Result<Option<FrameChecksum>> {
+        Ok(self.frame_header(frame, page_size)?.map(|header| header.checksum))
+    }
+
+    /// The header of a frame of the captured incarnation of the log.
+    pub fn frame_header(&self, frame: u32, page_size: PageSize) -> io::Result<Option<FrameHeader>> {
         let mut raw = [0; FRAME_HEADER_SIZE];
         match self.backing_wal.read_exact_at(&mut raw, frame_offset(frame, page_size)) {
-            Ok(()) => Ok(FrameHeader::parse(&raw)
-                .filter(|header| header.salt == self.captured.salt)
-                .map(|h| h.checksum)),
+            Ok(()) => Ok(FrameHeader::parse(&raw).filter(|header| header.salt == self.captured.salt)),
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
             Err(error) => Err(error),
         }
@@ -391,6 +395,9 @@ impl WalAttachment {
 
     /// Whether the log goes on behind what is captured and published.
     fn has_unpublished(&self) -> bool {
+        if self.captured.unpublished.is_some() {
+            return true;
+        }
         let HeaderRead::Valid(header) = self.index.header() else { return false };
         matches!(
             self.checksum_of(header.max_frame.max(self.captured.frame) + 1, header.page_size),

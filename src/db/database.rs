@@ -241,7 +241,10 @@ impl Database {
     pub fn app_opened(self: &Arc<Self>, done: Done) {
         if let Some(mut state) = self.try_lock()
             && !state.exclusive
-            && (state.wal.is_some() || state.mode != Some(JournalMode::Wal))
+            && state
+                .wal
+                .as_ref()
+                .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
             && self.may_serve(&state).is_ok()
         {
             state.handles += 1;
@@ -256,6 +259,8 @@ impl Database {
             });
             if answer.is_ok() {
                 state.handles += 1;
+                // Who opens it now may be the next writer: before he overruns what a dead one left.
+                database.heal(&mut state);
             }
             drop(state);
             done(answer);

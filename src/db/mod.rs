@@ -21,6 +21,7 @@ mod durable;
 mod error;
 mod fence;
 mod files;
+mod heal;
 mod import;
 mod incoming;
 mod limbo;

@@ -1,0 +1,81 @@
+//! Healing: publishing what a dead writer could not.
+//!
+//! A writer holds the write lock from before its first frame until after it has published. Who gets the lock while
+//! captured frames are unpublished therefore knows that their writer died, and that nobody has overrun them yet: the
+//! transaction is in the log, so it is published in the writer's stead.
+
+use std::io;
+
+use super::attach::WalAttachment;
+use super::database::{Database, State};
+use crate::io::fault;
+use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
+use crate::types::{Access, PageCount};
+
+impl Database {
+    /// Publishes the frames of a dead writer, if there are any. Never waits.
+    pub(super) fn heal(&self, state: &mut State) {
+        if state.flight.is_some() || state.restoring || self.access() != Access::Write {
+            return;
+        }
+        let pages = state.pages;
+        let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
+        match wal.publish_for_the_dead(pages) {
+            Ok(true) => {
+                tracing::info!(db = %self.name(), "published a transaction whose writer died behind its commit");
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(db = %self.name(), %error, "cannot publish a transaction whose writer died")
+            }
+        }
+    }
+}
+
+impl WalAttachment {
+    fn publish_for_the_dead(&mut self, pages: PageCount) -> io::Result<bool> {
+        if !self.still_unpublished()? || self.fence.raised() || !self.fence.try_raise(&self.work)? {
+            return Ok(false);
+        }
+        let published = self.publish_captured(pages);
+        self.fence.lift(&self.work)?;
+        published
+    }
+
+    /// Whether the captured frames are in the log and the wal-index does not know them.
+    fn still_unpublished(&mut self) -> io::Result<bool> {
+        // A phantom that was overrun is another matter, and one that is published is none.
+        Ok(!self.phantom()? && self.captured.unpublished.is_some())
+    }
+
+    fn publish_captured(&mut self, pages: PageCount) -> io::Result<bool> {
+        // Again, with the lock: the writer may have published and gone in between.
+        if !self.still_unpublished()? {
+            return Ok(false);
+        }
+        let HeaderRead::Valid(header) = self.index.header() else { return Ok(false) };
+        let Some(file) = self.wal_header().filter(|file| file.salt == self.captured.salt) else {
+            return Ok(false);
+        };
+        fault::point("heal_publish")?;
+        let known = if header.salt == file.salt { header.max_frame } else { 0 };
+        for frame in known + 1..=self.captured.frame {
+            let Some(content) = self.frame_header(frame, file.page_size)? else { return Ok(false) };
+            self.index.enter(frame, content.pgno, known)?;
+        }
+        let healed = IndexHeader {
+            change: header.change.wrapping_add(1),
+            big_endian_checksum: file.big_endian_checksum,
+            page_size: file.page_size,
+            max_frame: self.captured.frame,
+            pages,
+            frame_checksum: self.captured.checksum,
+            salt: file.salt,
+        };
+        self.index.publish(&healed);
+        self.captured.change = healed.change;
+        self.captured.unpublished = None;
+        self.unpublished_change = None;
+        Ok(true)
+    }
+}
