@@ -10,27 +10,27 @@ use super::database::{Database, State};
 use super::fence::Fence;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
-use super::{DbError, FileKind};
+use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader, WalIndex};
-use crate::types::{Access, PageCount};
+use crate::types::{Access, DbName, PageCount};
 
 /// What the daemon holds of a WAL database while applications have it open.
 ///
 /// Files are seen through the mount (`database`, `wal`, the index), so that what is written and locked here is
 /// what applications see; `backing_wal` reads the same log without a request to ourselves.
-#[derive(Debug)]
 pub(super) struct WalAttachment {
     /// The database file; holds SHARED, so no application is ever the last connection.
     pub database: File,
-    /// The log, for writing.
-    pub wal: File,
-    /// The log, for reading.
+    /// The log in the data directory. Never through the mount: the kernel keeps a file locked while an
+    /// application's fsync of it waits for us.
     pub backing_wal: File,
+    /// Who must be told of what is written to the log where it is not passed through.
+    pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
     /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
@@ -107,12 +107,15 @@ impl Database {
                 "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
             ));
         }
-        let (wal, work, shm) = (open("-wal"), open("-shm"), open("-shm"));
-        let (wal, work, shm) = (wal.map_err(fail)?, work.map_err(fail)?, shm.map_err(fail)?);
+        // Made through the mount, so that the kernel knows of it.
+        drop(open("-wal").map_err(fail)?);
+        let (work, shm) = (open("-shm").map_err(fail)?, open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
-        let cache_passthrough = self.shared.cache().is_some_and(|cache| cache.passthrough());
-        let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, cache_passthrough).map_err(fail)?;
+        let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
+        let passthrough = cache.passthrough();
+        let cached_by = (!passthrough).then(|| (cache.clone(), self.name().clone()));
+        let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
             salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
             frame: 0,
@@ -123,8 +126,8 @@ impl Database {
         let (pin, fence) = (Pin::default(), Fence::default());
         Ok(WalAttachment {
             database,
-            wal,
             backing_wal,
+            cached_by,
             index,
             work,
             pin,
@@ -225,6 +228,19 @@ impl WalAttachment {
             });
         }
         unlock(&self.work, byte, length)
+    }
+
+    /// Writes to the log; readers see it once the wal-index says so.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn write_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.backing_wal.write_all_at(bytes, offset)?;
+        if let Some((cache, db)) = &self.cached_by {
+            cache.data_changed(db, FileKind::Wal);
+        }
+        Ok(())
     }
 
     /// The header of the log file, `None` where it has none.

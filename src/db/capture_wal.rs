@@ -205,6 +205,9 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
+        if state.limbo.is_some() {
+            return Err(self.unavailable("the fate of an earlier transaction is unknown"));
+        }
         let wal = state.wal.as_mut().expect("callers have checked");
         if let Some(header) = wal.wal_header()
             && header.salt != wal.captured.salt
@@ -375,7 +378,7 @@ impl WalAttachment {
     /// Makes a frame one that no recovery accepts: its commit never happened.
     pub fn invalidate_frame(&self, frame: u32, page_size: PageSize) -> io::Result<()> {
         fault::point("invalidate_frame")?;
-        self.wal.write_all_at(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
+        self.write_wal(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
     }
 
     /// The checksum a frame carries now.

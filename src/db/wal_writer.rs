@@ -5,7 +5,6 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use super::attach::WalAttachment;
 use crate::io::fault;
@@ -110,7 +109,7 @@ impl<'a> WalAppend<'a> {
 
     fn flush(&mut self) -> io::Result<()> {
         fault::point("wal_write")?;
-        self.wal.wal.write_all_at(&self.buffer, frame_offset(self.buffer_first, self.page_size))?;
+        self.wal.write_wal(&self.buffer, frame_offset(self.buffer_first, self.page_size))?;
         self.buffer_first = self.last + 1;
         self.buffer.clear();
         Ok(())
@@ -169,7 +168,7 @@ impl WalAttachment {
         }
         let header = WalHeader::new(page_size, 0, published.salt);
         fault::point("wal_header")?;
-        self.wal.write_all_at(&header.encode(), 0)?;
+        self.write_wal(&header.encode(), 0)?;
         published.frame_checksum = header.checksum;
         published.big_endian_checksum = header.big_endian_checksum;
         Ok(header)
