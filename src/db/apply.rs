@@ -28,6 +28,9 @@ impl Database {
         if index <= state.index || state.dropped {
             return Ok(());
         }
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(why.clone()));
+        }
         if self.land_in_limbo(&mut state, index, change)? {
             return Ok(());
         }

@@ -26,10 +26,12 @@ use crate::types::{Access, DbName, PageCount};
 pub(super) struct WalAttachment {
     /// The database file; holds SHARED, so no application is ever the last connection.
     pub database: File,
-    /// The log in the data directory. Never through the mount: the kernel keeps a file locked while an
-    /// application's fsync of it waits for us.
+    /// The log in the data directory.
     pub backing_wal: File,
-    /// Who must be told of what is written to the log where it is not passed through.
+    /// The log through the mount, where it is not passed through: what is appended must reach the page cache that
+    /// applications read.
+    pub cached_wal: Option<File>,
+    /// Who is told of what is written beside that cache.
     pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
@@ -108,7 +110,7 @@ impl Database {
             ));
         }
         // Made through the mount, so that the kernel knows of it.
-        drop(open("-wal").map_err(fail)?);
+        let wal = open("-wal").map_err(fail)?;
         let (work, shm) = (open("-shm").map_err(fail)?, open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
@@ -127,6 +129,7 @@ impl Database {
         Ok(WalAttachment {
             database,
             backing_wal,
+            cached_wal: (!passthrough).then_some(wal),
             cached_by,
             index,
             work,
@@ -230,11 +233,21 @@ impl WalAttachment {
         unlock(&self.work, byte, length)
     }
 
-    /// Writes to the log; readers see it once the wal-index says so.
+    /// Appends to the log, with the write lock held; readers see it once the wal-index says so.
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn write_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub fn append_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        use std::os::unix::fs::FileExt;
+        self.cached_wal.as_ref().unwrap_or(&self.backing_wal).write_all_at(bytes, offset)
+    }
+
+    /// Overwrites what no reader can have seen, while its writer waits in fsync. Never through the mount: the kernel
+    /// keeps the file locked for as long as the fsync waits for us.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn overwrite_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
         self.backing_wal.write_all_at(bytes, offset)?;
         if let Some((cache, db)) = &self.cached_by {

@@ -378,7 +378,7 @@ impl WalAttachment {
     /// Makes a frame one that no recovery accepts: its commit never happened.
     pub fn invalidate_frame(&self, frame: u32, page_size: PageSize) -> io::Result<()> {
         fault::point("invalidate_frame")?;
-        self.write_wal(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
+        self.overwrite_wal(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
     }
 
     /// The checksum a frame carries now.

@@ -31,6 +31,7 @@ mod pin;
 mod recover;
 mod replace;
 mod rest;
+mod scrub;
 mod shared;
 mod snapshot;
 mod tail;

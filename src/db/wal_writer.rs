@@ -109,7 +109,7 @@ impl<'a> WalAppend<'a> {
 
     fn flush(&mut self) -> io::Result<()> {
         fault::point("wal_write")?;
-        self.wal.write_wal(&self.buffer, frame_offset(self.buffer_first, self.page_size))?;
+        self.wal.append_wal(&self.buffer, frame_offset(self.buffer_first, self.page_size))?;
         self.buffer_first = self.last + 1;
         self.buffer.clear();
         Ok(())
@@ -168,7 +168,7 @@ impl WalAttachment {
         }
         let header = WalHeader::new(page_size, 0, published.salt);
         fault::point("wal_header")?;
-        self.write_wal(&header.encode(), 0)?;
+        self.append_wal(&header.encode(), 0)?;
         published.frame_checksum = header.checksum;
         published.big_endian_checksum = header.big_endian_checksum;
         Ok(header)

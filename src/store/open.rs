@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Layout, StoreError};
-use crate::db::{Database, DbFiles, FileKind, Shared};
-use crate::types::DbName;
+use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
+use crate::types::{Access, DbName};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let what = format!("{what} {}", path.display());
@@ -54,6 +54,33 @@ pub(super) fn databases(
         }
     }
     Ok(found)
+}
+
+/// Compares databases with their checksums in the background. A replica's damaged one is fetched again with the next
+/// change; a voter's is named in the log, for its operator to restore.
+pub(super) fn scrub(databases: Vec<Arc<Database>>, access: Access) -> Result<(), StoreError> {
+    let work = move || {
+        for database in databases {
+            match database.scrub() {
+                Ok(None) => {}
+                Ok(Some(pgno)) => {
+                    let why = format!("page {pgno} on disk is not what was written; it is fetched again");
+                    let error = DbError::Corrupt { db: database.name().clone(), why };
+                    if access == Access::ReadOnly {
+                        database.fail(&error);
+                    } else {
+                        tracing::error!(db = %database.name(), %pgno, "a page on disk is not what was written; restore the database from a replica: skein db export, skein db import");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "cannot compare a database with its checksums"),
+            }
+        }
+    };
+    std::thread::Builder::new()
+        .name("skein-scrub".into())
+        .spawn(work)
+        .map(|_| ())
+        .map_err(|source| StoreError::Io { what: "starting the scrubber".into(), source })
 }
 
 /// A database that did not exist before.

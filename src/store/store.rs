@@ -88,7 +88,7 @@ impl Store {
         shared.set_tailer(tailer);
         let found = super::open::databases(&layout, &shared)?;
         let applied = AtomicU64::new(durable.index().get());
-        Ok(Arc::new(Self {
+        let store = Arc::new(Self {
             layout,
             shared,
             databases: RwLock::new(found),
@@ -99,7 +99,9 @@ impl Store {
             primary: Mutex::new(None),
             steps,
             opened_access: Mutex::new(()),
-        }))
+        });
+        super::open::scrub(store.all(), access)?;
+        Ok(store)
     }
 
     /// Connects the log's entrance; until then no change can be captured.

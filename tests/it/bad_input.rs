@@ -25,8 +25,8 @@ fn wrong_usage_is_answered_with_code_2_and_the_wrong_word() {
     }
     for (arguments, subject) in [
         (&["mount", "--no-such-option"][..], "--no-such-option"),
-        (&["mount", "--role", "king"], "king"),
-        (&["mount", "--http", "nowhere"], "nowhere"),
+        (&["mount", "--mount", "m", "--data", "d", "--role", "king"], "king"),
+        (&["mount", "--mount", "m", "--data", "d", "--http", "nowhere"], "nowhere"),
         (&["no-such-command"], "no-such-command"),
         (&["wait", "app.db", "--timeout", "soon"], "soon"),
         (&["db", "export"], "DB"),

@@ -22,7 +22,7 @@ fn a_node_does_not_serve_while_applications_of_its_dead_mount_live() {
         // A reader in the middle of its work: it keeps the dead mount's files open.
         let mut reader = App::spawn(std::process::Command::new("sh").args([
             "-c",
-            "exec 3<\"$0\"; echo open; sleep 300",
+            "exec 3<\"$0\"; echo open; exec sleep 300",
             path.to_str().unwrap(),
         ]));
         assert!(reader.wait_for("open", 1, Duration::from_secs(10)));

@@ -1,0 +1,47 @@
+//! Scrub: compares what is in the files with the checksums, page by page, while the database is served.
+
+use super::capture_wal::read_or_zero;
+use super::database::{Database, State};
+use super::{DbError, FileKind};
+use crate::ltx;
+use crate::types::{PageCount, Pgno};
+
+/// Pages looked at while the database's lock is held.
+const PAGES_AT_ONCE: u32 = 64;
+
+impl Database {
+    /// Looks at every page of a database no application has open; ends where one opens it. Returns the first page
+    /// that is not what its checksum says.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn scrub(&self) -> Result<Option<Pgno>, DbError> {
+        let mut next = 1;
+        loop {
+            let state = self.lock();
+            let busy = state.handles > 0 || state.wal.is_some() || state.exclusive || state.redoing();
+            if busy || state.failed.is_some() || next > state.pages.get() {
+                return Ok(None);
+            }
+            let last = next.saturating_add(PAGES_AT_ONCE - 1).min(state.pages.get());
+            let found = self.first_damaged(&state, next, last);
+            if let Some(pgno) = found.map_err(|source| self.io_error("reading its pages", source))? {
+                return Ok(Some(pgno));
+            }
+            next = last + 1;
+        }
+    }
+
+    fn first_damaged(&self, state: &State, first: u32, last: u32) -> std::io::Result<Option<Pgno>> {
+        let file = std::fs::File::open(self.files().path(FileKind::Database))?;
+        let mut page = vec![0; state.page_size.len()];
+        for pgno in PageCount::new(last).pages(state.page_size).filter(|pgno| pgno.get() >= first) {
+            read_or_zero(&file, pgno.offset(state.page_size), &mut page)?;
+            let expected = state.checksums.get(pgno)?;
+            if expected.is_some_and(|expected| expected != ltx::page_checksum(pgno, &page)) {
+                return Ok(Some(pgno));
+            }
+        }
+        Ok(None)
+    }
+}
