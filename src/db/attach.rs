@@ -26,6 +26,8 @@ use crate::types::{Access, DbName, PageCount};
 pub(super) struct WalAttachment {
     /// The database file; holds SHARED, so no application is ever the last connection.
     pub database: File,
+    /// Where checkpoints write instead of `database`: the file in the data directory.
+    pub backfill_into: Option<File>,
     /// The log in the data directory.
     pub backing_wal: File,
     /// The log through the mount, where it is not passed through: what is appended must reach the page cache that
@@ -128,6 +130,7 @@ impl Database {
         let (pin, fence) = (Pin::default(), Fence::default());
         Ok(WalAttachment {
             database,
+            backfill_into: None,
             backing_wal,
             cached_wal: (!passthrough).then_some(wal),
             cached_by,
@@ -159,6 +162,10 @@ impl Database {
             return Ok(false);
         }
         state.mounted = None;
+        if state.dropped {
+            state.wal = None;
+            return Ok(true);
+        }
         let Some(wal) = state.wal.as_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
@@ -169,33 +176,31 @@ impl Database {
             }
             state.checksums.set_pending(state.index).map_err(fail)?;
             let limit = wal.captured.frame;
-            let modified = wal.database.metadata().and_then(|metadata| metadata.modified()).ok();
+            // Beside the mount: nobody has the file open, and the kernel may hold it locked for a rename or an unlink
+            // that waits for us.
+            let file = self.open_backing(FileKind::Database)?;
+            let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(fail)?;
+            wal.backfill_into = Some(file.try_clone().map_err(fail)?);
             if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
                 && wal.index.backfilled() < limit
             {
+                wal.backfill_into = None;
                 return Ok(false);
             }
             // Applications changed the database earlier, and may have set its times since.
-            if let Some(modified) = modified {
-                wal.database.set_modified(modified).map_err(fail)?;
-            }
+            file.set_modified(modified).map_err(fail)?;
         }
-        let Some(path) = self.shared.cache().map(|cache| cache.mount_point().join(self.name().as_str()))
-        else {
-            return Ok(false);
-        };
         state.wal = None;
         state.captured = None;
-        if state.dropped {
-            return Ok(true);
-        }
         for kind in [FileKind::Wal, FileKind::Shm] {
-            let mut side = path.as_os_str().to_owned();
-            side.push(kind.suffix());
-            match std::fs::remove_file(side) {
+            match std::fs::remove_file(self.files().path(kind)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
                 _ => {}
             }
+        }
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), FileKind::Database);
+            [FileKind::Wal, FileKind::Shm].iter().for_each(|kind| cache.entry_changed(self.name(), *kind));
         }
         tracing::debug!(db = %self.name(), "detached");
         Ok(true)

@@ -81,14 +81,18 @@ impl WalAttachment {
             }
             self.read_frame(frame, &mut page)?;
             fault::point("checkpoint_write")?;
-            self.database.write_all_at(&page, pgno.offset(page_size))?;
+            self.target().write_all_at(&page, pgno.offset(page_size))?;
         }
         if whole {
             fault::point("checkpoint_truncate")?;
-            self.database.set_len(pages.bytes(page_size))?;
+            self.target().set_len(pages.bytes(page_size))?;
         }
         self.index.set_backfilled(safe);
         Ok(())
+    }
+
+    fn target(&self) -> &std::fs::File {
+        self.backfill_into.as_ref().unwrap_or(&self.database)
     }
 
     /// The last frame that every reader can do without, up to `limit`; unused marks are moved out of the way.
