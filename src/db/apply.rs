@@ -1,8 +1,9 @@
 //! Apply: a change set of the log becomes the content of a database of this node.
 
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
@@ -24,7 +25,8 @@ impl Database {
     /// `Corrupt` where the change set does not continue the position or does not have the checksum it names:
     /// the database must then be resynced. `Io` where a file cannot be read or written.
     pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
-        let mut state = self.wait_shared(self.lock());
+        let (state, _alone) = self.lock_for_writing()?;
+        let mut state = self.wait_shared(state);
         if index <= state.index || state.dropped {
             return Ok(());
         }
@@ -44,7 +46,25 @@ impl Database {
         Ok(())
     }
 
-    /// Brings checked pages into the database the way its openness demands, and moves the position.
+    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers
+    /// without the state's lock: one of them may first open another connection, or ask for the position.
+    pub(super) fn lock_for_writing(
+        &self,
+    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+        let fail = |source| self.io_error("waiting for readers", source);
+        let mut state = self.lock();
+        if !state.is_open_rollback() {
+            return Ok((state, None));
+        }
+        let file = self.mounted(&mut state).map_err(fail)?;
+        drop(state);
+        let alone = ExclusiveLock::take(file, &self.alone).map_err(fail)?;
+        // By now it may be closed; being alone does no harm then.
+        Ok((self.lock(), Some(alone)))
+    }
+
+    /// Brings checked pages into the database the way its openness demands, and moves the position. The lock must
+    /// come from [`lock_for_writing`](Self::lock_for_writing).
     pub(super) fn write_incoming(
         self: &Arc<Self>,
         state: &mut State,
@@ -91,7 +111,7 @@ impl Database {
     }
 
     /// Tells the world, and keeps the log of an open database short.
-    pub(super) fn finish_apply(&self, mut state: std::sync::MutexGuard<'_, State>) {
+    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>) {
         let moved = self.moved(&state, 0);
         if let Some(wal) = state.wal.as_ref()
             && wal.captured.frame >= CHECKPOINT_FRAMES
@@ -140,7 +160,7 @@ impl Database {
         let change = &incoming.batch.change;
         let path = self.files().path(FileKind::Database);
         fault::point("apply_cold")?;
-        let file = std::fs::File::options().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
         incoming.for_each(|pgno, page| {
             state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
             fault::point("apply_cold_page")?;
@@ -157,12 +177,11 @@ impl Database {
         Ok(())
     }
 
-    /// Under SQLite's EXCLUSIVE lock and through the mount, so that applications see it as another process'
-    /// transaction. Waits for readers.
+    /// Under SQLite's EXCLUSIVE lock, which the caller holds, and through the mount, so that applications see it as
+    /// another process' transaction.
     fn apply_open_rollback(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
         let change = &incoming.batch.change;
         let file = self.mounted(state)?;
-        let guard = ExclusiveLock::take(&file)?;
         fault::point("apply_rollback")?;
         incoming.for_each(|pgno, page| {
             state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
@@ -173,48 +192,51 @@ impl Database {
             state.cow.before_write(&file, size, u64::MAX - size)?;
             file.set_len(size)?;
         }
-        drop(guard);
         Ok(())
     }
 
     /// The database file through the mount, opened once and kept while applications have it open.
-    pub(super) fn mounted(&self, state: &mut State) -> io::Result<std::fs::File> {
+    pub(super) fn mounted(&self, state: &mut State) -> io::Result<File> {
         if state.mounted.is_none() {
             let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
             let path = cache.mount_point().join(self.name().as_str());
-            state.mounted = Some(std::fs::File::options().read(true).write(true).open(path)?);
+            state.mounted = Some(File::options().read(true).write(true).open(path)?);
         }
         state.mounted.as_ref().expect("just opened").try_clone()
     }
 }
 
-/// SQLite's EXCLUSIVE lock of a rollback database.
+impl State {
+    /// Applications have it open in rollback mode.
+    pub fn is_open_rollback(&self) -> bool {
+        self.handles > 0 && self.wal.is_none() && self.mode != Some(JournalMode::Wal)
+    }
+}
+
+/// SQLite's EXCLUSIVE lock of a rollback database, held until dropped.
 pub(super) struct ExclusiveLock<'a> {
-    file: &'a std::fs::File,
+    file: File,
+    /// The lock belongs to an open file that all of the daemon shares; this keeps its threads apart.
+    _gate: MutexGuard<'a, ()>,
 }
 
 impl<'a> ExclusiveLock<'a> {
     /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
-    pub fn take(file: &'a std::fs::File) -> io::Result<Self> {
-        let guard = Self { file };
-        lock(file, LockKind::Exclusive, lock_bytes::RESERVED, 1)?;
-        lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1)?;
-        lock(file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)?;
+    fn take(file: File, gate: &'a Mutex<()>) -> io::Result<Self> {
+        let gate = gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        // Also where the second or third fails, what was taken is let go.
+        let guard = Self { file, _gate: gate };
+        lock(&guard.file, LockKind::Exclusive, lock_bytes::RESERVED, 1)?;
+        lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1)?;
+        lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)?;
         Ok(guard)
-    }
-}
-
-impl ExclusiveLock<'_> {
-    /// Releases what is held through `file`.
-    pub fn release(file: &std::fs::File) {
-        if let Err(error) = unlock(file, lock_bytes::PENDING, lock_bytes::SHARED_SIZE + 2) {
-            tracing::error!(%error, "cannot release the lock of a database file");
-        }
     }
 }
 
 impl Drop for ExclusiveLock<'_> {
     fn drop(&mut self) {
-        Self::release(self.file);
+        if let Err(error) = unlock(&self.file, lock_bytes::PENDING, lock_bytes::SHARED_SIZE + 2) {
+            tracing::error!(%error, "cannot release the lock of a database file");
+        }
     }
 }

@@ -25,6 +25,8 @@ pub struct Database {
     state: Mutex<State>,
     /// Signalled when `State::exclusive` ends or a flight lands.
     pub(super) changed: Condvar,
+    /// Held together with SQLite's EXCLUSIVE lock.
+    pub(super) alone: Mutex<()>,
 }
 
 /// Everything of a database that changes.
@@ -98,7 +100,7 @@ impl std::fmt::Debug for State {
 impl Database {
     /// A database whose files are as [`recover`](super::recover) left them.
     pub(super) fn new(name: DbName, files: DbFiles, shared: Arc<Shared>, state: State) -> Arc<Self> {
-        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new() })
+        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new(), alone: Mutex::new(()) })
     }
 
     /// Its name.
@@ -151,7 +153,7 @@ impl Database {
     /// Whether applying an entry may wait for applications: a rollback database that is open.
     pub fn apply_may_wait(&self) -> bool {
         // Whoever holds the lock may be waiting himself.
-        self.try_lock().is_none_or(|state| state.handles > 0 && state.mode == Some(JournalMode::Rollback))
+        self.try_lock().is_none_or(|state| state.is_open_rollback())
     }
 
     /// What applications may do.

@@ -15,21 +15,19 @@ use super::incoming::{Incoming, LtxSource};
 use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::{JournalMode, LogIndex};
+use crate::types::LogIndex;
 
 /// The database with all its writers kept out; ends when dropped.
 pub(super) struct HeldWriters<'a> {
     database: &'a Database,
     wal: bool,
-    _rollback: Option<ExclusiveOwned>,
+    alone: Option<ExclusiveLock<'a>>,
 }
 
-/// SQLite's EXCLUSIVE lock together with the file it is held through.
-struct ExclusiveOwned(File);
-
-impl Drop for ExclusiveOwned {
-    fn drop(&mut self) {
-        ExclusiveLock::release(&self.0);
+impl HeldWriters<'_> {
+    /// Whether it keeps out everybody who may write the database as it is open now.
+    fn covers(&self, state: &State) -> bool {
+        (self.wal || state.wal.is_none()) && (self.alone.is_some() || !state.is_open_rollback())
     }
 }
 
@@ -49,7 +47,7 @@ impl Database {
     /// Keeps out the writers among the applications, waiting for the one at work. Never call with the lock held.
     pub(super) fn hold_writers(&self) -> Result<HeldWriters<'_>, DbError> {
         let fail = |source| self.io_error("waiting for writers", source);
-        let mut state = self.lock();
+        let state = self.lock();
         if let Some(wal) = &state.wal {
             let work = wal.work.try_clone().map_err(fail)?;
             drop(state);
@@ -59,15 +57,12 @@ impl Database {
             if let Some(wal) = state.wal.as_mut() {
                 wal.fence.try_raise(&wal.work).map_err(fail)?;
             }
-            return Ok(HeldWriters { database: self, wal: true, _rollback: None });
+            return Ok(HeldWriters { database: self, wal: true, alone: None });
         }
-        if state.handles > 0 && state.mode == Some(JournalMode::Rollback) {
-            let file = self.mounted(&mut state).map_err(fail)?;
-            drop(state);
-            std::mem::forget(ExclusiveLock::take(&file).map_err(fail)?);
-            return Ok(HeldWriters { database: self, wal: false, _rollback: Some(ExclusiveOwned(file)) });
-        }
-        Ok(HeldWriters { database: self, wal: false, _rollback: None })
+        drop(state);
+        let (state, alone) = self.lock_for_writing()?;
+        drop(state);
+        Ok(HeldWriters { database: self, wal: false, alone: alone })
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
@@ -102,10 +97,18 @@ impl Database {
         self: &Arc<Self>,
         build: impl FnOnce(&mut State) -> Result<Option<Batch>, DbError>,
     ) -> Result<(), DbError> {
-        let held = self.hold_writers()?;
-        // Writers are out, so what they published is all there is to capture before our own change.
-        self.capture_and_wait()?;
-        let mut state = self.begin_exclusive();
+        let (held, mut state) = loop {
+            let held = self.hold_writers()?;
+            // Writers are out, so what they published is all there is to capture before our own change.
+            self.capture_and_wait()?;
+            let state = self.begin_exclusive();
+            if held.covers(&state) {
+                break (held, state);
+            }
+            drop(state);
+            // Opened in between.
+            self.end_exclusive();
+        };
         let built = build(&mut state);
         drop(state);
         let result = built.and_then(|batch| match batch {
@@ -125,6 +128,7 @@ impl Database {
         sink.commit(vec![change.clone()], Box::new(move |fate| drop(sender.send(fate))));
         let fate = receiver.recv().unwrap_or_else(|_| Err(CommitError::Unknown("the log was closed".into())));
         let index = fate.map_err(|error| self.unavailable(error.to_string()))?;
+        // Captures and opens wait until the caller ends the exclusive time, so nobody has come in meanwhile.
         let mut state = self.lock();
         let incoming = self.check_incoming(&state, &change)?;
         self.write_incoming(&mut state, incoming, index)?;
@@ -151,7 +155,8 @@ impl Database {
         file: File,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        let mut state = self.wait_shared(self.lock());
+        let (state, _alone) = self.lock_for_writing()?;
+        let mut state = self.wait_shared(state);
         state.limbo = None;
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         self.write_incoming(&mut state, incoming, index)?;
