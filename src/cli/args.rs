@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::config::{HostPort, LogFormat, Partial, parse_duration};
 use crate::http::{Client, ClientError};
+use crate::node;
 use crate::types::{DbName, Txid};
 
 /// A replicated filesystem for SQLite.
@@ -30,9 +31,22 @@ pub(super) enum Command {
     Wait(WaitArgs),
     /// Show the nodes of the cluster
     Members(MembersArgs),
+    /// Watch over a node's mount; `mount` starts it by itself
+    #[command(name = node::GUARD_COMMAND, hide = true)]
+    GuardMount(GuardArgs),
     /// Look into change-set files
     #[command(subcommand)]
     Ltx(LtxCommand),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct GuardArgs {
+    /// Process whose death is waited for
+    pub(super) parent: i32,
+    /// Number of its FUSE connection
+    pub(super) connection: u64,
+    /// Where it has mounted
+    pub(super) mount_point: PathBuf,
 }
 
 /// Options override the environment, the environment overrides the configuration file.

@@ -46,6 +46,10 @@ fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Ltx(command) = command {
         return ltx::run(command);
     }
+    if let Command::GuardMount(args) = command {
+        crate::node::guard_mount(args.parent, args.connection, &args.mount_point)?;
+        return Ok(0);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -58,7 +62,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Db(args) => db::run(args).await,
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
-            Command::Ltx(_) => Ok(0),
+            Command::Ltx(_) | Command::GuardMount(_) => Ok(0),
         }
     });
     // Nothing that still blocks (a read of stdin, say) may hold up the end.

@@ -70,12 +70,17 @@ pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply
                 }
             });
         }
-        (Kind::File { file, .. }, target) => match file.write_all_at(data, offset) {
+        (Kind::File { file, .. }, target) => match write_own(file, data, offset) {
             Ok(()) => reply.written(length),
             Err(error) => reply.error(of_io(&target.path(), Doing::Write, &error)),
         },
         (Kind::Control(_) | Kind::Directory(_), _) => reply.error(Errno::EBADF),
     }
+}
+
+fn write_own(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
+    crate::io::fault::point("mount_own_write")?;
+    file.write_all_at(data, offset)
 }
 
 /// A file descriptor is closed: only an upload cares.

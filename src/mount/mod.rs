@@ -32,4 +32,4 @@ mod wal;
 mod workers;
 
 pub use session::{Mount, MountError, MountOptions};
-pub use stale::{StaleMount, stale_mount};
+pub use stale::{StaleMount, abort_dead_mount, stale_mount};

@@ -78,6 +78,27 @@ fn clean_up(mount_point: &Path) {
     }
 }
 
+/// Ends all requests of the mount at `mount_point` whose connection was `connection`, and with them whoever waits for
+/// its dead daemon; removes the mount where nobody uses it. Does nothing where that mount is gone.
+///
+/// # Errors
+/// Where the kernel refuses.
+pub fn abort_dead_mount(mount_point: &Path, connection: u64) -> io::Result<()> {
+    let is_it = |mounted: mount_table::Mounted| u64::from(mounted.device.1) == connection;
+    if !mount_table::at(mount_point).is_some_and(is_it) {
+        return Ok(());
+    }
+    // The flag aborts the connection before it is known whether the mount can go.
+    match umount2(mount_point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL) => Ok(()),
+        // Without CAP_SYS_ADMIN: the file belongs to the user who mounted.
+        Err(nix::errno::Errno::EPERM) => {
+            fs::write(Path::new(CONNECTIONS).join(connection.to_string()).join("abort"), "1")
+        }
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Takes a mount out of the tree at once; it ends when the last process stops using it.
 pub(super) fn detach(mount_point: &Path) -> io::Result<()> {
     match umount2(mount_point, MntFlags::MNT_DETACH) {

@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::guard::Guard;
 use super::place::Place;
 use super::primary::VoterAccess;
 use super::replication::{Parts, Replication};
@@ -29,6 +30,7 @@ pub(super) struct Running {
     /// What goes wrong from now on; the node cannot go on then.
     pub(super) failures: mpsc::Receiver<NodeError>,
     mount: Mount,
+    guard: Option<Guard>,
     store: Arc<Store>,
     replication: Arc<Replication>,
     ready: watch::Sender<Result<(), String>>,
@@ -61,6 +63,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     let mount = mount(settings, store.clone()).await?;
+    let guard = guard(&identity, &mount);
     let last_mount = Some((mount.connection(), settings.mount.clone()));
     identity.update(|identity| identity.last_mount = last_mount)?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
@@ -85,7 +88,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         settings.name
     );
     let _identity = identity;
-    Ok(Running { announcement, failures, mount, store, replication, ready, tasks, shutdown, _identity })
+    Ok(Running { announcement, failures, mount, guard, store, replication, ready, tasks, shutdown, _identity })
 }
 
 impl Running {
@@ -105,6 +108,7 @@ impl Running {
         let mount = self.mount;
         let path = mount.mount_point().to_owned();
         let unmounted = blocking(move || mount.unmount()).await?;
+        drop(self.guard);
         if voter {
             stopped = self.replication.stop().await;
         }
@@ -195,6 +199,13 @@ async fn mount(settings: &Settings, store: Arc<Store>) -> Result<Mount, NodeErro
         Mount::start(options)
     });
     mounted.await?.map_err(|error| NodeError::Mount { path, why: error.to_string() })
+}
+
+/// Without a guard everything works but being killed in a bad moment.
+fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
+    let lock = identity.share_lock().map_err(|error| NodeError::System(error.to_string()));
+    let started = lock.and_then(|lock| Guard::start(lock, mount.mount_point(), mount.connection()));
+    started.inspect_err(|error| tracing::warn!(%error, "nobody watches over the mount")).ok()
 }
 
 async fn serve_http(

@@ -1,7 +1,8 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, mpsc};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,9 @@ use crate::types::{NodeId, NodeName, Role};
 
 /// Version of the data directory that this program writes; newer ones are refused.
 pub const FORMAT_VERSION: u32 = 1;
+
+/// How long a start waits for the lock of the data directory.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Who a node is for life: the content of `node.toml`.
 ///
@@ -46,7 +50,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub struct DataDir {
     layout: Layout,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -75,12 +79,15 @@ impl DataDir {
         fs::create_dir_all(root).map_err(|e| data(format!("cannot be made: {e}; choose another --data")))?;
         // The directory itself carries the lock: no file of its own has to be made in a directory of something else.
         let dir = File::open(root).map_err(|e| data(format!("cannot be opened: {e}")))?;
-        let lock = Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => {
-                data("is in use by another skein daemon; stop that one, or choose another --data".into())
+        let lock = match lock_soon(dir) {
+            Ok(Ok(lock)) => lock,
+            Ok(Err(errno)) => return Err(data(format!("cannot be locked: {errno}; use a local file system"))),
+            Err(_) => {
+                return Err(data(
+                    "is in use by another skein daemon; stop that one, or choose another --data".into(),
+                ));
             }
-            errno => data(format!("cannot be locked: {errno}; use a local file system")),
-        })?;
+        };
         let layout = Layout::new(root.to_owned());
         if !layout.node_toml().exists()
             && !is_vacant(root).map_err(|e| data(format!("cannot be read: {e}")))?
@@ -89,7 +96,15 @@ impl DataDir {
                 "is not empty and has no node.toml, so it belongs to something else; choose an empty directory".into(),
             ));
         }
-        Ok(Self { layout, _lock: lock })
+        Ok(Self { layout, lock })
+    }
+
+    /// The lock of the directory: who keeps this open keeps the directory locked, also when this process dies.
+    ///
+    /// # Errors
+    /// Where no more files can be opened.
+    pub fn share_lock(&self) -> std::io::Result<File> {
+        self.lock.try_clone()
     }
 
     /// Names of everything in the directory.
@@ -137,6 +152,14 @@ impl IdentityFile {
     pub fn new(data: DataDir, identity: Identity) -> Result<Self, NodeError> {
         data.save(&identity)?;
         Ok(Self { data, identity: Mutex::new(identity) })
+    }
+
+    /// See [`DataDir::share_lock`].
+    ///
+    /// # Errors
+    /// Where no more files can be opened.
+    pub fn share_lock(&self) -> std::io::Result<File> {
+        self.data.share_lock()
     }
 
     /// Names of everything in the data directory.
@@ -187,6 +210,14 @@ impl Identity {
 /// Where the system has no random numbers.
 pub fn draw_cluster_id() -> Result<String, NodeError> {
     Ok(format!("{:032x}", u128::from_be_bytes(random()?)))
+}
+
+/// Takes the lock, waiting a little: a daemon that was killed may be on its way out.
+fn lock_soon(dir: File) -> Result<Result<Flock<File>, nix::errno::Errno>, mpsc::RecvTimeoutError> {
+    let (sender, locked) = mpsc::channel();
+    // Where it comes too late nobody receives the lock, and it is let go.
+    std::thread::spawn(move || sender.send(Flock::lock(dir, FlockArg::LockExclusive).map_err(|(_, e)| e)));
+    locked.recv_timeout(LOCK_WAIT_MAX)
 }
 
 fn random<const N: usize>() -> Result<[u8; N], NodeError> {

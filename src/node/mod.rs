@@ -8,6 +8,7 @@ mod assemble;
 mod checkpoints;
 mod child;
 mod error;
+mod guard;
 mod identity;
 mod lifecycle;
 mod place;
@@ -19,6 +20,7 @@ mod view;
 
 pub use addresses::hostname;
 pub use error::NodeError;
+pub use guard::{GUARD_COMMAND, guard_mount};
 pub use identity::{DataDir, FORMAT_VERSION, Identity, IdentityFile, draw_cluster_id};
 pub use lifecycle::run;
 

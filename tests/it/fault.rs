@@ -69,6 +69,32 @@ fn a_supervised_application_dies_with_its_node() {
 }
 
 #[test]
+fn a_node_killed_in_the_middle_of_a_request_to_itself_ends_and_starts_again() {
+    if !needs_skein() {
+        return;
+    }
+    let Some(mut cluster) = Cluster::start(&Options::replicas(1)) else { return };
+    let path = cluster.primary.path("app.db");
+    assert!(App::transfer(&path, &["--journal", "delete", "--count", "3"]).end().0.success());
+    cluster.converge("app.db");
+    let replica = &mut cluster.replicas[0];
+    replica.terminate();
+    replica.settings.env = vec![("SKEIN_FAULT".into(), "mount_own_write:1:kill".into())];
+    replica.must_start();
+    let shown = replica.path("app.db");
+    let reader = sql::open(&shown);
+    assert_eq!(sql::number(&reader, "SELECT count(*) FROM ledger"), 3);
+    assert!(App::transfer(&path, &["--id", "b", "--journal", "delete", "--count", "1"]).end().0.success());
+    let replica = &mut cluster.replicas[0];
+    assert!(replica.wait_for_end(Duration::from_secs(10)).is_some(), "the killed node does not end");
+    drop(reader);
+    replica.settings.env.clear();
+    replica.must_start();
+    cluster.converge("app.db");
+    sql::check_integrity(&sql::open(&shown));
+}
+
+#[test]
 fn a_hot_journal_of_a_dead_application_is_rolled_back() {
     for mut cluster in clusters(1) {
         for journal in ["delete", "truncate", "persist"] {
