@@ -83,9 +83,11 @@ impl Database {
         } else if state.wal.is_some() {
             self.apply_wal(state, &incoming).map_err(fail)?;
         } else if state.handles > 0 {
+            self.drop_staged(state).map_err(fail)?;
             state.checksums.set_pending(index).map_err(fail)?;
             self.apply_open_rollback(state, &incoming).map_err(fail)?;
         } else {
+            self.drop_staged(state).map_err(fail)?;
             state.checksums.set_pending(index).map_err(fail)?;
             self.apply_cold(state, &incoming).map_err(fail)?;
         }

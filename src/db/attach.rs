@@ -17,7 +17,7 @@ use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader, WalIndex};
-use crate::types::{Access, DbName, PageCount};
+use crate::types::{Access, DbName};
 
 /// What the daemon holds of a WAL database while applications have it open.
 ///
@@ -230,7 +230,8 @@ impl WalAttachment {
                 big_endian_checksum: false,
                 page_size: state.page_size,
                 max_frame: 0,
-                pages: PageCount::ZERO,
+                // With 0 every read transaction would ask for the size of the file, a request to the daemon.
+                pages: state.pages,
                 frame_checksum: FrameChecksum(0, 0),
                 salt: self.captured.salt,
             });

@@ -1,19 +1,18 @@
 //! Capture of a rollback-journal database: what was written under the journal, when the journal ends.
 //!
 //! The commit point of SQLite is the unlink, truncation or zeroing of the journal. The change set is in the log
-//! before that happens; if it cannot get there the journal stays, and SQLite rolls back with it. The database
-//! file need not be synced: until the marker moves past the change set, redo writes its pages again.
+//! before that happens; if it cannot get there the journal stays, and SQLite rolls back with it. What the transaction
+//! wrote reaches the database file only after that, see [`Overlay`](super::overlay::Overlay).
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
-use super::batch::{Batch, Frame};
-use super::capture_wal::read_or_zero;
+use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
 use super::commit::{Flight, Source, now_ms};
-use super::database::{Database, JournalState, State};
+use super::database::{Database, State};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::ltx;
@@ -51,35 +50,49 @@ impl Database {
         Ok(())
     }
 
-    /// A write to the database file that reaches the daemon (rollback mode, or a checkpoint without passthrough).
+    /// A write to the database file that reaches the daemon (rollback mode, or a checkpoint without passthrough);
+    /// `file` is the backing file. Waits for the database's lock.
     ///
     /// # Errors
     /// `Invalid` where no journal could roll the write back; `NotPrimary`; `Io`.
-    pub fn database_write(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+    pub fn database_write(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        self.write_in(&self.lock(), file, offset, data)
+    }
+
+    /// The same for FUSE threads; `None` where the lock is taken.
+    pub fn try_database_write(&self, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), DbError>> {
+        self.try_lock().map(|state| self.write_in(&state, file, offset, data))
+    }
+
+    fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the database file", source);
-        let mut state = self.lock();
-        let file = self.open_backing(FileKind::Database)?;
-        if state.mode == Some(JournalMode::Wal) && state.wal.is_some() && !state.journal.live {
+        if state.mode == Some(JournalMode::Wal) && state.wal.is_some() && !state.journal_live {
             // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
             return file.write_all_at(data, offset).map_err(fail);
         }
-        self.may_change(&state)?;
+        self.may_change(state)?;
         fault::point("database_write").map_err(fail)?;
-        let journal = &mut state.journal;
-        if let Some(size) = journal.page_size {
-            let last = (offset + data.len() as u64).saturating_sub(1) / size.bytes();
-            let numbers = offset / size.bytes()..=last;
-            journal.dirty.extend(numbers.filter_map(|n| u32::try_from(n + 1).ok().and_then(Pgno::new)));
-        }
-        state.cow.before_write(&file, offset, data.len() as u64).map_err(fail)?;
-        file.write_all_at(data, offset).map_err(fail)
+        self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
+    }
+
+    /// A read of the database file that reaches the daemon; `file` is the backing file. Returns how much there was.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn database_read(&self, file: &File, offset: u64, data: &mut [u8]) -> io::Result<usize> {
+        self.overlay.read(file, offset, data)
+    }
+
+    /// Size of the database file as its writer sees it, in bytes; `None` where that is the backing file's.
+    pub fn database_bytes(&self) -> Option<u64> {
+        self.overlay.size()
     }
 
     fn may_change(&self, state: &State) -> Result<(), DbError> {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        if !state.journal.live {
+        if !state.journal_live {
             return Err(self.invalid(
                 "a write without a rollback journal (journal_mode=OFF or MEMORY) could not be undone; use DELETE, TRUNCATE, PERSIST or WAL",
             ));
@@ -90,7 +103,7 @@ impl Database {
     /// The database file is truncated by ftruncate.
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
-        if state.wal.is_some() && !state.journal.live {
+        if state.wal.is_some() && !state.journal_live {
             drop(state);
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.
@@ -102,22 +115,18 @@ impl Database {
             });
             return self.capture_wal(Some(gate));
         }
+        // After a commit SQLite cuts the file to the size the commit gave it, which it has by then.
         let committed = size == state.pages.bytes(state.page_size) && self.access() == Access::Write;
-        let allowed = if committed { Ok(()) } else { self.may_change(&state) };
-        let answer = allowed.and_then(|()| self.truncate_rollback(state, size));
+        let answer = match self.may_change(&state) {
+            Ok(()) => {
+                self.overlay.truncate(size);
+                Ok(())
+            }
+            Err(_) if committed => Ok(()),
+            Err(error) => Err(error),
+        };
+        drop(state);
         done(answer);
-    }
-
-    fn truncate_rollback(
-        &self,
-        mut state: std::sync::MutexGuard<'_, State>,
-        size: u64,
-    ) -> Result<(), DbError> {
-        let fail = |source| self.io_error("truncating the database file", source);
-        let file = self.open_backing(FileKind::Database)?;
-        let length = file.metadata().map_err(fail)?.len();
-        state.cow.before_write(&file, size.min(length), u64::MAX - size.min(length)).map_err(fail)?;
-        file.set_len(size).map_err(fail)
     }
 
     fn set_database_len(&self, size: u64) -> Result<(), DbError> {
@@ -131,29 +140,37 @@ impl Database {
         done(Ok(()));
     }
 
-    /// A write to the rollback journal; zeroing its header ends the transaction (PERSIST), which is captured first.
-    pub fn journal_write(self: &Arc<Self>, offset: u64, data: Vec<u8>, done: Done) {
-        if journal::ends_transaction(offset, &data) {
-            return self.journal_ends(JournalEnd::Write(offset, data), done);
+    /// A write to the rollback journal, whose backing file is `file`; zeroing its header ends the transaction
+    /// (PERSIST), which is captured first.
+    pub fn journal_write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8], done: Done) {
+        if journal::ends_transaction(offset, data) {
+            return self.journal_ends(JournalEnd::Write(offset, data.to_vec()), done);
         }
-        done(self.write_journal(offset, &data));
+        if let Err(error) = self.write_journal(file, offset, data) {
+            return done(Err(error));
+        }
+        if offset != 0 || !journal::is_header_magic(data) {
+            return done(Ok(()));
+        }
+        match self.try_lock() {
+            Some(mut state) => state.journal_live = true,
+            None => {
+                return self.off_thread(done, |database, done| {
+                    database.lock().journal_live = true;
+                    done(Ok(()));
+                });
+            }
+        }
+        done(Ok(()));
     }
 
-    fn write_journal(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+    fn write_journal(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the journal", source);
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         fault::point("journal_write").map_err(fail)?;
-        self.open_backing(FileKind::Journal)?.write_all_at(data, offset).map_err(fail)?;
-        if offset == 0 && journal::is_header_magic(data) {
-            let mut state = self.lock();
-            if !state.journal.live {
-                let page_size = (state.pages != PageCount::ZERO).then_some(state.page_size);
-                state.journal = JournalState { live: true, dirty: BTreeSet::new(), page_size };
-            }
-        }
-        Ok(())
+        file.write_all_at(data, offset).map_err(fail)
     }
 
     /// The rollback journal is truncated; to zero ends the transaction (TRUNCATE).
@@ -170,32 +187,62 @@ impl Database {
     }
 
     fn journal_ends(self: &Arc<Self>, end: JournalEnd, done: Done) {
+        // Large transactions are read and encoded on a thread of their own; so is what has to wait.
+        if self.overlay.staged_bytes() <= INLINE_BYTES_MAX
+            && let Some(state) = self.try_lock()
+            && state.may_take_off()
+        {
+            return self.take_off_journal(state, end, done);
+        }
+        self.off_thread(done, move |database, done| {
+            let state = database.wait_for_landing();
+            database.take_off_journal(state, end, done);
+        });
+    }
+
+    fn take_off_journal(self: &Arc<Self>, mut state: MutexGuard<'_, State>, end: JournalEnd, done: Done) {
         let database = self.clone();
         let finish: Done = Box::new(move |answer| {
             done(answer.and_then(|()| database.finish_journal(&end)));
         });
-        match self.prepare_group() {
+        match self.capture_journal(&mut state) {
             Ok(Some(change)) => {
-                // The state has the flight; its landing answers.
-                if let Some(flight) = self.lock().flight.as_mut() {
-                    flight.waiters.push(finish);
-                }
+                state.flight.as_mut().expect("it was put there").waiters.push(finish);
+                drop(state);
                 self.propose(change);
             }
-            Ok(None) => finish(Ok(())),
-            Err(error) => finish(Err(error)),
+            Ok(None) => {
+                drop(state);
+                finish(Ok(()));
+            }
+            Err(error) => {
+                drop(state);
+                finish(Err(error));
+            }
         }
     }
 
-    /// Captures what was written under the journal and puts it in flight, to be proposed alone or together with
-    /// other databases of one transaction; `None` where nothing changed.
+    /// Captures what was written under the journal and puts it in flight, to be proposed together with other
+    /// databases of one transaction; `None` where nothing changed. Blocking.
     pub(crate) fn prepare_group(&self) -> Result<Option<ltx::ChangeSet>, DbError> {
+        let mut state = self.wait_for_landing();
+        self.capture_journal(&mut state)
+    }
+
+    fn wait_for_landing(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        while state.flight.is_some() || state.exclusive {
+        while !state.may_take_off() {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        if !state.journal.live {
+        state
+    }
+
+    fn capture_journal(&self, state: &mut State) -> Result<Option<ltx::ChangeSet>, DbError> {
+        if !state.journal_live {
             return Ok(None);
+        }
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(why.clone()));
         }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
@@ -203,8 +250,12 @@ impl Database {
         if state.limbo.is_some() {
             return Err(self.unavailable("the fate of an earlier transaction is unknown"));
         }
-        match self.encode_journal(&state) {
-            Ok(None) => Ok(None),
+        match self.encode_journal(state) {
+            Ok(None) => {
+                // It was rolled back: what it staged is what the file has.
+                self.overlay.discard();
+                Ok(None)
+            }
             Ok(Some(batch)) => {
                 let change = batch.change.clone();
                 state.flight = Some(Flight { batch, waiters: Vec::new(), source: Source::Journal });
@@ -217,12 +268,21 @@ impl Database {
     fn encode_journal(&self, state: &State) -> io::Result<Option<Batch>> {
         fault::point("capture_journal")?;
         let file = File::open(self.files().path(FileKind::Database))?;
-        let length = file.metadata()?.len();
+        let length = match self.overlay.size() {
+            Some(size) => size,
+            // Nothing was written.
+            None => return Ok(None),
+        };
         if length == 0 {
             return Ok(None);
         }
+        let read_at = |offset: u64, data: &mut [u8]| {
+            let got = self.overlay.read(&file, offset, data)?;
+            data[got..].fill(0);
+            Ok::<(), io::Error>(())
+        };
         let mut head = [0; 100];
-        read_or_zero(&file, 0, &mut head)?;
+        read_at(0, &mut head)?;
         let header = DatabaseHeader::parse(&head).map_err(|error| {
             io::Error::new(io::ErrorKind::InvalidData, format!("its first page: {error}"))
         })?;
@@ -242,20 +302,63 @@ impl Database {
         };
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
-        let mut touched: BTreeSet<Pgno> =
-            if same_size { state.journal.dirty.clone() } else { BTreeSet::new() };
+        let mut touched = self.touched_pages(header.page_size);
         touched.retain(|pgno| pages.contains(*pgno) && *pgno != lock_page);
-        if same_size && pages == state.pages && unchanged(state, &file, &touched, header.page_size)? {
+        let read = |pgno: Pgno, page: &mut [u8]| read_at(pgno.offset(header.page_size), page);
+        if same_size && pages == state.pages && unchanged(state, &touched, header.page_size, read)? {
             return Ok(None);
         }
         touched.extend(frame.untouched_growth(&touched));
-        let read = |pgno: Pgno, page: &mut [u8]| read_or_zero(&file, pgno.offset(header.page_size), page);
         frame.encode(&self.shared, &state.checksums, touched.into_iter(), read).map(Some)
+    }
+
+    /// Pages of which any byte may differ from the file.
+    fn touched_pages(&self, page_size: PageSize) -> BTreeSet<Pgno> {
+        let size = page_size.bytes();
+        let numbers = self.overlay.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
+        numbers.filter_map(|number| u32::try_from(number + 1).ok().and_then(Pgno::new)).collect()
+    }
+
+    /// Brings what is staged into the database file, now that the log has it as the change set that gives the
+    /// database `pages`.
+    pub(super) fn install_overlay(&self, state: &mut State) -> Result<(), DbError> {
+        let fail = |source| self.io_error("writing a committed transaction", source);
+        if self.overlay.size().is_none() {
+            return Ok(());
+        }
+        let file = self.open_backing(FileKind::Database)?;
+        let cow = &mut state.cow;
+        let before = |offset, length| {
+            fault::point("overlay_install")?;
+            cow.before_write(&file, offset, length)
+        };
+        self.overlay.install(&file, state.pages.bytes(state.page_size), before).map_err(fail)
+    }
+
+    /// Forgets a transaction under a rollback journal that cannot commit any more: another content takes the place
+    /// of what it was made on. Nobody may be in the middle of it.
+    pub(super) fn drop_staged(&self, state: &mut State) -> io::Result<()> {
+        state.journal_live = false;
+        if !self.overlay.discard() {
+            return Ok(());
+        }
+        // With its journal a later opener would roll back to the content before. Cut, not removed: an application
+        // may keep it open for its next transaction.
+        match File::options().write(true).open(self.files().path(FileKind::Journal)) {
+            Ok(journal) => journal.set_len(0)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), FileKind::Database);
+            cache.data_changed(self.name(), FileKind::Journal);
+        }
+        Ok(())
     }
 
     fn finish_journal(&self, end: &JournalEnd) -> Result<(), DbError> {
         self.end_journal_file(end)?;
-        self.lock().journal = JournalState::default();
+        self.lock().journal_live = false;
         Ok(())
     }
 
@@ -275,11 +378,23 @@ impl Database {
     }
 }
 
+impl State {
+    /// Whether a change set may be put in flight.
+    fn may_take_off(&self) -> bool {
+        self.flight.is_none() && !self.exclusive
+    }
+}
+
 /// Whether a transaction left the pages it touched as they were: it was rolled back.
-fn unchanged(state: &State, file: &File, touched: &BTreeSet<Pgno>, page_size: PageSize) -> io::Result<bool> {
+fn unchanged(
+    state: &State,
+    touched: &BTreeSet<Pgno>,
+    page_size: PageSize,
+    read: impl Fn(Pgno, &mut [u8]) -> io::Result<()>,
+) -> io::Result<bool> {
     let mut page = vec![0; page_size.len()];
     for pgno in touched {
-        read_or_zero(file, pgno.offset(page_size), &mut page)?;
+        read(*pgno, &mut page)?;
         if state.checksums.get(*pgno)? != Some(ltx::page_checksum(*pgno, &page)) {
             return Ok(false);
         }

@@ -11,7 +11,7 @@ use super::commit::{Flight, Source, now_ms};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
 use super::{DbError, Done, FileKind};
-use crate::io::fault;
+use crate::io::{fault, read_or_zero, read_up_to};
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
 use crate::types::{Access, PageCount, PageSize, Pgno};
@@ -407,24 +407,6 @@ impl WalAttachment {
             Ok(Some(_))
         )
     }
-}
-
-/// Reads what is there and leaves the rest zero, as SQLite reads behind the end of a file.
-pub(super) fn read_or_zero(file: &std::fs::File, offset: u64, page: &mut [u8]) -> io::Result<()> {
-    let got = read_up_to(file, page, offset)?;
-    page[got..].fill(0);
-    Ok(())
-}
-
-fn read_up_to(file: &std::fs::File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut total = 0;
-    while total < buffer.len() {
-        match file.read_at(&mut buffer[total..], offset + total as u64)? {
-            0 => break,
-            count => total += count,
-        }
-    }
-    Ok(total)
 }
 
 /// The last published frame of each of `pages`, older than the run: what a checkpoint would copy.

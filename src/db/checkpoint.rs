@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::attach::WalAttachment;
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::sqlite::lock_bytes;

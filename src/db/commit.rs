@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attach::Captured;
-use super::batch::Batch;
+use super::batch::{Batch, INLINE_BYTES_MAX};
 use super::contract::CommitError;
 use super::database::{Database, State};
 use super::shared::Moved;
@@ -53,6 +53,17 @@ impl Database {
 
     /// Hears the fate of the flight; on the log's thread.
     pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
+        // The log's thread must not copy much.
+        if self.overlay.staged_bytes() > INLINE_BYTES_MAX {
+            return self.off_thread(Box::new(|_| ()), move |database, done| {
+                database.land(fate);
+                done(Ok(()));
+            });
+        }
+        self.land(fate);
+    }
+
+    fn land(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
         let mut state = self.lock();
         let Some(flight) = state.flight.take() else { return };
         let Flight { batch, waiters, source } = flight;
@@ -98,14 +109,27 @@ impl Database {
             let error = CommitError::Refused(format!("the database had moved to {}", state.pos));
             return Err(self.give_up(state, batch, source, error));
         }
-        self.adopt(state, &batch, index)?;
-        if let Source::Wal { end, published } = source {
-            self.advance_capture(state, end);
-            if let Some(wal) = state.wal.as_mut() {
-                wal.unpublished_change = (!published).then_some(batch.change);
-            }
+        if let Err(error) = self.settle(state, batch, source, index) {
+            // It is history, and the files here lack it: redo at the next start brings it.
+            tracing::error!(%error, "a committed transaction cannot be written; the database is not served until the node is started again");
+            state.failed = Some(format!("a committed transaction could not be written ({error}); start the node again"));
+            return Err(error);
         }
         Ok(())
+    }
+
+    fn settle(&self, state: &mut State, batch: Batch, source: Source, index: LogIndex) -> Result<(), DbError> {
+        self.adopt(state, &batch, index)?;
+        match source {
+            Source::Wal { end, published } => {
+                self.advance_capture(state, end);
+                if let Some(wal) = state.wal.as_mut() {
+                    wal.unpublished_change = (!published).then_some(batch.change);
+                }
+                Ok(())
+            }
+            Source::Journal => self.install_overlay(state),
+        }
     }
 
     /// Writes the new checksums and moves the position.

@@ -65,7 +65,7 @@ impl Cow {
             if let Some(pgno) = Pgno::of_offset(at, self.page_size)
                 && !saved.pages.contains(&pgno)
             {
-                super::capture_wal::read_or_zero(file, at, &mut page)?;
+                crate::io::read_or_zero(file, at, &mut page)?;
                 saved.file.write_all_at(&page, at)?;
                 saved.pages.insert(pgno);
             }
@@ -82,6 +82,6 @@ impl Cow {
         // Writers save under this lock before they write, so a page not saved by now is read before it changes.
         let saved = self.saved.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let source = if saved.pages.contains(&pgno) { &saved.file } else { file };
-        super::capture_wal::read_or_zero(source, pgno.offset(self.page_size), page)
+        crate::io::read_or_zero(source, pgno.offset(self.page_size), page)
     }
 }

@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
@@ -7,10 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use super::attach::WalAttachment;
 use super::commit::Flight;
 use super::cow::CowSnapshots;
+use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::shared::Shared;
 use super::{DbError, DbFiles, Done, FileKind};
-use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pgno, Pos};
+use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
 
 /// One database of this node.
 ///
@@ -25,6 +25,8 @@ pub struct Database {
     state: Mutex<State>,
     /// Signalled when `State::exclusive` ends or a flight lands.
     pub(super) changed: Condvar,
+    /// What a transaction under a rollback journal has written.
+    pub(super) overlay: Overlay,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -51,8 +53,8 @@ pub(super) struct State {
     pub wal: Option<WalAttachment>,
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
-    /// A transaction under a rollback journal.
-    pub journal: JournalState,
+    /// The rollback journal has a valid header: what is written can be rolled back.
+    pub journal_live: bool,
     /// The change set on its way through the log.
     pub flight: Option<Flight>,
     /// A change set whose fate the log could not tell.
@@ -75,17 +77,6 @@ pub(super) struct State {
     pub mounted: Option<File>,
 }
 
-/// A rollback-journal transaction under way.
-#[derive(Debug, Default)]
-pub(super) struct JournalState {
-    /// The journal has a valid header: what is written can be rolled back.
-    pub live: bool,
-    /// Pages written since, in units of `page_size`.
-    pub dirty: BTreeSet<Pgno>,
-    /// Page size the dirty pages are counted in.
-    pub page_size: Option<PageSize>,
-}
-
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("State")
@@ -100,7 +91,7 @@ impl std::fmt::Debug for State {
 impl Database {
     /// A database whose files are as [`recover`](super::recover) left them.
     pub(super) fn new(name: DbName, files: DbFiles, shared: Arc<Shared>, state: State) -> Arc<Self> {
-        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new(), alone: Mutex::new(()) })
+        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new(), overlay: Overlay::new(), alone: Mutex::new(()) })
     }
 
     /// Its name.
@@ -273,6 +264,9 @@ impl Database {
     pub fn app_closed(self: &Arc<Self>) {
         let release = |database: &Arc<Self>, state: &mut State| {
             state.handles = state.handles.saturating_sub(1);
+            if state.handles == 0 {
+                database.overlay.rest();
+            }
             if state.handles == 0
                 && let Some(tailer) = database.shared.tailer()
             {

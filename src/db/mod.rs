@@ -25,6 +25,7 @@ mod heal;
 mod import;
 mod incoming;
 mod limbo;
+mod overlay;
 mod page_checksums;
 mod phantom;
 mod pin;

@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use crate::io::fault;
+use crate::io::{fault, read_up_to};
 use crate::sqlite::wal::Salt;
 use crate::types::{Checksum, LogIndex, PageCount, PageSize, Pgno, Pos, Txid};
 
@@ -240,21 +240,6 @@ impl PageChecksums {
 
 fn slot_offset(pgno: Pgno) -> u64 {
     SLOTS_OFFSET + u64::from(pgno.get() - 1) * 8
-}
-
-fn read_up_to(file: &File, mut buffer: &mut [u8], mut offset: u64) -> io::Result<usize> {
-    let mut total = 0;
-    while !buffer.is_empty() {
-        match file.read_at(buffer, offset)? {
-            0 => break,
-            count => {
-                total += count;
-                offset += count as u64;
-                buffer = &mut buffer[count..];
-            }
-        }
-    }
-    Ok(total)
 }
 
 fn read_pending(head: &[u8]) -> LogIndex {

@@ -1,30 +1,26 @@
 //! Start of a database after a clean end or a crash: the file at its marker, ready for redo.
 
 use std::fs::File;
-use std::io::{self, BufReader};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use super::cow::CowSnapshots;
-use super::database::{Database, JournalState, State};
+use super::database::{Database, State};
 use super::page_checksums::{PageChecksums, WalPoint};
 use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind};
 use crate::io::fault;
 use crate::sqlite::header::DatabaseHeader;
-use crate::sqlite::journal::{self, Playback};
-use crate::types::{Access, DbName, JournalMode, PageCount, PageSize};
+use crate::types::{Access, DbName, JournalMode, PageCount};
 
 /// Name, beside the database, of a log that a crash left behind.
 const TAIL: &str = "tail-wal";
 
 impl Database {
-    /// Opens the database in `files`. What applications had not finished is rolled back; what the WAL holds is
-    /// set aside. Entries after the marker are then to be applied again.
-    ///
-    /// `super_journal` tells whether a super-journal of that name still exists.
+    /// Opens the database in `files`. What applications had not finished is gone; what the WAL holds is set aside.
+    /// Entries after the marker are then to be applied again.
     ///
     /// # Errors
     /// Where a file cannot be read or written, or is damaged; the text says which and what to do.
@@ -32,14 +28,16 @@ impl Database {
         name: DbName,
         files: DbFiles,
         shared: Arc<Shared>,
-        super_journal: &dyn Fn(&str) -> bool,
     ) -> Result<Arc<Self>, DbError> {
         let fail = |what: &str, source| DbError::Io { db: name.clone(), what: what.to_owned(), source };
         fault::point("recover").map_err(|source| fail("recovering", source))?;
         let checksums =
             PageChecksums::open(&files.pages()).map_err(|source| fail("reading page checksums", source))?;
         remove(&files, FileKind::Shm).map_err(|source| fail("removing the old wal-index", source))?;
-        roll_back(&files, super_journal).map_err(|source| fail("rolling back the journal", source))?;
+        // What it would roll back never got into the database file.
+        fault::point("recover_journal_remove")
+            .and_then(|()| remove(&files, FileKind::Journal))
+            .map_err(|source| fail("removing an old journal", source))?;
         let tail =
             set_aside(&files, shared.access()).map_err(|source| fail("setting the WAL aside", source))?;
         let marker = checksums.marker();
@@ -56,7 +54,7 @@ impl Database {
             dirty_since,
             wal: None,
             captured: marker.wal,
-            journal: JournalState::default(),
+            journal_live: false,
             flight: None,
             queued: Vec::new(),
             limbo: None,
@@ -80,13 +78,6 @@ impl Database {
         let fail = |source| self.io_error("settling what a crash left in the WAL", source);
         let (tail, captured) = {
             let state = self.lock();
-            if state.pages == PageCount::ZERO && state.tail.is_none() {
-                // Created, but its first transaction never got into the log.
-                let file = self.open_backing(FileKind::Database)?;
-                if state.handles == 0 && !state.journal.live && file.metadata().map_err(fail)?.len() > 0 {
-                    file.set_len(0).map_err(fail)?;
-                }
-            }
             match &state.tail {
                 Some(tail) => (tail.clone(), state.captured),
                 None => return Ok(()),
@@ -146,49 +137,4 @@ fn mode_of(files: &DbFiles) -> io::Result<Option<JournalMode>> {
         Err(error) => return Err(error),
     }
     Ok(DatabaseHeader::parse(&head).ok().map(|header| header.mode))
-}
-
-/// Plays a hot journal back into the database file and removes it.
-fn roll_back(files: &DbFiles, super_journal: &dyn Fn(&str) -> bool) -> io::Result<()> {
-    let path = files.path(FileKind::Journal);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if file.metadata()?.len() > 0 {
-        let named = journal::super_journal_name(&mut &file)?;
-        // Without its super-journal the transaction is committed: the journal is a leftover.
-        if named.as_deref().is_none_or(|path| super_journal(&path.to_string_lossy())) {
-            play_back(files, file)?;
-        }
-    }
-    fault::point("recover_journal_remove")?;
-    std::fs::remove_file(&path)?;
-    crate::io::durable::sync_dir(files.dir())
-}
-
-fn play_back(files: &DbFiles, file: File) -> io::Result<()> {
-    let database = File::options().read(true).write(true).open(files.path(FileKind::Database))?;
-    let mut first = [0];
-    read_or_zero(&file, 0, &mut first)?;
-    let mut head = [0; 100];
-    read_or_zero(&database, 0, &mut head)?;
-    let present = DatabaseHeader::parse(&head).map_or(PageSize::DEFAULT, |header| header.page_size);
-    // A journal that begins with a zero byte has ended (PERSIST), and an empty database has nothing to undo.
-    if first == [0] || database.metadata()?.len() == 0 {
-        return Ok(());
-    }
-    let Some(mut playback) = Playback::open(BufReader::new(file), present)? else { return Ok(()) };
-    let page_size = playback.page_size();
-    let mut page = Vec::new();
-    while let Some(pgno) = playback.next_record(&mut page)? {
-        fault::point("recover_journal_page")?;
-        database.write_all_at(&page, pgno.offset(page_size))?;
-    }
-    let size = playback.initial_size().bytes(page_size);
-    if database.metadata()?.len() > size {
-        database.set_len(size)?;
-    }
-    database.sync_data()
 }

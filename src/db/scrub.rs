@@ -1,6 +1,6 @@
 //! Scrub: compares what is in the files with the checksums, page by page, while the database is served.
 
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use super::database::{Database, State};
 use super::{DbError, FileKind};
 use crate::ltx;

@@ -6,13 +6,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use super::cow::Cow;
 use super::database::{Database, State};
 use super::{DbError, FileKind, pin};
-use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx;
-use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::wal_index::READ_SLOTS;
 use crate::types::{Checksum, JournalMode, LogIndex, PageCount, PageSize, Pgno, Pos};
@@ -56,8 +54,7 @@ enum Source {
 }
 
 impl Database {
-    /// Takes a snapshot of the committed state. Blocking: a rollback database in the middle of a commit is
-    /// waited for.
+    /// Takes a snapshot of the committed state. Blocking.
     ///
     /// # Errors
     /// Where the database is not served, or its files cannot be opened.
@@ -74,23 +71,11 @@ impl Database {
             self.attach(&mut state)?;
             self.read_mark(&mut state).map_err(fail)?
         } else {
-            // An application's commit writes the file under EXCLUSIVE; with SHARED held it is between commits.
-            let guard = if state.handles > 0 && state.journal.live {
-                let file = self.mounted(&mut state).map_err(fail)?;
-                drop(state);
-                let clone = shared_clone(&file).map_err(fail)?;
-                lock(&clone, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
-                    .map_err(fail)?;
-                state = self.lock();
-                Some(clone)
-            } else {
-                None
-            };
+            // Only committed pages are in the file.
             let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
             let file = self.open_backing(FileKind::Database)?;
             let (page_size, pages) = (state.page_size, state.pages);
             let cow = state.cow.begin(page_size, pages, saved);
-            drop(guard);
             Source::InPlace { cow, file }
         };
         let header = header_of(&state);
@@ -138,12 +123,6 @@ impl Database {
 
 fn header_of(state: &State) -> SnapshotHeader {
     SnapshotHeader { pos: state.pos, index: state.index, page_size: state.page_size, commit: state.pages }
-}
-
-/// Another open file of the same mount file: its locks are its own.
-fn shared_clone(file: &File) -> io::Result<File> {
-    use std::os::fd::AsRawFd;
-    File::options().read(true).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 impl SnapshotReader {

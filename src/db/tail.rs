@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::FileKind;
 use super::batch::{Batch, Frame};
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;

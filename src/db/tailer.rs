@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// First wait for a commit whose frames are written but not yet published.
 const PUBLISH_WAIT: Duration = Duration::from_micros(30);
 /// Looks without news after which a log is at rest.
-const QUIET_LOOKS: u32 = 8;
+const QUIET_LOOKS: u32 = 2;
 /// How long a database stays attached after its last handle: applications that open and close for each request
 /// must not pay for it.
 const LINGER: Duration = Duration::from_secs(2);

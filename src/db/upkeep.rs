@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::DbError;
-use super::capture_wal::read_or_zero;
+use crate::io::read_or_zero;
 use super::database::{Database, State};
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
@@ -26,12 +26,15 @@ impl Database {
             return Ok(());
         }
         // Holding the writers does it; the fence stays up because this node may not write any more.
-        drop(self.hold_writers()?);
+        let held = self.hold_writers()?;
         let mut state = self.lock();
-        match state.wal.as_mut() {
+        let fenced = match state.wal.as_mut() {
             Some(wal) => self.set_fence(wal),
-            None => Ok(()),
-        }
+            None => self.drop_staged(&mut state).map_err(|source| self.io_error("ending its transaction", source)),
+        };
+        drop(state);
+        drop(held);
+        fenced
     }
 
     /// Stops serving the database until it is resynced.

@@ -4,3 +4,6 @@ pub mod blobs;
 pub mod durable;
 pub mod fault;
 pub mod ofd_lock;
+mod read;
+
+pub use read::{read_or_zero, read_up_to};

@@ -52,9 +52,7 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
             let target = path.ok().and_then(|path| names::classify(&path).ok());
             let volatile = match &target {
                 Some(Target::Primary | Target::Pos(_)) => true,
-                Some(Target::File(_, FileKind::Journal)) => {
-                    target.as_ref().is_some_and(|journal| state.hides(journal))
-                }
+                // A journal that is hidden now is an empty one: nobody misses it when the node becomes primary.
                 // Its log comes with the first open; only rollback databases are asked for it again and again.
                 Some(Target::File(db, FileKind::Wal | FileKind::Shm)) => state.tree.is_wal(db),
                 _ => false,

@@ -12,8 +12,9 @@ use super::errno::{Doing, of_db, of_io, refuse};
 use super::handle::{Handle, Kind};
 use super::names::Target;
 use super::state::State;
-use super::{journal, upload};
+use super::upload;
 use crate::db::{DbError, Done, FileKind};
+use crate::io::read_up_to;
 use crate::types::Access;
 
 /// Reads from what the handle stands for.
@@ -22,7 +23,11 @@ pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: R
     match &handle.kind {
         Kind::File { file, .. } => {
             let mut data = vec![0; size as usize];
-            match read_up_to(file, &mut data, offset) {
+            let read = match handle.staged_db() {
+                Some(db) => db.database_read(file, offset, &mut data),
+                None => read_up_to(file, &mut data, offset),
+            };
+            match read {
                 Ok(length) => reply.data(&data[..length]),
                 Err(error) => reply.error(of_io(&handle.target.path(), Doing::Read, &error)),
             }
@@ -36,21 +41,7 @@ pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: R
     }
 }
 
-/// Fills `data` as far as the file goes.
-fn read_up_to(file: &File, data: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < data.len() {
-        match file.read_at(&mut data[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(length) => filled += length,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-/// Writes: an application's as an event of its database, on another thread, for it may wait for the database's lock.
+/// Writes: an application's as an event of its database, on another thread where the database is busy.
 pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
     let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
     let length = data.len() as u32;
@@ -60,15 +51,26 @@ pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply
     };
     match (&handle.kind, &handle.target) {
         (Kind::Upload { .. }, _) => upload::write(state, handle, offset, data.to_vec(), reply),
-        (Kind::File { db: Some(db), .. }, Target::File(_, kind)) if !handle.own && *kind != FileKind::Shm => {
-            let (db, kind, data, target) = (db.clone(), *kind, data.to_vec(), handle.target.clone());
-            state.workers.run(move || match kind {
-                FileKind::Database => written(&target, reply, db.database_write(offset, &data)),
-                FileKind::Wal | FileKind::Shm => written(&target, reply, db.wal_write(offset, &data)),
-                FileKind::Journal => {
-                    db.journal_write(offset, data, Box::new(move |result| written(&target, reply, result)));
-                }
+        (Kind::File { file, db: Some(db), .. }, Target::File(_, kind @ (FileKind::Database | FileKind::Journal)))
+            if !handle.own =>
+        {
+            let target = handle.target.clone();
+            if *kind == FileKind::Journal {
+                let done = Box::new(move |result| written(&target, reply, result));
+                return db.journal_write(file, offset, data, done);
+            }
+            if let Some(result) = db.try_database_write(file, offset, data) {
+                return written(&target, reply, result);
+            }
+            let (handle, data) = (handle.clone(), data.to_vec());
+            state.workers.run(move || {
+                let Kind::File { file, db: Some(db), .. } = &handle.kind else { return };
+                written(&target, reply, db.database_write(file, offset, &data));
             });
+        }
+        (Kind::File { db: Some(db), .. }, Target::File(_, FileKind::Wal)) if !handle.own => {
+            let (db, data, target) = (db.clone(), data.to_vec(), handle.target.clone());
+            state.workers.run(move || written(&target, reply, db.wal_write(offset, &data)));
         }
         (Kind::File { file, .. }, target) => match write_own(file, data, offset) {
             Ok(()) => reply.written(length),
@@ -120,20 +122,20 @@ pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
         }
         (Some(db), Target::File(_, FileKind::Database)) => {
             let done = answer_empty(target, Doing::Sync, reply);
-            state.workers.run(move || db.database_synced(done));
+            if state.passthrough() {
+                db.database_synced(done);
+            } else {
+                // It may look into the wal-index, which is behind this mount then.
+                state.workers.run(move || db.database_synced(done));
+            }
         }
-        // Shared memory is made anew after a crash.
-        (_, Target::File(_, FileKind::Shm)) => reply.ok(),
+        // Shared memory is made anew after a crash, and there is nothing to roll back: what a transaction writes
+        // reaches its database only through the log.
+        (_, Target::File(_, FileKind::Shm | FileKind::Journal) | Target::SuperJournal(_)) => reply.ok(),
         _ => {
-            let state = state.clone();
-            state.workers.clone().run(move || {
+            state.workers.run(move || {
                 let Some(file) = handle.file() else { return reply.ok() };
-                let synced = match &target {
-                    Target::File(_, FileKind::Journal) | Target::SuperJournal(_) => {
-                        journal::sync(&state, &target, file)
-                    }
-                    _ => file.sync_data().map_err(|error| of_io(&target.path(), Doing::Sync, &error)),
-                };
+                let synced = file.sync_data().map_err(|error| of_io(&target.path(), Doing::Sync, &error));
                 match synced {
                     Ok(()) => reply.ok(),
                     Err(errno) => reply.error(errno),
@@ -215,10 +217,13 @@ fn truncate(
                 Ok(()) => answer_attr(&after, ino, None, reply),
                 Err(error) => reply.error(after.refused(&target, Doing::Truncate, &error)),
             });
+            if kind == FileKind::Journal {
+                // The commit of journal_mode=TRUNCATE; never waits here.
+                return db.journal_truncated(size, done);
+            }
             state.workers.run(move || match kind {
                 FileKind::Database => db.database_truncated(size, done),
-                FileKind::Journal => db.journal_truncated(size, done),
-                FileKind::Wal | FileKind::Shm => db.wal_truncated(size, done),
+                _ => db.wal_truncated(size, done),
             });
         }
         Target::File(..) | Target::SuperJournal(_) => {
@@ -273,20 +278,5 @@ fn answer_attr(state: &State, ino: u64, fh: Option<u64>, reply: ReplyAttr) {
     match state.attributes(ino, fh) {
         Ok((attr, ttl)) => reply.attr(&ttl, &attr),
         Err(errno) => reply.error(errno),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_read_stops_at_the_end_of_the_file() {
-        let file = tempfile::tempfile().unwrap();
-        file.write_all_at(b"0123456789", 0).unwrap();
-        let mut data = [0; 8];
-        assert_eq!(read_up_to(&file, &mut data, 4).unwrap(), 6);
-        assert_eq!(&data[..6], b"456789");
-        assert_eq!(read_up_to(&file, &mut data, 10).unwrap(), 0);
     }
 }

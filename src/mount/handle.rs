@@ -9,7 +9,7 @@ use fuser::BackingId;
 
 use super::names::Target;
 use super::upload::UploadState;
-use crate::db::Database;
+use crate::db::{Database, FileKind};
 
 /// One open file.
 pub(super) struct Handle {
@@ -54,6 +54,11 @@ impl Handle {
             Kind::File { file, .. } => Some(file),
             _ => None,
         }
+    }
+
+    /// The database, where this is its database file, of which a part may be staged.
+    pub fn staged_db(&self) -> Option<&Arc<Database>> {
+        self.app_db().filter(|_| matches!(self.target, Target::File(_, FileKind::Database)))
     }
 
     /// The database, where it is one of its files opened by an application.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fuser::{Errno, ReplyEmpty};
 
-use super::errno::{Doing, of_db, of_io, refuse};
+use super::errno::{Doing, of_db, refuse};
 use super::names::Target;
 use super::open::{OpenReply, PendingOpen};
 use super::state::State;
@@ -36,25 +36,23 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         // SQLite looks into a journal that is there before every read transaction.
         return open.finish(Some(database), false);
     }
-    open.state.workers.clone().run(move || {
-        if creates {
-            if let Err(error) = database.journal_created() {
-                return open.fail_db(Doing::Create, &error);
-            }
-            open.adopt_owner();
+    if creates {
+        if let Err(error) = database.journal_created() {
+            return open.fail_db(Doing::Create, &error);
         }
-        if !open.opener.truncates() || creates {
-            return open.finish(Some(database), false);
-        }
-        let same = database.clone();
-        database.journal_truncated(
-            0,
-            Box::new(move |cut| match cut {
-                Ok(()) => open.finish(Some(same), false),
-                Err(error) => open.fail_db(Doing::Truncate, &error),
-            }),
-        );
-    });
+        open.adopt_owner();
+    }
+    if !open.opener.truncates() || creates {
+        return open.finish(Some(database), false);
+    }
+    let same = database.clone();
+    database.journal_truncated(
+        0,
+        Box::new(move |cut| match cut {
+            Ok(()) => open.finish(Some(same), false),
+            Err(error) => open.fail_db(Doing::Truncate, &error),
+        }),
+    );
 }
 
 /// Ends a transaction by removing its journal.
@@ -70,25 +68,11 @@ pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
         Err(errno) => return reply.error(errno),
     };
     let after = state.clone();
-    state.workers.run(move || {
-        database.journal_unlinked(Box::new(move |ended| match ended {
-            Ok(()) => {
-                after.inodes.detach(&target);
-                reply.ok();
-            }
-            Err(error) => reply.error(of_db(&path, Doing::Unlink, &error)),
-        }));
-    });
-}
-
-/// Makes the journal durable, with its name: SQLite writes to the database only after this.
-pub(super) fn sync(state: &State, target: &Target, file: &std::fs::File) -> Result<(), Errno> {
-    let path = target.path();
-    let failed = |error: std::io::Error| of_io(&path, Doing::Sync, &error);
-    crate::io::fault::point("journal_sync").map_err(failed)?;
-    file.sync_data().map_err(failed)?;
-    if let Some(dir) = state.tree.backing(target).as_deref().and_then(std::path::Path::parent) {
-        crate::io::durable::sync_dir(dir).map_err(failed)?;
-    }
-    Ok(())
+    database.journal_unlinked(Box::new(move |ended| match ended {
+        Ok(()) => {
+            after.inodes.detach(&target);
+            reply.ok();
+        }
+        Err(error) => reply.error(of_db(&path, Doing::Unlink, &error)),
+    }));
 }

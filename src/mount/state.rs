@@ -109,7 +109,7 @@ impl State {
                 let metadata = found.ok_or(Errno::ENOENT)?;
                 // A directory stays the same one however its entries change.
                 let ino = self.inodes.looked_up(target, Some(Incarnation::of(&metadata)));
-                Ok((attr::of_metadata(ino, &metadata), self.attr_ttl(ino, target)))
+                Ok((self.shown(ino, target, &metadata), self.attr_ttl(ino, target)))
             }
         }
     }
@@ -133,12 +133,23 @@ impl State {
         if let Some(metadata) = by_name
             && (known.incarnation.is_none() || known.incarnation == Some(Incarnation::of(&metadata)))
         {
-            return Ok((attr::of_metadata(ino, &metadata), self.attr_ttl(ino, &known.target)));
+            return Ok((self.shown(ino, &known.target, &metadata), self.attr_ttl(ino, &known.target)));
         }
         let handle = fh.and_then(|fh| self.handles.get(fh)).or_else(|| self.handles.any_of(ino));
         let metadata =
             handle.as_ref().and_then(|handle| handle.file()?.metadata().ok()).ok_or(Errno::ESTALE)?;
         Ok((attr::of_metadata(ino, &metadata), NEVER))
+    }
+
+    /// The attributes of a backing file; of a database in the middle of a transaction the size its writer sees.
+    fn shown(&self, ino: u64, target: &Target, metadata: &std::fs::Metadata) -> FileAttr {
+        let mut attr = attr::of_metadata(ino, metadata);
+        if let Target::File(name, FileKind::Database) = target
+            && let Some(size) = self.store.get(name).and_then(|database| database.database_bytes())
+        {
+            attr.size = size;
+        }
+        attr
     }
 
     /// How long the kernel may believe the attributes of a file. Those of files it reads and writes through the

@@ -40,6 +40,8 @@ pub(super) fn databases(
             let entry = entry.map_err(failed("reading", &dir))?;
             let (path, file_name) = (entry.path(), entry.file_name());
             if !path.is_dir() {
+                // A super-journal of a transaction that did not end: its databases never got any of it.
+                fs::remove_file(&path).map_err(failed("removing", &path))?;
                 continue;
             }
             let Some(text) = file_name.to_str() else { continue };
@@ -114,24 +116,5 @@ pub(super) fn make(
 
 fn recover(layout: &Layout, name: DbName, shared: &Arc<Shared>) -> Result<Arc<Database>, StoreError> {
     let files: DbFiles = layout.database(&name);
-    let beside = files.dir().parent().map(Path::to_path_buf);
-    let super_journal = |path: &str| match (&beside, Path::new(path).file_name()) {
-        // Its name is a path below the mount of then; the file itself is beside the database's directory, or
-        // beside another database of the same transaction.
-        (Some(_), Some(file)) => find_file(&layout.dbs(), file),
-        _ => false,
-    };
-    Ok(Database::recover(name, files, shared.clone(), &super_journal)?)
-}
-
-fn find_file(dir: &Path, name: &std::ffi::OsStr) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    entries.flatten().any(|entry| {
-        let path = entry.path();
-        if path.is_dir() {
-            !path.join("database").is_file() && find_file(&path, name)
-        } else {
-            entry.file_name() == name
-        }
-    })
+    Ok(Database::recover(name, files, shared.clone())?)
 }
