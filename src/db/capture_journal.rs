@@ -89,6 +89,9 @@ impl Database {
     }
 
     fn may_change(&self, state: &State) -> Result<(), DbError> {
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(why.clone()));
+        }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
@@ -357,9 +360,15 @@ impl Database {
     }
 
     fn finish_journal(&self, end: &JournalEnd) -> Result<(), DbError> {
-        self.end_journal_file(end)?;
-        self.lock().journal_live = false;
-        Ok(())
+        let ended = self.end_journal_file(end);
+        let mut state = self.lock();
+        state.journal_live = false;
+        if let Err(error) = &ended {
+            // SQLite would take back with it what is history by now.
+            tracing::error!(%error, "the journal of a committed transaction cannot be ended; the database is not served until the node is started again");
+            state.failed.get_or_insert_with(|| format!("{error}; start the node again"));
+        }
+        ended
     }
 
     fn end_journal_file(&self, end: &JournalEnd) -> Result<(), DbError> {

@@ -14,6 +14,8 @@ mod segment_log;
 mod sink;
 mod state_machine;
 mod target;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod types;
 

@@ -297,17 +297,23 @@ async fn start(
 
 /// A single voter need not wait for an election timeout, nor for leases of others (trap 3): there are none.
 async fn lead_alone(raft: &RaftHandle, id: u64) -> Result<(), RaftError> {
-    let alone = raft.metrics().borrow_watched().membership_config.membership().voter_ids().eq([id]);
+    let failed = |error: &dyn std::fmt::Display| RaftError::Raft(error.to_string());
+    // From Raft itself: right after its start the metrics still say nothing.
+    let look = move |state: &openraft::RaftState<TypeConfig>| {
+        let alone = state.membership_state.effective().voter_ids().eq([id]);
+        (alone, state.server_state)
+    };
+    let (alone, state) = raft.with_raft_state(look).await.map_err(|error| failed(&error))?;
     if !alone {
         return Ok(());
     }
-    let failed = |error: &dyn std::fmt::Display| RaftError::Raft(error.to_string());
-    if raft.metrics().borrow_watched().state != ServerState::Leader {
+    if state != ServerState::Leader {
         raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
     }
     let wait = raft.wait(Some(Duration::from_secs(60)));
     wait.state(ServerState::Leader, "the only voter leads").await.map_err(|error| failed(&error))?;
-    let last = raft.metrics().borrow_watched().last_log_index;
+    let last = raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index)).await;
+    let last = last.map_err(|error| failed(&error))?;
     let wait = raft.wait(Some(Duration::from_secs(3600)));
     wait.applied_index_at_least(last, "the log is applied").await.map_err(|error| failed(&error))?;
     Ok(())

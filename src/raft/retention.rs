@@ -82,6 +82,22 @@ impl Retention {
     }
 }
 
+/// Gives up all entries up to `upto`.
+async fn purge(raft: &RaftHandle, upto: u64) -> Result<(), String> {
+    let wait = || raft.wait(Some(Duration::from_secs(5)));
+    // openraft gives up only what a snapshot has; ours is a handle, and made at once.
+    raft.trigger().snapshot().await.map_err(|error| error.to_string())?;
+    let covered = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
+        metrics.snapshot.is_some_and(|at| position(at.index) >= upto)
+    };
+    wait().metrics(covered, "a snapshot covers what is purged").await.map_err(|error| error.to_string())?;
+    raft.trigger().purge_log(upto - 1).await.map_err(|error| error.to_string())?;
+    let purged = move |metrics: &openraft::RaftMetrics<TypeConfig>| {
+        metrics.purged.is_some_and(|at| position(at.index) >= upto)
+    };
+    wait().metrics(purged, "purged").await.map(drop).map_err(|error| error.to_string())
+}
+
 /// Purges until told to stop.
 pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget, stop: CancellationToken) {
     let keep = Arc::new(keep);
@@ -98,15 +114,8 @@ pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget,
         let Ok(blobs) = tokio::task::spawn_blocking(move || reader.blobs_of(first, upto)).await else {
             continue;
         };
-        if let Err(error) = raft.trigger().purge_log(upto - 1).await {
+        if let Err(error) = purge(&raft, upto).await {
             tracing::warn!(%error, "cannot purge the log");
-            continue;
-        }
-        let wait = raft.wait(Some(Duration::from_secs(5)));
-        let purged = |metrics: &openraft::RaftMetrics<TypeConfig>| {
-            metrics.purged.is_some_and(|at| position(at.index) >= upto)
-        };
-        if wait.metrics(purged, "purged").await.is_err() {
             continue;
         }
         let after = keep.clone();

@@ -14,6 +14,8 @@ pub trait LogTarget: Send + Sync + 'static {
     fn applied(&self, index: LogIndex);
     /// Entries at or below it need no redo after a restart.
     fn durable_index(&self) -> LogIndex;
+    /// Whether everything up to `index` has come another way than by the log, by fetching what differs.
+    fn has_fetched(&self, index: LogIndex) -> bool;
 }
 
 impl LogTarget for Store {
@@ -27,6 +29,10 @@ impl LogTarget for Store {
 
     fn durable_index(&self) -> LogIndex {
         Store::durable_index(self)
+    }
+
+    fn has_fetched(&self, index: LogIndex) -> bool {
+        Store::durable_index(self) >= index
     }
 }
 

@@ -100,6 +100,24 @@ impl SegmentLog {
     /// `Io` where the disk is full or fails; after the latter the log is poisoned.
     pub fn write(&mut self, records: &[Record]) -> Result<(), LogError> {
         self.alive()?;
+        if let Some(begin) = self.begin_behind(records) {
+            self.write_in_turn(&[begin])?;
+        }
+        self.write_in_turn(records)
+    }
+
+    /// An empty log may begin at any entry: what came before came another way. Says so in the log where it does.
+    fn begin_behind(&self, records: &[Record]) -> Option<Record> {
+        let first = records.iter().find_map(|record| match record {
+            Record::Entry { index, .. } => Some(*index),
+            _ => None,
+        })?;
+        let shared = self.shared.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let behind = shared.places.is_empty() && first > shared.purged + 1;
+        behind.then(|| Record::Purged { upto: first - 1, log_id: Bytes::new() })
+    }
+
+    fn write_in_turn(&mut self, records: &[Record]) -> Result<(), LogError> {
         let mut rest = records;
         while !rest.is_empty() {
             let room = self.room();
