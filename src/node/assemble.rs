@@ -145,7 +145,7 @@ fn refuse_stale_mount(identity: &Identity) -> Result<(), NodeError> {
     Err(NodeError::Mount {
         path: mount_point.clone(),
         why: format!(
-            "the last run of this node died, and its mount is still used by processes {}: end them, then start again",
+            "the last run of this node died, and its mount is still used by processes with pid {}: end them, then start again",
             pids.join(", ")
         ),
     })

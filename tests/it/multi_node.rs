@@ -301,7 +301,8 @@ fn status_and_database_commands_agree_on_all_nodes() {
         assert_eq!(status["node"], node.settings.name.as_str());
         assert_eq!(status["role"], node.settings.role);
         assert_eq!(status["primary"]["name"], "n1");
-        assert_eq!(status["databases"][0]["mode"], "delete");
+        // The header does not tell which of the rollback modes.
+        assert_eq!(status["databases"][0]["mode"], "rollback");
         assert_eq!(status["databases"][0]["size_bytes"], 8192);
         let printed: serde_json::Value =
             serde_json::from_str(&node.must_client(&["status", "--json"])).unwrap();
@@ -338,9 +339,15 @@ fn a_supervised_command_gets_signals_and_decides_the_exit_code() {
     let status = node.wait_for_end(crate::harness::PATIENCE).expect("ends with its command");
     assert_eq!(status.code(), Some(7));
     let marker = dir.path().join("term");
-    let script = format!("trap 'touch {}; exit 0' TERM; while :; do sleep 0.1; done", marker.display());
+    let listens = dir.path().join("listens");
+    let script = format!(
+        "trap 'touch {}; exit 0' TERM; touch {}; while :; do sleep 0.1; done",
+        marker.display(),
+        listens.display()
+    );
     node.settings.extra = words(&["--", "sh", "-c", &script]);
     node.must_start();
+    eventually("the command has set its trap", || listens.exists().then_some(()));
     node.terminate();
     assert!(marker.exists(), "SIGTERM was not forwarded");
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
