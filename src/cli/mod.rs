@@ -51,6 +51,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         return Ok(0);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(runtime_threads())
         .enable_all()
         .build()
         .context("starting the runtime's threads")?;
@@ -68,6 +69,12 @@ fn run(command: Command) -> anyhow::Result<i32> {
     // Nothing that still blocks (a read of stdin, say) may hold up the end.
     runtime.shutdown_background();
     done
+}
+
+/// Half the processors: applications and the threads of the mount and of Raft need theirs, and two threads that hand
+/// work to each other wake each other up, which costs more than the work.
+fn runtime_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 /// Help goes to stdout; a mistake is one line on stderr.

@@ -38,11 +38,12 @@ impl Database {
         }
         let redoing = state.redoing();
         let incoming = self.check_incoming(&state, change)?;
+        let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
         if redoing && !state.redoing() {
             self.check_redone(&state)?;
         }
-        self.finish_apply(state);
+        self.finish_apply(state, timestamp_ms);
         Ok(())
     }
 
@@ -83,11 +84,11 @@ impl Database {
         } else if state.wal.is_some() {
             self.apply_wal(state, &incoming).map_err(fail)?;
         } else if state.handles > 0 {
-            self.drop_staged(state).map_err(fail)?;
+            self.drop_staged().map_err(fail)?;
             state.checksums.set_pending(index).map_err(fail)?;
             self.apply_open_rollback(state, &incoming).map_err(fail)?;
         } else {
-            self.drop_staged(state).map_err(fail)?;
+            self.drop_staged().map_err(fail)?;
             state.checksums.set_pending(index).map_err(fail)?;
             self.apply_cold(state, &incoming).map_err(fail)?;
         }
@@ -113,8 +114,8 @@ impl Database {
     }
 
     /// Tells the world, and keeps the log of an open database short.
-    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>) {
-        let moved = self.moved(&state, 0);
+    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>, timestamp_ms: i64) {
+        let moved = self.moved(&state, timestamp_ms);
         if let Some(wal) = state.wal.as_ref()
             && wal.captured.frame >= CHECKPOINT_FRAMES
             && wal.index.backfilled() < wal.captured.frame

@@ -46,6 +46,8 @@ pub(super) struct WalAttachment {
     pub fence: Fence,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
+    /// An fsync captured something since the watcher of logs last looked.
+    pub synced: bool,
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
 }
@@ -139,6 +141,7 @@ impl Database {
             pin,
             fence,
             captured,
+            synced: false,
             unpublished_change: None,
         })
     }

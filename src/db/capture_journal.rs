@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
@@ -18,7 +19,7 @@ use crate::io::fault;
 use crate::ltx;
 use crate::sqlite::header::DatabaseHeader;
 use crate::sqlite::journal;
-use crate::types::{Access, JournalMode, PageCount, PageSize, Pgno};
+use crate::types::{Access, PageCount, PageSize, Pgno};
 
 /// How a transaction under a rollback journal ends.
 enum JournalEnd {
@@ -28,6 +29,8 @@ enum JournalEnd {
     Truncate(u64),
     /// journal_mode=PERSIST: the header is zeroed.
     Write(u64, Vec<u8>),
+    /// The same where the kernel writes the journal by itself, and has zeroed the header.
+    Written,
 }
 
 impl Database {
@@ -66,7 +69,7 @@ impl Database {
 
     fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the database file", source);
-        if state.mode == Some(JournalMode::Wal) && state.wal.is_some() && !state.journal_live {
+        if state.wal.is_some() {
             // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
             return file.write_all_at(data, offset).map_err(fail);
         }
@@ -95,7 +98,8 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        if !state.journal_live {
+        // The journal is written before the database, and stays in force until the end.
+        if self.overlay.size().is_none() && !self.journal_in_force() {
             return Err(self.invalid(
                 "a write without a rollback journal (journal_mode=OFF or MEMORY) could not be undone; use DELETE, TRUNCATE, PERSIST or WAL",
             ));
@@ -106,7 +110,7 @@ impl Database {
     /// The database file is truncated by ftruncate.
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
-        if state.wal.is_some() && !state.journal_live {
+        if state.wal.is_some() {
             drop(state);
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.
@@ -149,22 +153,31 @@ impl Database {
         if journal::ends_transaction(offset, data) {
             return self.journal_ends(JournalEnd::Write(offset, data.to_vec()), done);
         }
-        if let Err(error) = self.write_journal(file, offset, data) {
-            return done(Err(error));
-        }
-        if offset != 0 || !journal::is_header_magic(data) {
+        done(self.write_journal(file, offset, data));
+    }
+
+    /// `fsync` of the journal: nothing of it has to be durable, but where the kernel writes it by itself this is
+    /// where a transaction of journal_mode=PERSIST is seen to have ended.
+    pub fn journal_synced(self: &Arc<Self>, done: Done) {
+        if self.overlay.size().is_none() || self.journal_in_force() {
             return done(Ok(()));
         }
-        match self.try_lock() {
-            Some(mut state) => state.journal_live = true,
-            None => {
-                return self.off_thread(done, |database, done| {
-                    database.lock().journal_live = true;
-                    done(Ok(()));
-                });
-            }
-        }
-        done(Ok(()));
+        self.journal_ends(JournalEnd::Written, done);
+    }
+
+    /// Whether the kernel may write the journal by itself: its end must be one that the daemon sees coming. The mode is
+    /// each connection's own, so the last end is a guess; where it is wrong the end is seen at the journal's fsync,
+    /// before the commit returns, or with synchronous=OFF when the journal is closed.
+    pub fn journal_may_be_passed_through(&self) -> bool {
+        self.journal_vanishes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the journal has a header with which SQLite would roll back.
+    fn journal_in_force(&self) -> bool {
+        let mut magic = [0; 8];
+        File::open(self.files().path(FileKind::Journal))
+            .and_then(|file| file.read_exact_at(&mut magic, 0))
+            .is_ok_and(|()| journal::is_header_magic(&magic))
     }
 
     fn write_journal(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
@@ -204,8 +217,16 @@ impl Database {
     }
 
     fn take_off_journal(self: &Arc<Self>, mut state: MutexGuard<'_, State>, end: JournalEnd, done: Done) {
+        if matches!(end, JournalEnd::Written) && self.journal_in_force() {
+            // Somebody else has captured it, and another transaction is under way.
+            drop(state);
+            return done(Ok(()));
+        }
         let database = self.clone();
         let finish: Done = Box::new(move |answer| {
+            if answer.is_err() && matches!(end, JournalEnd::Written) {
+                return database.take_back(answer, done);
+            }
             done(answer.and_then(|()| database.finish_journal(&end)));
         });
         match self.capture_journal(&mut state) {
@@ -241,7 +262,7 @@ impl Database {
     }
 
     fn capture_journal(&self, state: &mut State) -> Result<Option<ltx::ChangeSet>, DbError> {
-        if !state.journal_live {
+        if self.overlay.size().is_none() {
             return Ok(None);
         }
         if let Some(why) = &state.failed {
@@ -340,8 +361,7 @@ impl Database {
 
     /// Forgets a transaction under a rollback journal that cannot commit any more: another content takes the place
     /// of what it was made on. Nobody may be in the middle of it.
-    pub(super) fn drop_staged(&self, state: &mut State) -> io::Result<()> {
-        state.journal_live = false;
+    pub(super) fn drop_staged(&self) -> io::Result<()> {
         if !self.overlay.discard() {
             return Ok(());
         }
@@ -359,19 +379,28 @@ impl Database {
         Ok(())
     }
 
+    /// A transaction that was not committed, and of which SQLite has given up the journal by then.
+    fn take_back(self: &Arc<Self>, answer: Result<(), DbError>, done: Done) {
+        // The kernel's cache is told, which may wait for the caller's request.
+        self.off_thread(done, move |database, done| {
+            let dropped = database.drop_staged();
+            done(answer.and(dropped.map_err(|source| database.io_error("taking back a transaction", source))));
+        });
+    }
+
     fn finish_journal(&self, end: &JournalEnd) -> Result<(), DbError> {
         let ended = self.end_journal_file(end);
-        let mut state = self.lock();
-        state.journal_live = false;
         if let Err(error) = &ended {
             // SQLite would take back with it what is history by now.
             tracing::error!(%error, "the journal of a committed transaction cannot be ended; the database is not served until the node is started again");
-            state.failed.get_or_insert_with(|| format!("{error}; start the node again"));
+            self.lock().failed.get_or_insert_with(|| format!("{error}; start the node again"));
         }
         ended
     }
 
     fn end_journal_file(&self, end: &JournalEnd) -> Result<(), DbError> {
+        self.journal_vanishes
+            .store(matches!(end, JournalEnd::Unlink | JournalEnd::Truncate(0)), Ordering::Relaxed);
         let fail = |source| self.io_error("ending the journal", source);
         fault::point("journal_end").map_err(fail)?;
         match end {
@@ -380,6 +409,7 @@ impl Database {
                 _ => Ok(()),
             },
             JournalEnd::Truncate(size) => self.open_backing(FileKind::Journal)?.set_len(*size).map_err(fail),
+            JournalEnd::Written => Ok(()),
             JournalEnd::Write(offset, data) => {
                 self.open_backing(FileKind::Journal)?.write_all_at(data, *offset).map_err(fail)
             }

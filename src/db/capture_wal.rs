@@ -26,6 +26,8 @@ pub(super) enum Found {
     Captured,
     /// Another change set is in flight.
     Busy,
+    /// Nothing: its writers sync, and are captured there.
+    Synced,
 }
 
 /// A run of frames to capture.
@@ -45,7 +47,7 @@ struct Run {
 impl Database {
     /// `fsync(-wal)`: captures what is new and answers once it is quorum-durable.
     pub fn wal_synced(self: &Arc<Self>, done: Done) {
-        match self.try_lock() {
+        match self.lock_at_once() {
             Some(state) if state.wal.is_some() => self.capture_synced(state, Some(done)),
             Some(_) => done(Ok(())),
             None => self.off_thread(done, |database, done| database.capture_wal(Some(done))),
@@ -118,10 +120,15 @@ impl Database {
                 self.take_off(state, run, None);
                 Found::Captured
             }
-            Ok(None) => match state.wal.as_ref().map(WalAttachment::has_unpublished) {
-                Some(true) => Found::Unpublished,
-                _ => Found::Nothing,
-            },
+            Ok(None) => state.wal.as_mut().map_or(Found::Nothing, |wal| {
+                if std::mem::take(&mut wal.synced) {
+                    Found::Synced
+                } else if wal.has_unpublished() {
+                    Found::Unpublished
+                } else {
+                    Found::Nothing
+                }
+            }),
             Err(error) => {
                 tracing::warn!(db = %self.name(), %error, "cannot capture");
                 Found::Nothing

@@ -76,10 +76,11 @@ impl Database {
         let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
         drop(state);
         self.changed.notify_all();
+        // First of all the application, which has waited long enough: the others have threads to wake.
+        answer_all(waiters, answer);
         if let Some(moved) = moved {
             (self.shared.observer)(self, moved);
         }
-        answer_all(waiters, answer);
         if !queued.is_empty() {
             // The log's thread must not read and encode; somebody else captures what came meanwhile.
             self.off_thread(all_of(queued), |database, done| database.capture_wal(Some(done)));
@@ -157,6 +158,7 @@ impl Database {
     pub(super) fn advance_capture(&self, state: &mut State, end: Captured) {
         let Some(wal) = state.wal.as_mut() else { return };
         wal.captured = end;
+        wal.synced |= end.unpublished.is_some();
         if end.unpublished.is_some()
             && let Err(error) = wal.pin.hold(&wal.index)
         {

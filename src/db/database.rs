@@ -1,6 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::attach::WalAttachment;
@@ -27,6 +28,8 @@ pub struct Database {
     pub(super) changed: Condvar,
     /// What a transaction under a rollback journal has written.
     pub(super) overlay: Overlay,
+    /// The last rollback journal ended by being removed or cut, not by a write.
+    pub(super) journal_vanishes: AtomicBool,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -53,8 +56,6 @@ pub(super) struct State {
     pub wal: Option<WalAttachment>,
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
-    /// The rollback journal has a valid header: what is written can be rolled back.
-    pub journal_live: bool,
     /// The change set on its way through the log.
     pub flight: Option<Flight>,
     /// A change set whose fate the log could not tell.
@@ -91,7 +92,16 @@ impl std::fmt::Debug for State {
 impl Database {
     /// A database whose files are as [`recover`](super::recover) left them.
     pub(super) fn new(name: DbName, files: DbFiles, shared: Arc<Shared>, state: State) -> Arc<Self> {
-        Arc::new(Self { name, files, shared, state: Mutex::new(state), changed: Condvar::new(), overlay: Overlay::new(), alone: Mutex::new(()) })
+        Arc::new(Self {
+            name,
+            files,
+            shared,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            overlay: Overlay::new(),
+            journal_vanishes: AtomicBool::new(false),
+            alone: Mutex::new(()),
+        })
     }
 
     /// Its name.
@@ -164,6 +174,19 @@ impl Database {
             Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
             Err(std::sync::TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// The same for FUSE threads that would have to wake another thread otherwise, which takes longer than the watcher
+    /// of logs holds the lock for a look.
+    pub(super) fn lock_at_once(&self) -> Option<MutexGuard<'_, State>> {
+        const TRIES: u32 = 16;
+        (0..TRIES).find_map(|_| {
+            let state = self.try_lock();
+            if state.is_none() {
+                std::thread::yield_now();
+            }
+            state
+        })
     }
 
     /// Waits until nobody holds the database exclusively.

@@ -54,7 +54,6 @@ impl Database {
             dirty_since,
             wal: None,
             captured: marker.wal,
-            journal_live: false,
             flight: None,
             queued: Vec::new(),
             limbo: None,

@@ -159,9 +159,10 @@ impl Database {
         let mut state = self.wait_shared(state);
         state.limbo = None;
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
+        let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
         state.failed = None;
-        self.finish_apply(state);
+        self.finish_apply(state, timestamp_ms);
         Ok(())
     }
 }

@@ -22,6 +22,8 @@ use super::database::Database;
 
 /// Between two looks at a log in motion.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// Between two looks at a log whose writers sync: they need no watcher, and it would be in their way.
+const SYNCED_LOOK_EVERY: Duration = Duration::from_millis(10);
 /// First wait for a commit whose frames are written but not yet published.
 const PUBLISH_WAIT: Duration = Duration::from_micros(30);
 /// Looks without news after which a log is at rest.
@@ -182,6 +184,10 @@ impl Watcher {
                 Found::Captured | Found::Busy => {
                     (motion.quiet, motion.publish_wait) = (0, PUBLISH_WAIT);
                     motion.next = Instant::now() + LOOK_EVERY;
+                }
+                Found::Synced => {
+                    motion.quiet = 0;
+                    motion.next = Instant::now() + SYNCED_LOOK_EVERY;
                 }
                 Found::Unpublished => {
                     motion.quiet += 1;

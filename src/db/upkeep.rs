@@ -30,7 +30,7 @@ impl Database {
         let mut state = self.lock();
         let fenced = match state.wal.as_mut() {
             Some(wal) => self.set_fence(wal),
-            None => self.drop_staged(&mut state).map_err(|source| self.io_error("ending its transaction", source)),
+            None => self.drop_staged().map_err(|source| self.io_error("ending its transaction", source)),
         };
         drop(state);
         drop(held);

@@ -102,6 +102,15 @@ pub(super) fn release(state: &Arc<State>, fh: u64) {
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
         db.app_closed();
     }
+    if let (Some(db), Target::File(_, FileKind::Journal)) = (handle.app_db(), &handle.target) {
+        // With synchronous=OFF nothing but this tells of the end in journal_mode=PERSIST.
+        let path = handle.target.path();
+        db.journal_synced(Box::new(move |result| {
+            if let Err(error) = result {
+                let _told_in_the_log = of_db(&path, Doing::Sync, &error);
+            }
+        }));
+    }
 }
 
 /// Makes what was written durable; for `-wal` that is the commit.
@@ -128,6 +137,9 @@ pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
                 // It may look into the wal-index, which is behind this mount then.
                 state.workers.run(move || db.database_synced(done));
             }
+        }
+        (Some(db), Target::File(_, FileKind::Journal)) => {
+            db.journal_synced(answer_empty(target, Doing::Sync, reply));
         }
         // Shared memory is made anew after a crash, and there is nothing to roll back: what a transaction writes
         // reaches its database only through the log.

@@ -8,14 +8,14 @@ use super::errno::{Doing, of_db, refuse};
 use super::names::Target;
 use super::open::{OpenReply, PendingOpen};
 use super::state::State;
-use crate::db::FileKind;
+use crate::db::{Done, FileKind};
 use crate::types::{Access, DbName};
 
 /// Opens or creates the rollback journal.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
-    let writes = open.opener.writes();
+    let (writes, truncates) = (open.opener.writes(), open.opener.truncates());
     if open.opener.own {
-        return super::wal::prepare(open, |open| open.finish(None, false));
+        return super::wal::prepare(open, |open| open.finish(None, true));
     }
     if open.state.store.access() != Access::Write && writes {
         return if matches!(open.reply, OpenReply::Create(_)) || open.state.tree.has_hot_journal(name) {
@@ -31,28 +31,29 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         Ok(database) => database,
         Err(errno) => return open.fail(errno),
     };
-    let creates = open.creates();
+    let passthrough = database.journal_may_be_passed_through();
     if !writes {
         // SQLite looks into a journal that is there before every read transaction.
-        return open.finish(Some(database), false);
+        return open.finish(Some(database), passthrough);
     }
-    if creates {
+    if open.creates() {
         if let Err(error) = database.journal_created() {
             return open.fail_db(Doing::Create, &error);
         }
         open.adopt_owner();
-    }
-    if !open.opener.truncates() || creates {
-        return open.finish(Some(database), false);
+        return open.finish(Some(database), passthrough);
     }
     let same = database.clone();
-    database.journal_truncated(
-        0,
-        Box::new(move |cut| match cut {
-            Ok(()) => open.finish(Some(same), false),
-            Err(error) => open.fail_db(Doing::Truncate, &error),
-        }),
-    );
+    let opened: Done = Box::new(move |ended| match ended {
+        Ok(()) => open.finish(Some(same), passthrough),
+        Err(error) => open.fail_db(Doing::Open, &error),
+    });
+    if truncates {
+        database.journal_truncated(0, opened);
+    } else {
+        // The transaction before this one, where nothing else has told of its end.
+        database.journal_synced(opened);
+    }
 }
 
 /// Ends a transaction by removing its journal.

@@ -34,6 +34,12 @@ impl VoterAccess {
         let mut entered = None;
         loop {
             let mut state = states.borrow_and_update().clone();
+            if let Some(why) = state.failed {
+                let failure = NodeError::Replication(format!("the log has stopped, so this node ends: {why}"));
+                // Nobody to tell: the node ends already.
+                let _ = self.failures.send(failure).await;
+                return;
+            }
             let expired = |until: Instant| until <= Instant::now();
             if state.is_self && state.until.is_some_and(expired) {
                 state = PrimaryState { is_self: false, primary: None, until: None, ..state };

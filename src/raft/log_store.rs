@@ -101,6 +101,11 @@ impl LogStore {
         self.reader.reader.clone()
     }
 
+    /// See [`SegmentLog::starved`].
+    pub fn starved(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        lock(&self.log).starved()
+    }
+
     /// Frees the segments of purged entries; to be called off openraft's task.
     pub fn recycler(&self) -> impl Fn() -> Result<(), LogError> + Send + Sync + 'static {
         let log = self.log.clone();

@@ -275,6 +275,7 @@ async fn start(
     let store =
         LogStore::open(LogOptions { dir: options.dir.clone(), segment_bytes: options.segment_bytes })?;
     let (shared, entries, recycle) = (store.shared(), store.entries(), store.recycler());
+    let starved = Box::new(store.starved());
     let members_file = options.dir.join("membership");
     let machine =
         StateMachine::open(target.clone(), pending.clone(), &entries, shared.purged(), members_file)?;
@@ -290,7 +291,7 @@ async fn start(
     lead_alone(&raft, id).await?;
     let primary = primary::watch(raft.clone(), id, applied.clone(), shared.clone());
     let log = Arc::new(RaftLog::new(entries.clone(), applied));
-    let (sink, proposals) = RaftSink::new(pending);
+    let (sink, proposals) = RaftSink::new(pending, starved);
     let keep = Retention::new(options, entries, blobs, Box::new(recycle));
     Ok((Started { raft, sink: Arc::new(sink), log, store: shared, primary }, proposals, keep))
 }

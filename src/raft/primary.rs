@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use openraft::ServerState;
+use openraft::error::Fatal;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::watch;
 
@@ -26,6 +27,8 @@ pub struct PrimaryState {
     pub until: Option<Instant>,
     /// The primary, also where it is this node; `None` where unknown.
     pub primary: Option<PrimaryInfo>,
+    /// Why Raft has ended by itself: nothing can be committed here until the node is started again.
+    pub failed: Option<String>,
 }
 
 /// Watches Raft for as long as it runs.
@@ -56,6 +59,11 @@ pub(super) fn watch(
                 changed = applied.changed(), if !settled => changed.is_ok(),
             };
             if !more {
+                let ended = raft.metrics().borrow_watched().running_state.clone().err();
+                if let Some(fatal) = ended.filter(|fatal| !matches!(fatal, Fatal::Stopped)) {
+                    let failed = Some(fatal.to_string());
+                    sender.send_modify(|known| *known = PrimaryState { term: known.term, failed, ..Default::default() });
+                }
                 return;
             }
         }
@@ -75,5 +83,5 @@ fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> 
     let caught_up = metrics.last_applied.is_some_and(|at| {
         at.leader_id.term == metrics.current_term && applied.borrow().get() >= position(at.index)
     });
-    PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, primary }
+    PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, primary, failed: None }
 }

@@ -19,21 +19,28 @@ const QUEUE_MAX: usize = 65536;
 pub(super) struct RaftSink {
     queue: mpsc::Sender<(Origin, Payload)>,
     pending: Arc<Pending>,
+    starved: Starved,
 }
+
+/// Tells why the log can take no more for now.
+pub(super) type Starved = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The other end of the entrance.
 pub(super) type Proposals = mpsc::Receiver<(Origin, Payload)>;
 
 impl RaftSink {
     /// An entrance and its other end.
-    pub fn new(pending: Arc<Pending>) -> (Self, Proposals) {
+    pub fn new(pending: Arc<Pending>, starved: Starved) -> (Self, Proposals) {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, pending }, proposals)
+        (Self { queue, pending, starved }, proposals)
     }
 }
 
 impl CommitSink for RaftSink {
     fn propose(&self, change: Change, done: CommitDone) {
+        if let Some(why) = (self.starved)() {
+            return done(Err(CommitError::Refused(format!("no space for the log: {why}"))));
+        }
         let origin = change.origin;
         let payload = Payload(change.encode());
         self.pending.insert(origin, done);

@@ -1,5 +1,6 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -43,6 +44,8 @@ pub struct SegmentLog {
     synced: u64,
     kept: Recovered,
     poisoned: Option<LogError>,
+    /// Less than a quarter of the segment is left.
+    low: Arc<AtomicBool>,
     buffer: Vec<u8>,
 }
 
@@ -78,6 +81,7 @@ impl SegmentLog {
             synced: HEADER_BYTES,
             kept,
             poisoned: None,
+            low: Arc::default(),
             buffer: Vec::new(),
         };
         log.carry_over()?;
@@ -201,7 +205,15 @@ impl SegmentLog {
         if self.offset * 2 > self.options.segment_bytes {
             self.spares.prepare();
         }
+        self.low.store(self.offset * 4 > self.options.segment_bytes * 3, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Why the log should get no more entries for now: its segment is nearly full, and there is no disk space for
+    /// the next. An entry it cannot take would end Raft.
+    pub fn starved(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
+        let (spares, low) = (self.spares.clone(), self.low.clone());
+        move || low.load(Ordering::Relaxed).then(|| spares.lacking()).flatten()
     }
 
     /// Makes everything written durable.

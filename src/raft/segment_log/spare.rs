@@ -23,6 +23,8 @@ struct State {
     ready: Vec<PathBuf>,
     filling: bool,
     made: u64,
+    /// Why the last attempt to fill one failed.
+    failed: Option<String>,
 }
 
 /// Whether a file of the log's directory is a spare one.
@@ -64,6 +66,7 @@ impl Spares {
             let filled = fill(&path, spares.bytes);
             let mut state = spares.lock();
             state.filling = false;
+            state.failed = filled.as_ref().err().map(ToString::to_string);
             match filled {
                 Ok(_) => state.ready.push(path),
                 Err(error) => {
@@ -78,6 +81,18 @@ impl Spares {
         if spawned.is_err() {
             state.filling = false;
         }
+    }
+
+    /// Why there is no file for the next segment, where the last attempt to fill one failed; tries again.
+    pub fn lacking(&self) -> Option<String> {
+        let failed = {
+            let state = self.lock();
+            state.failed.clone().filter(|_| state.ready.is_empty())
+        };
+        if failed.is_some() {
+            self.prepare();
+        }
+        failed
     }
 
     /// A filled file of at least `bytes` bytes; waits for the one being filled, or fills one.
