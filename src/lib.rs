@@ -12,6 +12,9 @@ pub mod db;
 
 pub mod store;
 
+pub mod config;
+pub mod telemetry;
+
 pub mod mount;
 pub mod raft;
 pub mod stream;
@@ -20,6 +23,6 @@ pub mod http;
 pub mod rpc;
 
 pub mod cli;
-pub mod config;
 pub mod node;
-pub mod telemetry;
+
+pub mod docs;

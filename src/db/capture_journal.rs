@@ -339,7 +339,8 @@ impl Database {
     /// Pages of which any byte may differ from the file.
     fn touched_pages(&self, page_size: PageSize) -> BTreeSet<Pgno> {
         let size = page_size.bytes();
-        let numbers = self.overlay.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
+        let numbers =
+            self.overlay.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
         numbers.filter_map(|number| u32::try_from(number + 1).ok().and_then(Pgno::new)).collect()
     }
 
@@ -384,7 +385,9 @@ impl Database {
         // The kernel's cache is told, which may wait for the caller's request.
         self.off_thread(done, move |database, done| {
             let dropped = database.drop_staged();
-            done(answer.and(dropped.map_err(|source| database.io_error("taking back a transaction", source))));
+            done(
+                answer.and(dropped.map_err(|source| database.io_error("taking back a transaction", source))),
+            );
         });
     }
 

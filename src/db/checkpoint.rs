@@ -8,9 +8,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::attach::WalAttachment;
-use crate::io::read_or_zero;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, try_lock, unlock};
+use crate::io::read_or_zero;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, READ_MARK_UNUSED, READ_SLOTS};
 use crate::types::Pgno;

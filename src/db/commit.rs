@@ -113,13 +113,20 @@ impl Database {
         if let Err(error) = self.settle(state, batch, source, index) {
             // It is history, and the files here lack it: redo at the next start brings it.
             tracing::error!(%error, "a committed transaction cannot be written; the database is not served until the node is started again");
-            state.failed = Some(format!("a committed transaction could not be written ({error}); start the node again"));
+            state.failed =
+                Some(format!("a committed transaction could not be written ({error}); start the node again"));
             return Err(error);
         }
         Ok(())
     }
 
-    fn settle(&self, state: &mut State, batch: Batch, source: Source, index: LogIndex) -> Result<(), DbError> {
+    fn settle(
+        &self,
+        state: &mut State,
+        batch: Batch,
+        source: Source,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
         self.adopt(state, &batch, index)?;
         match source {
             Source::Wal { end, published } => {

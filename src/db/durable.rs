@@ -24,7 +24,7 @@ impl Database {
         let fail = |source| self.io_error("syncing the database", source);
         let (marker, checksums, wal_gone) = {
             let mut state = self.wait_shared(self.lock());
-            if state.dirty_since.is_none() || state.dropped || state.redoing() {
+            if state.dirty_since.is_none() || state.dropped || state.log_left_behind || state.redoing() {
                 return Ok(());
             }
             if !self.backfill(&mut state)? {

@@ -300,7 +300,11 @@ mod tests {
         let overlay = Overlay::new();
         overlay.write(&file, dir.path(), 16, &[2; 16]).unwrap();
         let mut told = Vec::new();
-        overlay.install(&file, 48, |at, length| Ok(told.push((at, length)))).unwrap();
+        let before = |at, length| {
+            told.push((at, length));
+            Ok(())
+        };
+        overlay.install(&file, 48, before).unwrap();
         assert_eq!(told, [(48, u64::MAX - 48), (16, 16)]);
         assert_eq!(overlay.size(), None);
     }

@@ -5,13 +5,13 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::io::read_or_zero;
 use super::cow::CowSnapshots;
 use super::database::{Database, State};
 use super::page_checksums::{PageChecksums, WalPoint};
 use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind};
 use crate::io::fault;
+use crate::io::read_or_zero;
 use crate::sqlite::header::DatabaseHeader;
 use crate::types::{Access, DbName, JournalMode, PageCount};
 
@@ -24,11 +24,7 @@ impl Database {
     ///
     /// # Errors
     /// Where a file cannot be read or written, or is damaged; the text says which and what to do.
-    pub fn recover(
-        name: DbName,
-        files: DbFiles,
-        shared: Arc<Shared>,
-    ) -> Result<Arc<Self>, DbError> {
+    pub fn recover(name: DbName, files: DbFiles, shared: Arc<Shared>) -> Result<Arc<Self>, DbError> {
         let fail = |what: &str, source| DbError::Io { db: name.clone(), what: what.to_owned(), source };
         fault::point("recover").map_err(|source| fail("recovering", source))?;
         let checksums =
@@ -61,6 +57,7 @@ impl Database {
             exclusive: false,
             cow: CowSnapshots::default(),
             tail,
+            log_left_behind: false,
             failed: None,
             dropped: false,
             mounted: None,

@@ -62,7 +62,7 @@ impl Database {
         drop(state);
         let (state, alone) = self.lock_for_writing()?;
         drop(state);
-        Ok(HeldWriters { database: self, wal: false, alone: alone })
+        Ok(HeldWriters { database: self, wal: false, alone })
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until

@@ -1,8 +1,8 @@
 //! Scrub: compares what is in the files with the checksums, page by page, while the database is served.
 
-use crate::io::read_or_zero;
 use super::database::{Database, State};
 use super::{DbError, FileKind};
+use crate::io::read_or_zero;
 use crate::ltx;
 use crate::types::{PageCount, Pgno};
 

@@ -6,10 +6,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use crate::io::read_or_zero;
 use super::cow::Cow;
 use super::database::{Database, State};
 use super::{DbError, FileKind, pin};
+use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::wal_index::READ_SLOTS;

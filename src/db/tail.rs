@@ -8,10 +8,10 @@ use std::path::Path;
 
 use super::FileKind;
 use super::batch::{Batch, Frame};
-use crate::io::read_or_zero;
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
+use crate::io::read_or_zero;
 use crate::sqlite::wal::{CommittedFrames, FRAME_HEADER_SIZE, Salt, frame_offset};
 use crate::types::{PageCount, PageSize, Pgno};
 

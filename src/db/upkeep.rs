@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::DbError;
-use crate::io::read_or_zero;
 use super::database::{Database, State};
+use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
 use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
@@ -63,6 +63,8 @@ impl Database {
             Ok(false) => tracing::info!(db = %self.name(), "still open while the node ends"),
             Err(error) => tracing::warn!(%error, "cannot detach"),
         }
+        // What is only in its log is not durable in its file, and nobody here moves it there any more.
+        state.log_left_behind = state.wal.is_some();
         (state.wal, state.mounted) = (None, None);
     }
 

@@ -51,9 +51,10 @@ pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply
     };
     match (&handle.kind, &handle.target) {
         (Kind::Upload { .. }, _) => upload::write(state, handle, offset, data.to_vec(), reply),
-        (Kind::File { file, db: Some(db), .. }, Target::File(_, kind @ (FileKind::Database | FileKind::Journal)))
-            if !handle.own =>
-        {
+        (
+            Kind::File { file, db: Some(db), .. },
+            Target::File(_, kind @ (FileKind::Database | FileKind::Journal)),
+        ) if !handle.own => {
             let target = handle.target.clone();
             if *kind == FileKind::Journal {
                 let done = Box::new(move |result| written(&target, reply, result));

@@ -173,6 +173,22 @@ impl Mount {
         &self.mount_point
     }
 
+    /// The mount's directory, as a reference to it only.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn root(&self) -> io::Result<fs::File> {
+        use std::os::unix::fs::OpenOptionsExt;
+        fs::File::options().read(true).custom_flags(nix::libc::O_PATH).open(&self.mount_point)
+    }
+
+    /// Leaves the mount in its place, dead once this process has ended: applications get errors instead of the empty
+    /// directory below. The next start removes it.
+    pub fn abandon(self) {
+        self.notify.disconnect();
+        std::mem::forget(self);
+    }
+
     /// Unmounts. Where applications still have files open the mount disappears from the tree at once, and ends when
     /// they have closed them; the log names them.
     ///

@@ -79,7 +79,7 @@ fn clean_up(mount_point: &Path) {
 }
 
 /// Ends all requests of the mount at `mount_point` whose connection was `connection`, and with them whoever waits for
-/// its dead daemon; removes the mount where nobody uses it. Does nothing where that mount is gone.
+/// its dead daemon. Does nothing where that mount is gone. The mount goes too, unless somebody uses it: the caller may.
 ///
 /// # Errors
 /// Where the kernel refuses.

@@ -88,12 +88,24 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         settings.name
     );
     let _identity = identity;
-    Ok(Running { announcement, failures, mount, guard, store, replication, ready, tasks, shutdown, _identity })
+    Ok(Running {
+        announcement,
+        failures,
+        mount,
+        guard,
+        store,
+        replication,
+        ready,
+        tasks,
+        shutdown,
+        _identity,
+    })
 }
 
 impl Running {
-    /// Ends the node in order: what is on disk then needs no repair at the next start.
-    pub(super) async fn stop(self) -> Result<(), NodeError> {
+    /// Ends the node in order: what is on disk then needs no repair at the next start. Where `failed`, the mount stays
+    /// in its place, dead: nobody has said that applications are done with it.
+    pub(super) async fn stop(self, failed: bool) -> Result<(), NodeError> {
         let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
         // A voter's log must take what is still to be captured; a replica must not apply to what is being closed.
         let voter = matches!(*self.replication, Replication::Voter { .. });
@@ -105,19 +117,27 @@ impl Running {
         if let Err(error) = blocking(move || store.close()).await? {
             tracing::warn!(%error, "the next start redoes what could not be made durable");
         }
-        let mount = self.mount;
-        let path = mount.mount_point().to_owned();
-        let unmounted = blocking(move || mount.unmount()).await?;
         drop(self.guard);
+        let mut unmounted = Ok(());
+        match failed {
+            true => self.mount.abandon(),
+            false => unmounted = unmount(self.mount).await,
+        }
         if voter {
             stopped = self.replication.stop().await;
         }
         self.shutdown.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        unmounted.map_err(|error| NodeError::Mount { path, why: error.to_string() })?;
+        unmounted?;
         stopped
     }
+}
+
+async fn unmount(mount: Mount) -> Result<(), NodeError> {
+    let path = mount.mount_point().to_owned();
+    let unmounted = blocking(move || mount.unmount()).await?;
+    unmounted.map_err(|error| NodeError::Mount { path, why: error.to_string() })
 }
 
 /// Locks the data directory and finds out who this node is and what it does.
@@ -203,8 +223,10 @@ async fn mount(settings: &Settings, store: Arc<Store>) -> Result<Mount, NodeErro
 
 /// Without a guard everything works but being killed in a bad moment.
 fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
-    let lock = identity.share_lock().map_err(|error| NodeError::System(error.to_string()));
-    let started = lock.and_then(|lock| Guard::start(lock, mount.mount_point(), mount.connection()));
+    let shared = identity.share_lock().and_then(|lock| Ok((lock, mount.root()?)));
+    let started = shared.map_err(|error| NodeError::System(error.to_string())).and_then(|(lock, root)| {
+        Guard::start(lock, root, mount.mount_point(), mount.connection())
+    });
     started.inspect_err(|error| tracing::warn!(%error, "nobody watches over the mount")).ok()
 }
 

@@ -19,18 +19,24 @@ use crate::mount::abort_dead_mount;
 /// Name of the hidden command the second process runs.
 pub const GUARD_COMMAND: &str = "guard-mount";
 
-/// The second process; ended when dropped, which must come after unmounting.
+/// The second process; ended when dropped, which must come before unmounting.
 #[derive(Debug)]
 pub(super) struct Guard(Child);
 
 impl Guard {
     /// Starts the process. It shares `lock`, the lock of the data directory, so that nobody can mount anew while it
-    /// is at work. Call on the main thread: the kernel tells of a parent's death when the thread that started the
-    /// child ends.
+    /// is at work, and `root`, the mount's directory, so that the dead mount stays in its place: without it
+    /// applications would write into the empty directory below. Call on the main thread: the kernel tells of a
+    /// parent's death when the thread that started the child ends.
     ///
     /// # Errors
     /// Where this program cannot be started again.
-    pub(super) fn start(lock: File, mount_point: &Path, connection: u64) -> Result<Self, NodeError> {
+    pub(super) fn start(
+        lock: File,
+        root: File,
+        mount_point: &Path,
+        connection: u64,
+    ) -> Result<Self, NodeError> {
         let failed =
             |why: String| NodeError::System(format!("starting the process that guards the mount: {why}"));
         if gettid() != Pid::this() {
@@ -46,7 +52,7 @@ impl Guard {
         let child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::from(lock))
-            .stdout(Stdio::null())
+            .stdout(Stdio::from(root))
             .current_dir("/")
             .spawn();
         child.map(Self).map_err(|error| failed(error.to_string()))

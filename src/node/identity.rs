@@ -81,7 +81,9 @@ impl DataDir {
         let dir = File::open(root).map_err(|e| data(format!("cannot be opened: {e}")))?;
         let lock = match lock_soon(dir) {
             Ok(Ok(lock)) => lock,
-            Ok(Err(errno)) => return Err(data(format!("cannot be locked: {errno}; use a local file system"))),
+            Ok(Err(errno)) => {
+                return Err(data(format!("cannot be locked: {errno}; use a local file system")));
+            }
             Err(_) => {
                 return Err(data(
                     "is in use by another skein daemon; stop that one, or choose another --data".into(),

@@ -32,7 +32,7 @@ pub async fn run(settings: Settings) -> Result<i32, NodeError> {
         true => stay(&mut running, &mut signals).await,
         false => supervise(&settings.command, &mut running, &mut signals).await,
     };
-    let stopped = running.stop().await;
+    let stopped = running.stop(outcome.is_err()).await;
     let code = outcome?;
     stopped?;
     Ok(code)

@@ -35,7 +35,8 @@ impl VoterAccess {
         loop {
             let mut state = states.borrow_and_update().clone();
             if let Some(why) = state.failed {
-                let failure = NodeError::Replication(format!("the log has stopped, so this node ends: {why}"));
+                let failure =
+                    NodeError::Replication(format!("the log has stopped, so this node ends: {why}"));
                 // Nobody to tell: the node ends already.
                 let _ = self.failures.send(failure).await;
                 return;

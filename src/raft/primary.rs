@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use openraft::ServerState;
-use openraft::error::Fatal;
 use openraft::async_runtime::WatchReceiver;
+use openraft::error::Fatal;
 use tokio::sync::watch;
 
 use super::log_store::StoreShared;
@@ -62,7 +62,9 @@ pub(super) fn watch(
                 let ended = raft.metrics().borrow_watched().running_state.clone().err();
                 if let Some(fatal) = ended.filter(|fatal| !matches!(fatal, Fatal::Stopped)) {
                     let failed = Some(fatal.to_string());
-                    sender.send_modify(|known| *known = PrimaryState { term: known.term, failed, ..Default::default() });
+                    sender.send_modify(|known| {
+                        *known = PrimaryState { term: known.term, failed, ..Default::default() }
+                    });
                 }
                 return;
             }
@@ -83,5 +85,11 @@ fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> 
     let caught_up = metrics.last_applied.is_some_and(|at| {
         at.leader_id.term == metrics.current_term && applied.borrow().get() >= position(at.index)
     });
-    PrimaryState { term: metrics.current_term, is_self: leads && caught_up, until: None, primary, failed: None }
+    PrimaryState {
+        term: metrics.current_term,
+        is_self: leads && caught_up,
+        until: None,
+        primary,
+        failed: None,
+    }
 }

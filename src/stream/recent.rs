@@ -25,7 +25,7 @@ struct Ring {
 
 impl RecentLog {
     /// How much a replica keeps by default, in bytes.
-    pub const BYTES_MAX: usize = 64 << 20;
+    pub const BYTES_MAX: usize = 16 << 20;
     /// What an entry costs besides its bytes.
     const ENTRY_OVERHEAD: usize = 64;
 
@@ -46,7 +46,8 @@ impl RecentLog {
             ring.restart(index);
         }
         ring.bytes += entry.len() + Self::ENTRY_OVERHEAD;
-        ring.entries.push_back(entry);
+        // A copy: what arrived is a part of a larger buffer, which would be kept as a whole.
+        ring.entries.push_back(Bytes::copy_from_slice(&entry));
         while ring.bytes > self.bytes_max && ring.entries.len() > 1 {
             let Some(old) = ring.entries.pop_front() else { break };
             ring.bytes -= old.len() + Self::ENTRY_OVERHEAD;

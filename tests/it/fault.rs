@@ -95,6 +95,31 @@ fn a_node_killed_in_the_middle_of_a_request_to_itself_ends_and_starts_again() {
 }
 
 #[test]
+fn a_node_that_ends_while_a_database_is_open_keeps_what_is_only_in_its_log() {
+    for mut cluster in clusters(1) {
+        let path = cluster.primary.path("app.db");
+        let writer = sql::create(&path, "wal", 4096);
+        sql::run(&writer, "PRAGMA synchronous=FULL; CREATE TABLE t(v); INSERT INTO t VALUES(0)");
+        // A reader of an old state: nothing after it can be moved into the database file.
+        let reader = sql::open(&path);
+        sql::run(&reader, "BEGIN");
+        assert_eq!(sql::number(&reader, "SELECT count(*) FROM t"), 1);
+        for number in 1..=20 {
+            sql::run(&writer, &format!("INSERT INTO t VALUES({number})"));
+        }
+        cluster.primary.terminate();
+        drop((reader, writer));
+        cluster.primary.must_start();
+        let again = sql::open(&path);
+        sql::check_integrity(&again);
+        assert_eq!(sql::number(&again, "SELECT count(*) FROM t"), 21);
+        drop(again);
+        cluster.same_bytes("app.db");
+        assert!(!cluster.primary.log().contains("not what was written"), "{}", cluster.primary.log());
+    }
+}
+
+#[test]
 fn a_hot_journal_of_a_dead_application_is_rolled_back() {
     for mut cluster in clusters(1) {
         for journal in ["delete", "truncate", "persist"] {

@@ -15,7 +15,7 @@ use crate::io::fault;
 pub(super) const HEADER_BYTES: u64 = 4096;
 const MAGIC: &[u8; 8] = b"SKEINLG1";
 const VERSION: u32 = 1;
-const ZEROS: [u8; 1 << 20] = [0; 1 << 20];
+static ZEROS: [u8; 1 << 20] = [0; 1 << 20];
 
 /// A segment in use.
 #[derive(Debug, Clone)]

@@ -29,14 +29,21 @@ fn start_with(
 }
 
 /// Proposes changes named `first`.. and gives their fates in the order they were told.
-fn propose(node: &RaftNode, run: u64, names: impl Iterator<Item = u64>) -> Vec<(u64, Result<LogIndex, CommitError>)> {
+fn propose(
+    node: &RaftNode,
+    run: u64,
+    names: impl Iterator<Item = u64>,
+) -> Vec<(u64, Result<LogIndex, CommitError>)> {
     let sink = node.sink();
     let (sender, told) = mpsc::channel();
     let mut count = 0;
     for number in names {
         let sender = sender.clone();
         count += 1;
-        sink.propose(change(run, number, &format!("d{number}")), Box::new(move |fate| sender.send((number, fate)).unwrap()));
+        sink.propose(
+            change(run, number, &format!("d{number}")),
+            Box::new(move |fate| sender.send((number, fate)).unwrap()),
+        );
     }
     (0..count).map(|_| told.recv_timeout(SOON).unwrap()).collect()
 }
@@ -145,7 +152,10 @@ fn the_log_is_purged_behind_the_databases_and_keeps_what_is_asked_for() {
     assert!(log.read(log.first_index(), usize::MAX).is_ok());
     assert!(log.read(LogIndex::new(1), usize::MAX).is_err(), "purged entries are named as such");
     node.shutdown();
-    let kept: u64 = std::fs::read_dir(dir.path().join("raft")).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    let kept: u64 = std::fs::read_dir(dir.path().join("raft"))
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
     assert!(kept < 1 << 20, "{kept} bytes kept of about 128 KiB");
     // And the log that is left is one that can be started from.
     let again = start(dir.path(), &target, false).unwrap();

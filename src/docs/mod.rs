@@ -1,0 +1,14 @@
+//! What applications may rely on, and the decisions worth arguing: why it is as it is, what was refused, and what was
+//! measured or seen.
+
+#[doc = include_str!("guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("rollback_overlay.md")]
+pub mod rollback_overlay {}
+
+#[doc = include_str!("own_mount.md")]
+pub mod own_mount {}
+
+#[doc = include_str!("checkpoints.md")]
+pub mod checkpoints {}
