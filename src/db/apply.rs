@@ -160,20 +160,10 @@ impl Database {
 
     /// Straight into the file: no application has it open.
     fn apply_cold(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
-        let change = &incoming.batch.change;
         let path = self.files().path(FileKind::Database);
         fault::point("apply_cold")?;
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
-        incoming.for_each(|pgno, page| {
-            state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
-            fault::point("apply_cold_page")?;
-            file.write_all_at(page, pgno.offset(change.page_size))
-        })?;
-        let size = change.commit.bytes(change.page_size);
-        if file.metadata()?.len() != size {
-            state.cow.before_write(&file, size, u64::MAX - size)?;
-            file.set_len(size)?;
-        }
+        write_pages(state, incoming, &file)?;
         if let Some(cache) = self.shared.cache() {
             cache.data_changed(self.name(), FileKind::Database);
         }
@@ -183,19 +173,9 @@ impl Database {
     /// Under SQLite's EXCLUSIVE lock, which the caller holds, and through the mount, so that applications see it as
     /// another process' transaction.
     fn apply_open_rollback(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
-        let change = &incoming.batch.change;
         let file = self.mounted(state)?;
         fault::point("apply_rollback")?;
-        incoming.for_each(|pgno, page| {
-            state.cow.before_write(&file, pgno.offset(change.page_size), page.len() as u64)?;
-            file.write_all_at(page, pgno.offset(change.page_size))
-        })?;
-        let size = change.commit.bytes(change.page_size);
-        if file.metadata()?.len() != size {
-            state.cow.before_write(&file, size, u64::MAX - size)?;
-            file.set_len(size)?;
-        }
-        Ok(())
+        write_pages(state, incoming, &file)
     }
 
     /// The database file through the mount, opened once and kept while applications have it open.
@@ -207,6 +187,22 @@ impl Database {
         }
         state.mounted.as_ref().expect("just opened").try_clone()
     }
+}
+
+/// Writes pages and size of a change set; snapshots of the file keep what it overwrites.
+fn write_pages(state: &mut State, incoming: &Incoming, file: &File) -> io::Result<()> {
+    let change = &incoming.batch.change;
+    incoming.for_each(|pgno, page| {
+        state.cow.before_write(file, pgno.offset(change.page_size), page.len() as u64)?;
+        fault::point("apply_page")?;
+        file.write_all_at(page, pgno.offset(change.page_size))
+    })?;
+    let size = change.commit.bytes(change.page_size);
+    if file.metadata()?.len() != size {
+        state.cow.before_write(file, size, u64::MAX - size)?;
+        file.set_len(size)?;
+    }
+    Ok(())
 }
 
 impl State {

@@ -4,6 +4,8 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::commit::now_ms;
+use super::database::State;
 use super::page_checksums::{PageChecksums, WalPoint};
 use super::shared::Shared;
 use crate::io::blobs::BlobWriter;
@@ -74,7 +76,22 @@ impl io::Write for Target {
     }
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
+    /// One commit on the present position of a database that leads to `pages` pages.
+    pub fn on(db: &'a DbName, state: &State, page_size: PageSize, pages: PageCount) -> Self {
+        Self {
+            db,
+            base: state.pos,
+            base_pages: state.pages,
+            base_page_size: state.page_size,
+            commits: 1,
+            page_size,
+            pages,
+            wal: None,
+            timestamp_ms: now_ms(),
+        }
+    }
+
     /// Whether the page size changes, which makes every page a new one.
     fn resets(&self) -> bool {
         self.page_size != self.base_page_size && self.base_pages != PageCount::ZERO

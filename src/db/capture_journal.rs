@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard};
 
 use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
-use super::commit::{Flight, Source, now_ms};
+use super::commit::{Flight, Source};
 use super::database::{Database, State};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
@@ -313,17 +313,7 @@ impl Database {
         let in_file = page_count(length, header.page_size)?;
         // SQLite may cut the file to the size in the header only after the journal has ended.
         let pages = header.trusted_page_count().map_or(in_file, |count| count.min(in_file));
-        let frame = Frame {
-            db: self.name(),
-            base: state.pos,
-            base_pages: state.pages,
-            base_page_size: state.page_size,
-            commits: 1,
-            page_size: header.page_size,
-            pages,
-            wal: None,
-            timestamp_ms: now_ms(),
-        };
+        let frame = Frame::on(self.name(), state, header.page_size, pages);
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
         let mut touched = self.touched_pages(header.page_size);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attach::{Captured, WalAttachment};
 use super::batch::{Batch, Frame};
-use super::commit::{Flight, Source, now_ms};
+use super::commit::{Flight, Source};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
 use super::{DbError, Done, FileKind};
@@ -174,15 +174,9 @@ impl Database {
         fault::point("capture_encode")?;
         let before = WalPoint { salt: wal.captured.salt, frame: wal.captured.frame };
         let frame = Frame {
-            db: self.name(),
-            base: state.pos,
-            base_pages: state.pages,
-            base_page_size: state.page_size,
             commits: run.commits,
-            page_size: run.page_size,
-            pages: run.pages,
             wal: Some((before, run.last)),
-            timestamp_ms: now_ms(),
+            ..Frame::on(self.name(), state, run.page_size, run.pages)
         };
         let lock_page = Pgno::lock_page(run.page_size);
         let mut pages: BTreeSet<Pgno> = run

@@ -6,7 +6,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::batch::Frame;
-use super::commit::now_ms;
 use super::database::{Database, State};
 use super::{DbError, Done};
 use crate::ltx;
@@ -43,17 +42,7 @@ impl Database {
         };
         let size = file.metadata().map_err(fail)?.len();
         let pages = PageCount::new(u32::try_from(size / header.page_size.bytes()).unwrap_or(u32::MAX));
-        let frame = Frame {
-            db: self.name(),
-            base: state.pos,
-            base_pages: state.pages,
-            base_page_size: state.page_size,
-            commits: 1,
-            page_size: header.page_size,
-            pages,
-            wal: None,
-            timestamp_ms: now_ms(),
-        };
+        let frame = Frame::on(self.name(), state, header.page_size, pages);
         let read = |pgno: Pgno, page: &mut [u8]| {
             file.read_exact_at(page, pgno.offset(header.page_size))?;
             if pgno == Pgno::FIRST {

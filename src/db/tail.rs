@@ -8,7 +8,6 @@ use std::path::Path;
 
 use super::FileKind;
 use super::batch::{Batch, Frame};
-use super::commit::now_ms;
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
 use crate::io::read_or_zero;
@@ -74,17 +73,8 @@ impl TailFrames {
                 self.page_size, state.page_size
             )));
         }
-        let frame = Frame {
-            db: database.name(),
-            base: state.pos,
-            base_pages: state.pages,
-            base_page_size: state.page_size,
-            commits: self.commits,
-            page_size: self.page_size,
-            pages: self.pages,
-            wal: None,
-            timestamp_ms: now_ms(),
-        };
+        let frame =
+            Frame { commits: self.commits, ..Frame::on(database.name(), state, self.page_size, self.pages) };
         let lock_page = Pgno::lock_page(self.page_size);
         let mut pages: BTreeSet<Pgno> = self.frames.keys().copied().collect();
         pages.retain(|pgno| self.pages.contains(*pgno) && *pgno != lock_page);

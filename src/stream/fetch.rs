@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
+use super::relay::relay;
 use super::{CHUNK_BYTES, ReplicaTarget, StreamError, Upstream};
 use crate::ltx::BlobRef;
 
@@ -23,38 +24,13 @@ pub(super) async fn fetch_blob(
     target: Arc<dyn ReplicaTarget>,
     blob: BlobRef,
 ) -> Result<(), StreamError> {
-    let mut chunks = upstream.fetch_blob(blob).await?;
-    let (sender, receiver) = mpsc::channel(CHUNKS_IN_FLIGHT);
-    let store = tokio::task::spawn_blocking(move || store_blob(&*target, blob, receiver));
-    let mut failed = None;
-    while let Some(chunk) = chunks.next().await {
-        let chunk = match chunk {
-            Ok(chunk) if chunk.len() <= CHUNK_BYTES => Ok(chunk),
-            Ok(_) => {
-                Err(StreamError::Invalid(format!("blob {blob} comes in chunks above {CHUNK_BYTES} bytes")))
-            }
-            Err(error) => Err(error),
-        };
-        match chunk {
-            Ok(chunk) => {
-                if sender.send(Some(chunk)).await.is_err() {
-                    // Nobody receives any more: the storing side says why.
-                    break;
-                }
-            }
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
+    let chunks = upstream.fetch_blob(blob).await?.map(move |chunk| match chunk {
+        Ok(chunk) if chunk.len() > CHUNK_BYTES => {
+            Err(StreamError::Invalid(format!("blob {blob} comes in chunks above {CHUNK_BYTES} bytes")))
         }
-    }
-    if failed.is_none() {
-        // The end is said aloud: an aborted fetch must not look like a complete one.
-        let _ = sender.send(None).await;
-    }
-    drop(sender);
-    let stored = store.await.map_err(|_| StreamError::ShuttingDown)?;
-    failed.map_or(stored, Err)
+        chunk => chunk,
+    });
+    relay(chunks, CHUNKS_IN_FLIGHT, move |receiver| store_blob(&*target, blob, receiver)).await
 }
 
 fn store_blob(

@@ -20,6 +20,7 @@ mod serve;
 mod fetch;
 mod follow;
 mod lanes;
+mod relay;
 mod resync;
 mod session;
 mod status;

@@ -2,9 +2,10 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use tokio::sync::mpsc;
 
+use super::relay::relay;
 use super::{Globs, ReplicaTarget, StreamError, Upstream};
 use crate::db::SnapshotHeader;
 use crate::store::StoreError;
@@ -28,31 +29,8 @@ pub(super) async fn resync_database(
 ) -> Result<SnapshotHeader, StreamError> {
     let (reader, name) = (target.clone(), db.clone());
     let have = blocking(move || Ok(reader.page_checksums(&name)?)).await?;
-    let (header, mut pages) = upstream.snapshot(db.clone(), have).await?;
-    let (sender, receiver) = mpsc::channel(PAGES_IN_FLIGHT);
-    let install = tokio::task::spawn_blocking(move || install(&*target, &db, header, receiver));
-    let mut failed = None;
-    while let Some(page) = pages.next().await {
-        match page {
-            Ok(page) => {
-                if sender.send(Some(page)).await.is_err() {
-                    // Nobody receives any more: the installing side says why.
-                    break;
-                }
-            }
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
-        }
-    }
-    if failed.is_none() {
-        // The end is said aloud: an aborted snapshot must not look like a complete one.
-        let _ = sender.send(None).await;
-    }
-    drop(sender);
-    let installed = install.await.map_err(|_| StreamError::ShuttingDown)?;
-    failed.map_or(installed, Err)?;
+    let (header, pages) = upstream.snapshot(db.clone(), have).await?;
+    relay(pages, PAGES_IN_FLIGHT, move |receiver| install(&*target, &db, header, receiver)).await?;
     Ok(header)
 }
 
