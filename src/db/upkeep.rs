@@ -59,11 +59,16 @@ impl Database {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         match self.detach(&mut state) {
-            Ok(true) => {}
+            Ok(true) => return state.mounted = None,
             Ok(false) => tracing::info!(db = %self.name(), "still open while the node ends"),
             Err(error) => tracing::warn!(%error, "cannot detach"),
         }
-        // What is only in its log is not durable in its file, and nobody here moves it there any more.
+        drop(state);
+        // As far as its readers allow; the rest is only in its log, and nobody here moves it any more.
+        if let Err(error) = self.make_durable() {
+            tracing::warn!(%error, "the next start redoes what could not be made durable");
+        }
+        let mut state = self.lock();
         state.log_left_behind = state.wal.is_some();
         (state.wal, state.mounted) = (None, None);
     }

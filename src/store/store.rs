@@ -322,8 +322,6 @@ impl Store {
         if let Some(tailer) = self.shared.tailer() {
             tailer.stop();
         }
-        // Once while logs are still attached, and once for what is only in files after that.
-        self.checkpoint()?;
         self.all().iter().for_each(|database| database.close());
         self.checkpoint()
     }
