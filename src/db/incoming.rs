@@ -9,9 +9,11 @@ use bytes::{Buf, Bytes};
 use super::DbError;
 use super::batch::Batch;
 use super::database::{Database, State};
+use super::page_checksums::WalPoint;
 use super::shared::Shared;
 use crate::ltx::{self, Body, ChangeSet, Decoder, LtxError};
 use crate::sqlite::header::DatabaseHeader;
+use crate::sqlite::wal::{FRAME_HEADER_SIZE, Salt, WAL_HEADER_SIZE};
 use crate::types::{Checksum, PageCount, Pgno};
 
 /// A change set whose LTX has been read through once and found sound.
@@ -83,6 +85,18 @@ impl Incoming {
     }
 }
 
+/// How far this node had captured its WAL with a change set: redo must know, or a WAL that a power cut left older than
+/// the log would be taken for newer.
+fn captured_here(header: &ltx::Header, shared: &Shared) -> Option<WalPoint> {
+    if header.node_id != shared.node || header.wal_size_bytes == 0 {
+        return None;
+    }
+    let frame_bytes = header.page_size.bytes() + FRAME_HEADER_SIZE as u64;
+    let behind = (header.wal_offset + header.wal_size_bytes).checked_sub(WAL_HEADER_SIZE as u64)?;
+    let salt = Salt(header.wal_salt.0, header.wal_salt.1);
+    Some(WalPoint { salt, frame: u32::try_from(behind / frame_bytes).ok()? })
+}
+
 impl Database {
     /// Reads a change set through and checks that it leads from the present position to the one it names.
     pub(super) fn check_incoming(&self, state: &State, change: &ChangeSet) -> Result<Incoming, DbError> {
@@ -127,6 +141,7 @@ impl Database {
             );
         }
         let timestamp_ms = decoder.header().timestamp_ms;
+        let wal_end = captured_here(decoder.header(), &self.shared);
         while let Some(pgno) = decoder.next_page(&mut page).map_err(|error| fail(into_io(error)))? {
             let checksum = ltx::page_checksum(pgno, &page);
             if !reset && state.pages.contains(pgno) {
@@ -145,7 +160,7 @@ impl Database {
             let why = format!("checksum after {} would be {total}, not {}", change.range.max(), change.post);
             return Err(self.corrupt(why));
         }
-        let batch = Batch { change, checksums, wal_end: None, timestamp_ms, reset, mode };
+        let batch = Batch { change, checksums, wal_end, timestamp_ms, reset, mode };
         Ok(Incoming { batch, source })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::cow::CowSnapshots;
 use super::database::{Database, State};
-use super::page_checksums::{PageChecksums, WalPoint};
+use super::page_checksums::PageChecksums;
 use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind};
 use crate::io::fault;
@@ -89,14 +89,6 @@ impl Database {
         let mut state = self.lock();
         (state.tail, state.captured) = (None, None);
         Ok(())
-    }
-
-    /// Notes how far an entry of this node had captured the WAL, so that a tail is recognised after redo.
-    pub fn note_captured(&self, point: WalPoint) {
-        let mut state = self.lock();
-        if state.wal.is_none() {
-            state.captured = Some(point);
-        }
     }
 }
 

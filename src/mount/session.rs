@@ -46,8 +46,8 @@ pub struct Mount {
 pub enum MountError {
     /// The kernel's FUSE device is not there.
     #[error(
-        "/dev/fuse cannot be opened: {0}; load the fuse module, or start the container with --device /dev/fuse \
-         --cap-add SYS_ADMIN"
+        "/dev/fuse cannot be opened: {0}; load the fuse module, run as a user who may open it (root), or start the \
+         container with --device /dev/fuse --cap-add SYS_ADMIN"
     )]
     NoDevice(io::Error),
     /// Neither may this process mount, nor is there the program that may.

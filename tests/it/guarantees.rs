@@ -64,6 +64,34 @@ fn a_commit_with_normal_leaves_a_prefix() {
 }
 
 #[test]
+fn a_log_of_sqlite_that_a_power_cut_left_behind_the_commits_reverts_none_of_them() {
+    quote("a commit that returned is held by a quorum of the voters and survives");
+    for mut cluster in clusters(1) {
+        let path = cluster.primary.path("app.db");
+        let writer = sql::create(&path, "wal", 4096);
+        sql::run(
+            &writer,
+            "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0; CREATE TABLE t(id INTEGER PRIMARY KEY, v)",
+        );
+        sql::run(&writer, "INSERT INTO t VALUES(1, 0)");
+        let log = cluster.primary.data().join("dbs/app.db/database-wal");
+        for value in 1..=20 {
+            sql::run(&writer, &format!("UPDATE t SET v = {value}"));
+        }
+        let pos = cluster.primary.pos("app.db");
+        cluster.primary.kill9();
+        drop(writer);
+        // Nobody has synced the log of SQLite: after a power cut any of its pages may be older.
+        let length = std::fs::metadata(&log).unwrap().len();
+        std::fs::File::options().write(true).open(&log).unwrap().set_len(length / 2).unwrap();
+        cluster.primary.must_start();
+        assert_eq!(sql::number(&sql::open(&path), "SELECT v FROM t"), 20);
+        assert_eq!(cluster.primary.pos("app.db"), pos, "a start is no transaction");
+        cluster.same_bytes("app.db");
+    }
+}
+
+#[test]
 fn a_commit_in_a_rollback_mode_that_returned_survives() {
     quote(
         "In the rollback journal modes DELETE, TRUNCATE and PERSIST, a commit that returned is always held",
