@@ -101,7 +101,7 @@ impl Database {
     }
 
     /// After redo has caught up with the checksums: they must be those of the position.
-    fn check_redone(&self, state: &State) -> Result<(), DbError> {
+    pub(super) fn check_redone(&self, state: &State) -> Result<(), DbError> {
         let fail = |source| self.io_error("reading page checksums", source);
         let found = state.checksums.fold(1, state.pages.get()).map_err(fail)?;
         if found != state.pos.checksum {

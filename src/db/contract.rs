@@ -16,7 +16,7 @@ pub type CommitDone = Box<dyn FnOnce(Result<LogIndex, CommitError>) + Send>;
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CommitError {
     /// It is certain that the change is not in the log and never will be.
-    #[error("not primary: {0}")]
+    #[error("refused: {0}")]
     Refused(String),
     /// It may or may not be in the log.
     #[error("outcome unknown: {0}")]

@@ -70,6 +70,8 @@ pub(super) struct State {
     pub cow: CowSnapshots,
     /// What a crash left in the WAL, until its fate is known.
     pub tail: Option<PathBuf>,
+    /// The log is being applied again after a start: what the file holds may be ahead of the position.
+    pub replaying: bool,
     /// The node has ended while applications had it open: its file lacks what is in its log.
     pub log_left_behind: bool,
     /// Why it is not served.

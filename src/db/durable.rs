@@ -22,16 +22,19 @@ impl Database {
     /// Where a file cannot be written or synced.
     pub fn make_durable(self: &Arc<Self>) -> Result<(), DbError> {
         let fail = |source| self.io_error("syncing the database", source);
-        let (marker, checksums, wal_gone) = {
+        let (marker, checksums, wal_gone, new) = {
             let mut state = self.wait_shared(self.lock());
-            if state.dirty_since.is_none() || state.dropped || state.log_left_behind || state.redoing() {
+            // Of a database that failed the file may lack what its position says it has.
+            let unsound = state.failed.is_some() || state.log_left_behind || state.redoing();
+            if state.dirty_since.is_none() || state.dropped || unsound {
                 return Ok(());
             }
             if !self.backfill(&mut state)? {
                 return Ok(());
             }
             let marker = self.marker_of(&state);
-            (marker, state.checksums.sync_handle().map_err(fail)?, state.wal.is_none())
+            let new = state.checksums.marker().index == LogIndex::ZERO;
+            (marker, state.checksums.sync_handle().map_err(fail)?, state.wal.is_none(), new)
         };
         fault::point("durable_sync").map_err(fail)?;
         match File::open(self.files().path(FileKind::Database)) {
@@ -43,6 +46,11 @@ impl Database {
         if wal_gone {
             // The removal of a journal or log must not be undone by a power cut once redo starts behind it.
             crate::io::durable::sync_dir(self.files().dir()).map_err(fail)?;
+        }
+        if new {
+            // A database is in the directories above it; their names in turn are there once the first of them is.
+            let above = self.files().dir().ancestors().skip(1).take(self.name().as_str().split('/').count());
+            above.into_iter().try_for_each(crate::io::durable::sync_dir).map_err(fail)?;
         }
         let mut state = self.lock();
         state.checksums.set_marker(marker).map_err(fail)?;
@@ -61,10 +69,31 @@ impl Database {
     }
 }
 
+impl Database {
+    /// The log is about to be applied again from the marker on. After a power cut any part of what was written since
+    /// may be there and any part missing, the note of how far it goes included: until the end of the log only the
+    /// order of change sets can be checked.
+    pub(crate) fn begin_replay(&self) {
+        self.lock().replaying = true;
+    }
+
+    /// The log has been applied: file and position must agree now.
+    pub(crate) fn end_replay(&self) {
+        let mut state = self.lock();
+        if !std::mem::replace(&mut state.replaying, false) || state.redoing() || state.failed.is_some() {
+            return;
+        }
+        if let Err(error) = self.check_redone(&state) {
+            tracing::error!(db = %self.name(), %error, "not served until it is resynced");
+            state.failed = Some(error.to_string());
+        }
+    }
+}
+
 impl State {
     /// Whether the file holds content of entries that have not been applied again since a crash.
     pub fn redoing(&self) -> bool {
-        self.index < self.checksums.pending()
+        self.replaying || self.index < self.checksums.pending()
     }
 
     /// Notes that the file on disk may lack entry `index` and later ones.

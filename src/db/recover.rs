@@ -57,6 +57,7 @@ impl Database {
             exclusive: false,
             cow: CowSnapshots::default(),
             tail,
+            replaying: false,
             log_left_behind: false,
             failed: None,
             dropped: false,

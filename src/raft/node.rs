@@ -280,6 +280,7 @@ async fn start(
     let machine =
         StateMachine::open(target.clone(), pending.clone(), &entries, shared.purged(), members_file)?;
     let applied = machine.watch_applied();
+    target.begin_replay();
     let raft_error = |error: &dyn std::fmt::Display| RaftError::Raft(error.to_string());
     let id = options.node.get();
     let raft = Raft::new(id, config()?, NoPeers, store, machine).await.map_err(|error| raft_error(&error))?;
@@ -289,6 +290,7 @@ async fn start(
         raft.initialize(BTreeMap::from([(id, peer)])).await.map_err(|error| raft_error(&error))?;
     }
     lead_alone(&raft, id).await?;
+    target.end_replay();
     let primary = primary::watch(raft.clone(), id, applied.clone(), shared.clone());
     let log = Arc::new(RaftLog::new(entries.clone(), applied));
     let (sink, proposals) = RaftSink::new(pending, starved);

@@ -14,6 +14,10 @@ pub trait LogTarget: Send + Sync + 'static {
     fn applied(&self, index: LogIndex);
     /// Entries at or below it need no redo after a restart.
     fn durable_index(&self) -> LogIndex;
+    /// The log is about to be applied again from the durable index on.
+    fn begin_replay(&self);
+    /// It has been, as far as it went at the start.
+    fn end_replay(&self);
     /// Whether everything up to `index` has come another way than by the log, by fetching what differs.
     fn has_fetched(&self, index: LogIndex) -> bool;
 }
@@ -29,6 +33,14 @@ impl LogTarget for Store {
 
     fn durable_index(&self) -> LogIndex {
         Store::durable_index(self)
+    }
+
+    fn begin_replay(&self) {
+        Store::begin_replay(self);
+    }
+
+    fn end_replay(&self) {
+        Store::end_replay(self);
     }
 
     fn has_fetched(&self, index: LogIndex) -> bool {

@@ -288,6 +288,16 @@ impl Store {
         self.durable.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
+    /// The log is about to be applied again from [`Store::durable_index`] on, as at every start of a voter.
+    pub fn begin_replay(&self) {
+        self.all().iter().for_each(|database| database.begin_replay());
+    }
+
+    /// It has been applied as far as it went then; databases that do not agree with it are not served.
+    pub fn end_replay(&self) {
+        self.all().iter().for_each(|database| database.end_replay());
+    }
+
     /// Notes that the log has been applied up to `index` (also where the entry changed no database).
     pub fn applied(&self, index: LogIndex) {
         self.applied.fetch_max(index.get(), Ordering::SeqCst);

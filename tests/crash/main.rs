@@ -7,6 +7,8 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod power;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
 //! A primary and its replicas below one temporary directory.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Node, PATIENCE, Settings, can_mount, eventually, http, is_plain};
@@ -11,12 +12,16 @@ pub struct Options {
     pub passthrough: bool,
     /// Environment of every node.
     pub env: Vec<(String, String)>,
+    /// Data directory of the primary, where it is not below the cluster's own.
+    pub primary_data: Option<PathBuf>,
+    /// Data directory of the first replica, likewise.
+    pub replica_data: Option<PathBuf>,
 }
 
 impl Options {
     /// `replicas` replicas, passthrough where the kernel has it.
     pub fn replicas(replicas: usize) -> Self {
-        Self { replicas, passthrough: true, env: Vec::new() }
+        Self { replicas, passthrough: true, env: Vec::new(), primary_data: None, replica_data: None }
     }
 
     /// The same without passthrough.
@@ -53,11 +58,14 @@ impl Cluster {
         let mut settings = Settings::primary("n1");
         settings.passthrough = options.passthrough;
         settings.env.clone_from(&options.env);
+        settings.data.clone_from(&options.primary_data);
         let mut primary = Node::new(dir.path(), settings);
         primary.must_start();
         let mut cluster = Self { primary, replicas: Vec::new(), dir };
-        for _ in 0..options.replicas {
-            cluster.add_replica();
+        for number in 0..options.replicas {
+            let mut settings = cluster.replica_settings();
+            settings.data = options.replica_data.clone().filter(|_| number == 0);
+            cluster.add_node(settings);
         }
         Some(cluster)
     }
@@ -79,7 +87,11 @@ impl Cluster {
 
     /// Starts one more replica.
     pub fn add_replica(&mut self) -> &mut Node {
-        let mut node = Node::new(self.dir.path(), self.replica_settings());
+        self.add_node(self.replica_settings())
+    }
+
+    fn add_node(&mut self, settings: Settings) -> &mut Node {
+        let mut node = Node::new(self.dir.path(), settings);
         node.must_start();
         self.replicas.push(node);
         self.replicas.last_mut().expect("just pushed")

@@ -38,6 +38,10 @@ impl LogTarget for Recorder {
         *self.durable.lock().unwrap()
     }
 
+    fn begin_replay(&self) {}
+
+    fn end_replay(&self) {}
+
     fn has_fetched(&self, _index: LogIndex) -> bool {
         true
     }
