@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use super::{durable, fault};
 
 /// Name of a blob: LTX file checksum and size in bytes.
@@ -16,12 +18,14 @@ const TEMPORARY: &str = ".new-";
 #[derive(Debug)]
 pub struct BlobStore {
     dir: PathBuf,
+    durable: bool,
 }
 
 /// A blob being written; vanishes unless kept.
 pub struct BlobWriter {
     file: tempfile::NamedTempFile,
     buffer: Vec<u8>,
+    written: i64,
 }
 
 /// Bytes gathered before they are written.
@@ -40,7 +44,15 @@ impl BlobStore {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { dir })
+        Ok(Self { dir, durable: true })
+    }
+
+    /// The same for a node that may lose blobs in a power cut, because it can fetch them again: nothing is synced.
+    ///
+    /// # Errors
+    /// Where the directory cannot be made or read.
+    pub fn open_unsynced(dir: PathBuf) -> io::Result<Self> {
+        Ok(Self { durable: false, ..Self::open(dir)? })
     }
 
     /// Starts a blob of yet unknown name.
@@ -50,7 +62,7 @@ impl BlobStore {
     pub fn create(&self) -> io::Result<BlobWriter> {
         fault::point("blob_create")?;
         let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir)?;
-        Ok(BlobWriter { file, buffer: Vec::with_capacity(BUFFER_BYTES) })
+        Ok(BlobWriter { file, buffer: Vec::with_capacity(BUFFER_BYTES), written: 0 })
     }
 
     /// Makes the blob durable under its name.
@@ -60,10 +72,12 @@ impl BlobStore {
     pub fn keep(&self, mut writer: BlobWriter, key: BlobKey) -> io::Result<()> {
         writer.flush()?;
         fault::point("blob_sync")?;
-        writer.file.as_file().sync_data()?;
+        if self.durable {
+            writer.file.as_file().sync_data()?;
+        }
         let path = self.path(key);
         writer.file.persist(&path).map_err(|failed| failed.error)?;
-        durable::sync_dir(&self.dir)
+        if self.durable { durable::sync_dir(&self.dir) } else { Ok(()) }
     }
 
     /// Whether the blob is here.
@@ -123,8 +137,7 @@ impl Write for BlobWriter {
             self.flush()?;
         }
         if data.len() >= BUFFER_BYTES {
-            fault::point("blob_write")?;
-            self.file.write_all(data)?;
+            self.write_through(data)?;
         } else {
             self.buffer.extend_from_slice(data);
         }
@@ -132,9 +145,23 @@ impl Write for BlobWriter {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        fault::point("blob_write")?;
-        self.file.write_all(&self.buffer)?;
+        let buffer = std::mem::take(&mut self.buffer);
+        self.write_through(&buffer)?;
+        self.buffer = buffer;
         self.buffer.clear();
+        Ok(())
+    }
+}
+
+impl BlobWriter {
+    /// Writes, and has the system begin to bring it to the disk: the sync at the end then waits for little.
+    fn write_through(&mut self, data: &[u8]) -> io::Result<()> {
+        fault::point("blob_write")?;
+        self.file.write_all(data)?;
+        let length = i64::try_from(data.len()).unwrap_or(i64::MAX);
+        // Starts the writing and drops nothing that is not written (mm/fadvise.c); it is no more than a wish.
+        let _ = posix_fadvise(&self.file, self.written, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        self.written += length;
         Ok(())
     }
 }

@@ -177,13 +177,15 @@ async fn open_store(
 ) -> Result<(Arc<BlobStore>, Arc<Store>), NodeError> {
     let layout = identity.layout().clone();
     let node = identity.get().node;
-    let access = match settings.role {
+    let role = settings.role;
+    let access = match role {
         Role::Voter => Access::Fenced,
         Role::Replica => Access::ReadOnly,
     };
     blocking(move || {
         let dir = layout.blobs();
-        let blobs = BlobStore::open(dir.clone())
+        let open = if role == Role::Voter { BlobStore::open } else { BlobStore::open_unsynced };
+        let blobs = open(dir.clone())
             .map_err(|source| StoreError::Io { what: format!("opening {}", dir.display()), source })?;
         let blobs = Arc::new(blobs);
         let store = Store::open(StoreOptions { layout, node, access, blobs: blobs.clone() })?;
