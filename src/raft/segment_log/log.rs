@@ -6,7 +6,7 @@ use std::sync::{Arc, RwLock, RwLockWriteGuard};
 use bytes::Bytes;
 
 use super::error::LogError;
-use super::reader::{LogReader, Place, Shared};
+use super::reader::{LogReader, Shared};
 use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::recovery;
 use super::segment::{HEADER_BYTES, Segment};
@@ -178,7 +178,7 @@ impl SegmentLog {
                 Record::Entry { index, .. } => {
                     let keep = (index - shared.purged - 1) as usize;
                     shared.places.truncate(keep);
-                    shared.places.push_back(Place { epoch, offset, bytes });
+                    shared.push(epoch, offset, bytes);
                 }
                 Record::Truncated { after } => {
                     let keep = after.saturating_sub(shared.purged) as usize;

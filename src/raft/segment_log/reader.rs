@@ -16,6 +16,8 @@ pub(super) struct Place {
     pub offset: u64,
     /// Bytes of the whole record.
     pub bytes: u32,
+    /// Bytes of all records up to the end of this one, counted from an arbitrary one on.
+    pub total: u64,
 }
 
 /// What reader and writer share.
@@ -32,6 +34,12 @@ pub(super) struct Shared {
 impl Shared {
     pub fn last_index(&self) -> u64 {
         self.purged + self.places.len() as u64
+    }
+
+    /// Adds the next entry: `bytes` at `offset` of the segment of `epoch`.
+    pub fn push(&mut self, epoch: u64, offset: u64, bytes: u32) {
+        let before = self.places.back().map_or(0, |last| last.total);
+        self.places.push_back(Place { epoch, offset, bytes, total: before + u64::from(bytes) });
     }
 
     /// The oldest epoch that still holds an entry.
@@ -96,8 +104,11 @@ impl LogReader {
     /// Bytes of the entries above `index`.
     pub fn bytes_above(&self, index: u64) -> u64 {
         let shared = self.lock();
-        let skip = index.saturating_sub(shared.purged) as usize;
-        shared.places.iter().skip(skip).map(|place| u64::from(place.bytes)).sum()
+        let (Some(first), Some(last)) = (shared.places.front(), shared.places.back()) else { return 0 };
+        match index.checked_sub(shared.purged + 1) {
+            None => last.total - first.total + u64::from(first.bytes),
+            Some(at) => shared.places.get(at as usize).map_or(0, |place| last.total - place.total),
+        }
     }
 
     /// About when an entry was written: when its segment last was.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::error::LogError;
 use super::log::Recovered;
-use super::reader::{Place, Shared};
+use super::reader::Shared;
 use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::spare::is_spare;
@@ -69,7 +69,7 @@ fn replay_segment(
     while let Some((stored, length)) = record_at(segment.epoch, &bytes, at) {
         let offset = HEADER_BYTES + at as u64;
         let Some(record) = stored.record else { return Ok((offset, true)) };
-        let place = Place { epoch: segment.epoch, offset, bytes: length as u32 };
+        let place = (segment.epoch, offset, length as u32);
         if let Err(why) = adopt(record, place, shared, found) {
             return Err(LogError::Corrupt { path: segment.path.clone(), offset, why });
         }
@@ -107,7 +107,12 @@ fn synced_behind(epoch: u64, bytes: &[u8], at: usize) -> Option<usize> {
 }
 
 /// Makes a record part of the recovered log.
-fn adopt(record: Record, place: Place, shared: &mut Shared, found: &mut Recovered) -> Result<(), String> {
+fn adopt(
+    record: Record,
+    (epoch, offset, bytes): (u64, u64, u32),
+    shared: &mut Shared,
+    found: &mut Recovered,
+) -> Result<(), String> {
     match record {
         Record::Entry { index, .. } => {
             if shared.places.is_empty() && index > shared.purged + 1 && shared.segments.is_empty() {
@@ -121,7 +126,7 @@ fn adopt(record: Record, place: Place, shared: &mut Shared, found: &mut Recovere
                 return Err(format!("entry {index} follows entry {}", shared.last_index()));
             }
             shared.places.truncate((index - shared.purged - 1) as usize);
-            shared.places.push_back(place);
+            shared.push(epoch, offset, bytes);
         }
         Record::Vote(vote) => found.vote = Some(vote),
         Record::Committed(committed) => found.committed = Some(committed),

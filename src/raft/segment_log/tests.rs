@@ -151,3 +151,22 @@ fn missing_foreign_and_newer_files_are_named() {
     std::fs::write(&second, newer).unwrap();
     assert!(SegmentLog::open(options).unwrap_err().to_string().contains("format version 2"));
 }
+
+#[test]
+fn bytes_above_an_entry_are_counted_also_behind_what_was_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path());
+    let sizes = |log: &SegmentLog| (0..=6).map(|index| log.reader().bytes_above(index)).collect::<Vec<_>>();
+    log.write(&(1..=5).map(|index| entry(index, &"x".repeat(index as usize * 8))).collect::<Vec<_>>())
+        .unwrap();
+    let all = sizes(&log);
+    assert!(all.is_sorted_by(|a, b| a >= b) && all[0] > all[1] && all[4] > 0);
+    assert_eq!(all[5..], [0, 0]);
+    log.write(&[Record::Purged { upto: 2, log_id: Bytes::new() }, Record::Truncated { after: 4 }]).unwrap();
+    let left = sizes(&log);
+    assert_eq!(left[2] - left[3], all[2] - all[3]);
+    assert_eq!((left[0], left[1], left[4]), (left[2], left[2], 0));
+    log.write(&[entry(5, "again")]).unwrap();
+    assert_eq!(sizes(&log)[5], 0);
+    assert!(sizes(&log)[4] > 0);
+}
