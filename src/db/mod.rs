@@ -32,6 +32,7 @@ mod pin;
 mod recover;
 mod replace;
 mod rest;
+mod rollback_files;
 mod scrub;
 mod shared;
 mod snapshot;

@@ -1,0 +1,217 @@
+//! Events of the files of a rollback-journal database: what applications do to `database` and `-journal`.
+//!
+//! Writes to the database are staged, see [`Overlay`](super::overlay::Overlay); the end of the journal goes to
+//! `capture_journal`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::database::{Database, State};
+use super::{DbError, Done, FileKind};
+use crate::io::fault;
+use crate::sqlite::journal;
+use crate::types::Access;
+
+/// How a transaction under a rollback journal ends.
+pub(super) enum JournalEnd {
+    /// journal_mode=DELETE.
+    Unlink,
+    /// journal_mode=TRUNCATE.
+    Truncate(u64),
+    /// journal_mode=PERSIST: the header is zeroed.
+    Write(u64, Vec<u8>),
+    /// The same where the kernel writes the journal by itself, and has zeroed the header.
+    Written,
+}
+
+impl Database {
+    /// May a rollback journal be created now? Creates the backing file.
+    ///
+    /// # Errors
+    /// `NotPrimary` where this node may not write; `Io` where the file cannot be made.
+    pub fn journal_created(&self) -> Result<(), DbError> {
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        let path = self.files().path(FileKind::Journal);
+        fault::point("journal_create").map_err(|source| self.io_error("creating the journal", source))?;
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(|source| self.io_error(format!("creating {}", path.display()), source))?;
+        Ok(())
+    }
+
+    /// A write to the database file that reaches the daemon (rollback mode, or a checkpoint without passthrough);
+    /// `file` is the backing file. Waits for the database's lock.
+    ///
+    /// # Errors
+    /// `Invalid` where no journal could roll the write back; `NotPrimary`; `Io`.
+    pub fn database_write(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        self.write_in(&self.lock(), file, offset, data)
+    }
+
+    /// The same for FUSE threads; `None` where the lock is taken.
+    pub fn try_database_write(&self, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), DbError>> {
+        self.try_lock().map(|state| self.write_in(&state, file, offset, data))
+    }
+
+    fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        let fail = |source| self.io_error("writing the database file", source);
+        if state.wal.is_some() {
+            // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
+            return file.write_all_at(data, offset).map_err(fail);
+        }
+        self.may_change(state)?;
+        fault::point("database_write").map_err(fail)?;
+        self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
+    }
+
+    /// A read of the database file that reaches the daemon; `file` is the backing file. Returns how much there was.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn database_read(&self, file: &File, offset: u64, data: &mut [u8]) -> io::Result<usize> {
+        self.overlay.read(file, offset, data)
+    }
+
+    /// Size of the database file as its writer sees it, in bytes; `None` where that is the backing file's.
+    pub fn database_bytes(&self) -> Option<u64> {
+        self.overlay.size()
+    }
+
+    fn may_change(&self, state: &State) -> Result<(), DbError> {
+        if let Some(why) = &state.failed {
+            return Err(self.corrupt(why.clone()));
+        }
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        // The journal is written before the database, and stays in force until the end.
+        if self.overlay.size().is_none() && !self.journal_in_force() {
+            return Err(self.invalid(
+                "a write without a rollback journal (journal_mode=OFF or MEMORY) could not be undone; use DELETE, TRUNCATE, PERSIST or WAL",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The database file is truncated by ftruncate.
+    pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
+        let state = self.lock();
+        if state.wal.is_some() {
+            drop(state);
+            // The last step of a checkpoint that copied everything; the log may begin anew after it, so
+            // everything must be captured by now.
+            let database = self.clone();
+            let gate: Done = Box::new(move |answer| {
+                let answer = answer.and_then(|()| database.set_database_len(size));
+                database.release_pin();
+                done(answer);
+            });
+            return self.capture_wal(Some(gate));
+        }
+        // After a commit SQLite cuts the file to the size the commit gave it, which it has by then.
+        let committed = size == state.pages.bytes(state.page_size) && self.access() == Access::Write;
+        let answer = match self.may_change(&state) {
+            Ok(()) => {
+                self.overlay.truncate(size);
+                Ok(())
+            }
+            Err(_) if committed => Ok(()),
+            Err(error) => Err(error),
+        };
+        drop(state);
+        done(answer);
+    }
+
+    fn set_database_len(&self, size: u64) -> Result<(), DbError> {
+        let fail = |source| self.io_error("truncating the database file", source);
+        self.open_backing(FileKind::Database)?.set_len(size).map_err(fail)
+    }
+
+    /// `fsync` of the database file: the log is what makes it durable.
+    pub fn database_synced(self: &Arc<Self>, done: Done) {
+        self.release_pin();
+        done(Ok(()));
+    }
+
+    /// A write to the rollback journal, whose backing file is `file`; zeroing its header ends the transaction
+    /// (PERSIST), which is captured first.
+    pub fn journal_write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8], done: Done) {
+        if journal::ends_transaction(offset, data) {
+            return self.journal_ends(JournalEnd::Write(offset, data.to_vec()), done);
+        }
+        done(self.write_journal(file, offset, data));
+    }
+
+    /// `fsync` of the journal: nothing of it has to be durable, but where the kernel writes it by itself this is
+    /// where a transaction of journal_mode=PERSIST is seen to have ended.
+    pub fn journal_synced(self: &Arc<Self>, done: Done) {
+        if self.overlay.size().is_none() || self.journal_in_force() {
+            return done(Ok(()));
+        }
+        self.journal_ends(JournalEnd::Written, done);
+    }
+
+    /// Whether the kernel may write the journal by itself: its end must be one that the daemon sees coming. The mode is
+    /// each connection's own, so the last end is a guess; where it is wrong the end is seen at the journal's fsync,
+    /// before the commit returns, or with synchronous=OFF when the journal is closed.
+    pub fn journal_may_be_passed_through(&self) -> bool {
+        self.journal_vanishes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the journal has a header with which SQLite would roll back.
+    pub(super) fn journal_in_force(&self) -> bool {
+        let mut magic = [0; 8];
+        File::open(self.files().path(FileKind::Journal))
+            .and_then(|file| file.read_exact_at(&mut magic, 0))
+            .is_ok_and(|()| journal::is_header_magic(&magic))
+    }
+
+    fn write_journal(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        let fail = |source| self.io_error("writing the journal", source);
+        if self.access() != Access::Write {
+            return Err(DbError::NotPrimary(self.name().clone()));
+        }
+        fault::point("journal_write").map_err(fail)?;
+        file.write_all_at(data, offset).map_err(fail)
+    }
+
+    /// The rollback journal is truncated; to zero ends the transaction (TRUNCATE).
+    pub fn journal_truncated(self: &Arc<Self>, size: u64, done: Done) {
+        if size == 0 {
+            return self.journal_ends(JournalEnd::Truncate(0), done);
+        }
+        done(self.end_journal_file(&JournalEnd::Truncate(size)));
+    }
+
+    /// The rollback journal is unlinked, which ends the transaction (DELETE). Removes the backing file.
+    pub fn journal_unlinked(self: &Arc<Self>, done: Done) {
+        self.journal_ends(JournalEnd::Unlink, done);
+    }
+
+    /// Does to the journal what the application asked for.
+    pub(super) fn end_journal_file(&self, end: &JournalEnd) -> Result<(), DbError> {
+        self.journal_vanishes
+            .store(matches!(end, JournalEnd::Unlink | JournalEnd::Truncate(0)), Ordering::Relaxed);
+        let fail = |source| self.io_error("ending the journal", source);
+        fault::point("journal_end").map_err(fail)?;
+        match end {
+            JournalEnd::Unlink => match std::fs::remove_file(self.files().path(FileKind::Journal)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
+                _ => Ok(()),
+            },
+            JournalEnd::Truncate(size) => self.open_backing(FileKind::Journal)?.set_len(*size).map_err(fail),
+            JournalEnd::Written => Ok(()),
+            JournalEnd::Write(offset, data) => {
+                self.open_backing(FileKind::Journal)?.write_all_at(data, *offset).map_err(fail)
+            }
+        }
+    }
+}
