@@ -81,7 +81,15 @@ impl Database {
             }
         };
         let frames = super::tail::uncaptured(&tail, captured).map_err(fail)?;
-        if let Some(frames) = frames {
+        let sound = match &frames {
+            Some(frames) => frames.continue_what_was_captured(&self.lock()).map_err(fail)?,
+            None => true,
+        };
+        if let Some(frames) = frames.as_ref().filter(|_| !sound) {
+            let file = frames.discard(self, &self.lock()).map_err(fail)?;
+            tracing::error!(db = %self.name(), frames = frames.count(), file = %file.display(), "transactions that were not replicated, and stand on a commit that was, are discarded and kept");
+        }
+        if let Some(frames) = frames.filter(|_| sound) {
             tracing::info!(db = %self.name(), frames = frames.count(), "capturing transactions that a crash left in the WAL");
             self.commit_own(|state| frames.encode(self, state).map(Some).map_err(fail))?;
         }

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::FileKind;
 use super::batch::{Batch, Frame};
+use super::commit::now_ms;
 use super::database::{Database, State};
+use super::discard::write_discarded;
 use super::page_checksums::WalPoint;
 use crate::io::read_or_zero;
+use crate::ltx;
 use crate::sqlite::wal::{CommittedFrames, FRAME_HEADER_SIZE, Salt, frame_offset};
 use crate::types::{PageCount, PageSize, Pgno};
 
@@ -21,6 +24,8 @@ pub(super) struct TailFrames {
     pages: PageCount,
     commits: u64,
     frames: BTreeMap<Pgno, u32>,
+    /// The last captured frame of each page.
+    captured: BTreeMap<Pgno, u32>,
     count: usize,
 }
 
@@ -43,9 +48,12 @@ pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<
         Some(_) => return Ok(None),
     };
     let Some(pages) = scanned.commit() else { return Ok(None) };
-    let behind = scanned.frames.iter().zip(1u32..).filter(|(_, number)| *number >= first);
-    let (mut frames, mut commits, mut count) = (BTreeMap::new(), 0, 0);
-    for (frame, number) in behind {
+    let (mut frames, mut captured, mut commits, mut count) = (BTreeMap::new(), BTreeMap::new(), 0, 0);
+    for (frame, number) in scanned.frames.iter().zip(1u32..) {
+        if number < first {
+            captured.insert(frame.pgno, number);
+            continue;
+        }
         frames.insert(frame.pgno, number);
         commits += u64::from(frame.ends_commit());
         count += 1;
@@ -53,13 +61,58 @@ pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<
     if commits == 0 {
         return Ok(None);
     }
-    Ok(Some(TailFrames { file, page_size: scanned.header.page_size, pages, commits, frames, count }))
+    Ok(Some(TailFrames {
+        file,
+        page_size: scanned.header.page_size,
+        pages,
+        commits,
+        frames,
+        captured,
+        count,
+    }))
 }
 
 impl TailFrames {
     /// How many frames there are.
     pub fn count(&self) -> usize {
         self.count
+    }
+
+    /// Whether the frames before them are the ones that were captured.
+    ///
+    /// They are not where a writer has overrun a commit that was captured but never published: its commit is in the
+    /// log, and what was written over it was made on a state without it. That happens while nobody watches, when the
+    /// daemon dies before its applications.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn continue_what_was_captured(&self, state: &State) -> io::Result<bool> {
+        let mut page = vec![0; self.page_size.len()];
+        let lock_page = Pgno::lock_page(self.page_size);
+        for (pgno, number) in &self.captured {
+            if !state.pages.contains(*pgno) || *pgno == lock_page {
+                continue;
+            }
+            self.read(*number, &mut page)?;
+            if state.checksums.get(*pgno)? != Some(ltx::page_checksum(*pgno, &page)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Keeps them in `discarded/`: they lose, but not without a trace.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn discard(&self, database: &Database, state: &State) -> io::Result<PathBuf> {
+        let mut read = |pgno: &Pgno, page: &mut [u8]| self.read(self.frames[pgno], page);
+        let (shared, name, numbers) = (&database.shared, database.name(), self.frames.keys());
+        write_discarded(shared, name, state.pos, self.page_size, self.pages, numbers, &mut read, now_ms())
+    }
+
+    fn read(&self, number: u32, page: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(page, frame_offset(number, self.page_size) + FRAME_HEADER_SIZE as u64)
     }
 
     /// Encodes them on the database's position.
@@ -82,9 +135,7 @@ impl TailFrames {
         let backing = File::open(database.files().path(FileKind::Database))?;
         frame.encode(&database.shared, &state.checksums, pages.into_iter(), |pgno, page| {
             match self.frames.get(&pgno) {
-                Some(number) => self
-                    .file
-                    .read_exact_at(page, frame_offset(*number, self.page_size) + FRAME_HEADER_SIZE as u64),
+                Some(number) => self.read(*number, page),
                 None => read_or_zero(&backing, pgno.offset(self.page_size), page),
             }
         })

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::StdRng;
@@ -11,7 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::harness::sql::JOURNAL_MODES;
-use crate::harness::{Cluster, Options, is_plain, skip, unmount};
+use crate::harness::{Cluster, Options, eventually, is_plain, skip, unmount};
 use crate::{Acknowledged, Traffic, first_seed, rounds, settle};
 
 const IMAGE_MIB: u64 = 1500;
@@ -48,8 +49,8 @@ impl Disk {
 
     /// Goes on with a copy: everything that reached the disk later, or not at all, is lost.
     fn restore(&self, copy: &Path) {
-        let ended = Command::new("umount").arg(&self.mounted).status().unwrap();
-        assert!(ended.success(), "the disk is in use");
+        // What the killed daemon had open is let go of a moment later.
+        eventually("the disk is no more in use", || umount2(&self.mounted, MntFlags::empty()).ok());
         std::fs::rename(copy, &self.image).unwrap();
         assert!(self.mount());
     }

@@ -95,6 +95,54 @@ fn a_node_killed_in_the_middle_of_a_request_to_itself_ends_and_starts_again() {
 }
 
 #[test]
+fn what_was_written_over_a_committed_transaction_on_a_dead_mount_is_kept_aside() {
+    if !needs_skein() {
+        return;
+    }
+    let Some(mut cluster) = Cluster::start(&Options::replicas(1)) else { return };
+    if !cluster.primary.passthrough() {
+        return crate::harness::skip("without passthrough a dead mount takes no writes");
+    }
+    let path = cluster.primary.path("app.db");
+    let found = sql::create(&path, "wal", 1024);
+    sql::run(&found, "CREATE TABLE t(id INTEGER PRIMARY KEY, v); CREATE INDEX i ON t(v)");
+    drop(found);
+    cluster.primary.terminate();
+    // It dies when the transaction is in the log, before its writer hears of it.
+    cluster.primary.settings.env = vec![("SKEIN_FAULT".into(), "pages_pending:3:kill".into())];
+    cluster.primary.must_start();
+    let writer = sql::open(&path);
+    sql::run(&writer, "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0");
+    let insert = |rows: u32| {
+        format!(
+            "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<{rows}) SELECT hex(randomblob(40)) FROM n"
+        )
+    };
+    let mut committed = 0;
+    while sql::rows(&writer, &insert(3)).is_ok() {
+        committed += 3;
+        assert!(committed < 100, "the node does not die");
+    }
+    // Its connection goes on over the frames of the transaction that failed, and further.
+    sql::run(&writer, "PRAGMA synchronous=NORMAL");
+    for _ in 0..5 {
+        sql::run(&writer, &insert(20));
+    }
+    cluster.primary.kill9();
+    drop(writer);
+    cluster.primary.settings.env.clear();
+    cluster.primary.must_start();
+    let again = sql::open(&path);
+    sql::check_integrity(&again);
+    let kept = sql::number(&again, "SELECT count(*) FROM t");
+    assert!(kept == committed || kept == committed + 3, "{kept} rows, {committed} acknowledged");
+    drop(again);
+    cluster.same_bytes("app.db");
+    let discarded = std::fs::read_dir(cluster.primary.data().join("discarded")).map_or(0, Iterator::count);
+    assert_eq!(discarded, usize::from(kept > committed), "what lost against the log is kept");
+}
+
+#[test]
 fn a_node_that_ends_while_a_database_is_open_keeps_what_is_only_in_its_log() {
     for mut cluster in clusters(1) {
         let path = cluster.primary.path("app.db");
