@@ -1,0 +1,59 @@
+//! A cluster of three nodes, each in a network namespace of its own, in rounds of kills, stops and cuts.
+//!
+//! In each round applications write and read on every node's mount while a fault comes and goes. Then all nodes
+//! must agree, and agree with everything the applications were told; `checker.rs` says what that means.
+//! `SKEIN_CLUSTER_ROUNDS` is the number of rounds, `SKEIN_CLUSTER_SEED` the seed of the first one;
+//! `scripts/cluster` makes many.
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod book;
+mod checker;
+#[cfg(test)]
+mod checker_tests;
+mod client;
+mod discarded;
+mod faults;
+mod history;
+mod netns;
+mod nodes;
+mod rounds;
+mod watch;
+
+use nodes::Shape;
+use rounds::Run;
+
+/// Rounds of `shape`, as many as were asked for; `share` of them where nobody asked.
+fn rounds(test: &str, shape: Shape, passthrough: bool, default: u64) {
+    let first = harness::number("SKEIN_CLUSTER_SEED", 0);
+    let count = harness::number("SKEIN_CLUSTER_ROUNDS", default);
+    let Some(mut run) = Run::start(shape, passthrough) else { return };
+    for seed in first..first + count {
+        match run.round(seed) {
+            Ok(summary) => eprintln!("SKEIN_CLUSTER_SEED={seed}: {summary}"),
+            Err(error) => panic!(
+                "{error}\nrepeat this round: SKEIN_CLUSTER_SEED={seed} scripts/cluster 1 {test}\n\
+                 with those before it: SKEIN_CLUSTER_SEED={first} scripts/cluster {} {test}",
+                seed - first + 1
+            ),
+        }
+    }
+    run.look_back().unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn three_voters_agree_after_every_fault() {
+    rounds("three_voters_agree_after_every_fault", Shape::ThreeVoters, true, faults::KINDS_COUNT);
+}
+
+#[test]
+fn three_voters_agree_after_every_fault_without_passthrough() {
+    let test = "three_voters_agree_after_every_fault_without_passthrough";
+    rounds(test, Shape::ThreeVoters, false, faults::KINDS_COUNT / 2);
+}
+
+#[test]
+fn one_voter_and_two_replicas_agree_after_every_fault() {
+    rounds("one_voter_and_two_replicas_agree_after_every_fault", Shape::OneVoterTwoReplicas, true, 4);
+}
