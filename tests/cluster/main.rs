@@ -2,8 +2,8 @@
 //!
 //! In each round applications write and read on every node's mount while a fault comes and goes. Then all nodes
 //! must agree, and agree with everything the applications were told; `checker.rs` says what that means.
-//! `SKEIN_CLUSTER_ROUNDS` is the number of rounds, `SKEIN_CLUSTER_SEED` the seed of the first one;
-//! `scripts/cluster` makes many.
+//! `SKEIN_CLUSTER_ROUNDS` is the number of rounds, `SKEIN_CLUSTER_SEED` the seed of the first one; with
+//! `SKEIN_CLUSTER_KEEP` the directories of a failed round are kept. `scripts/cluster` makes many.
 
 #[path = "../harness/mod.rs"]
 mod harness;
@@ -24,7 +24,7 @@ mod watch;
 use nodes::Shape;
 use rounds::Run;
 
-/// Rounds of `shape`, as many as were asked for; `share` of them where nobody asked.
+/// Rounds of a cluster, as many as were asked for; `default` where nobody asked.
 fn rounds(test: &str, shape: Shape, passthrough: bool, default: u64) {
     let first = harness::number("SKEIN_CLUSTER_SEED", 0);
     let count = harness::number("SKEIN_CLUSTER_ROUNDS", default);
@@ -43,13 +43,14 @@ fn rounds(test: &str, shape: Shape, passthrough: bool, default: u64) {
 }
 
 #[test]
-fn three_voters_agree_after_every_fault() {
-    rounds("three_voters_agree_after_every_fault", Shape::ThreeVoters, true, faults::KINDS_COUNT);
+fn three_voters_with_passthrough_agree_after_every_fault() {
+    let test = "three_voters_with_passthrough_agree_after_every_fault";
+    rounds(test, Shape::ThreeVoters, true, faults::KINDS_COUNT);
 }
 
 #[test]
-fn three_voters_agree_after_every_fault_without_passthrough() {
-    let test = "three_voters_agree_after_every_fault_without_passthrough";
+fn three_voters_without_passthrough_agree_after_every_fault() {
+    let test = "three_voters_without_passthrough_agree_after_every_fault";
     rounds(test, Shape::ThreeVoters, false, faults::KINDS_COUNT / 2);
 }
 

@@ -241,5 +241,9 @@ impl Drop for Nodes {
             placed.node.kill9();
             let _ = umount2(&placed.node.mount(), MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
         }
+        if std::thread::panicking() && std::env::var_os("SKEIN_CLUSTER_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+            eprintln!("kept: {}", self.dir.path().display());
+        }
     }
 }
