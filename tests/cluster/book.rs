@@ -1,5 +1,6 @@
 //! A database that clients use in some rounds: what they did to it, and what became of it.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::harness::{PATIENCE, within};
 
 /// How long a node may take to keep what it drops.
 const KEEPING_MAX: Duration = Duration::from_secs(10);
-/// Broken rules that are shown of one database.
-const SHOWN_MAX: usize = 12;
+/// How often each rule's breaking is shown of one database.
+const SHOWN_MAX: usize = 4;
 
 /// How a database is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -133,12 +134,19 @@ impl Book {
         if broken.is_empty() {
             return Ok(());
         }
-        let mut said = format!("{}: {} broken rules", self.db, broken.len());
-        for violation in broken.iter().take(SHOWN_MAX) {
+        let mut said = format!("{}: rules broken {} times", self.db, broken.len());
+        let mut shown = HashMap::new();
+        for violation in broken {
+            let times = shown.entry(std::mem::discriminant(violation)).or_insert(0);
+            *times += 1;
+            if *times > SHOWN_MAX {
+                continue;
+            }
             said += &format!("\n  {violation:?}");
             for (client, seq) in violation.operations() {
-                let op = self.ops.iter().find(|op| op.client == *client && op.seq == *seq);
-                said += &format!("\n    {op:?}");
+                if let Some(op) = self.ops.iter().find(|op| op.client == *client && op.seq == *seq) {
+                    said += &format!("\n    {:?}: {:?}", op.action, op.outcome);
+                }
             }
         }
         Err(said)
