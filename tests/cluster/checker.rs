@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::discarded::Kept;
 use super::history::{Action, Op, Outcome, Row, Seen, State, content, digests, marker};
+use super::watch::Claim;
 
 /// What a database promises its writers.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +47,8 @@ pub enum Violation {
     Corrupt(Id, String),
     /// Nodes that were primary in the same term.
     TwoPrimaries { term: u64, names: Vec<String> },
+    /// A node that called itself primary after another one had, in a later term.
+    StalePrimary { term: u64, name: String, later: (u64, String) },
 }
 
 impl Violation {
@@ -63,7 +66,7 @@ impl Violation {
             | Self::MoneyInRead(id)
             | Self::Corrupt(id, _) => vec![id],
             Self::TwoHistories(one, other) => vec![one, other],
-            Self::MoneyInTheEnd | Self::TwoPrimaries { .. } => Vec::new(),
+            Self::MoneyInTheEnd | Self::TwoPrimaries { .. } | Self::StalePrimary { .. } => Vec::new(),
         }
     }
 }
@@ -100,15 +103,25 @@ pub fn check(history: &[Op], end: &State, promise: Promise<'_>) -> Vec<Violation
     broken
 }
 
-/// Terms with more than one primary; each claim is a term and the name of a node that called itself primary in it.
-pub fn check_terms(claims: &[(u64, String)]) -> Vec<Violation> {
+/// What is wrong with who called itself primary, and when.
+pub fn check_claims(claims: &[Claim]) -> Vec<Violation> {
     let mut terms = BTreeMap::<u64, BTreeSet<&String>>::new();
-    for (term, name) in claims {
-        terms.entry(*term).or_default().insert(name);
+    for claim in claims {
+        terms.entry(claim.term).or_default().insert(&claim.name);
     }
     let two = terms.into_iter().filter(|(_, names)| names.len() > 1);
-    two.map(|(term, names)| Violation::TwoPrimaries { term, names: names.into_iter().cloned().collect() })
-        .collect()
+    let mut broken: Vec<_> = two
+        .map(|(term, names)| Violation::TwoPrimaries { term, names: names.into_iter().cloned().collect() })
+        .collect();
+    for old in claims {
+        let later = |new: &&Claim| new.term > old.term && new.name != old.name && new.first < old.last;
+        broken.extend(claims.iter().find(later).map(|new| Violation::StalePrimary {
+            term: old.term,
+            name: old.name.clone(),
+            later: (new.term, new.name.clone()),
+        }));
+    }
+    broken
 }
 
 /// Where in the final state each operation is.

@@ -1,10 +1,12 @@
 //! The checker on histories made by hand: a good one, and one for each way in which it can be broken.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
-use super::checker::{Promise, Violation, check, check_terms};
+use super::checker::{Promise, Violation, check, check_claims};
 use super::discarded::Kept;
 use super::history::{Action, Op, Outcome, Row, State, content, marker};
+use super::watch::{Claim, Claims};
 
 fn op(client: &str, seq: u64, action: Action, outcome: Outcome) -> Op {
     Op { client: client.into(), seq, action, outcome }
@@ -265,12 +267,45 @@ fn under_normal_reads_may_show_what_is_cut_off_later_only_where_something_was() 
     assert_eq!(with(1), []);
 }
 
+/// Claims of a term, a node, and the tenths of a second at which it first and last made them.
+fn claims(claims: &[(u64, &str, u64, u64)]) -> Vec<Claim> {
+    let start = Instant::now();
+    let at = |tenths| start + Duration::from_millis(tenths * 100);
+    let claim = |(term, name, first, last): &(u64, &str, u64, u64)| Claim {
+        term: *term,
+        name: (*name).to_owned(),
+        first: at(*first),
+        last: at(*last),
+    };
+    claims.iter().map(claim).collect()
+}
+
+#[test]
+fn primaries_of_terms_that_follow_one_another_are_good() {
+    let good = claims(&[(1, "n1", 0, 9), (2, "n2", 10, 20), (4, "n1", 25, 30)]);
+    assert_eq!(check_claims(&good), []);
+    // A primary that is elected again was primary all the time.
+    assert_eq!(check_claims(&claims(&[(1, "n1", 0, 9), (2, "n1", 8, 20)])), []);
+}
+
 #[test]
 fn two_primaries_in_one_term_are_found() {
-    let claims = |claims: &[(u64, &str)]| -> Vec<_> {
-        claims.iter().map(|(term, name)| (*term, (*name).to_owned())).collect()
-    };
-    assert_eq!(check_terms(&claims(&[(1, "n1"), (2, "n2"), (1, "n1"), (3, "n1")])), []);
     let two = Violation::TwoPrimaries { term: 2, names: vec!["n1".into(), "n3".into()] };
-    assert_eq!(check_terms(&claims(&[(1, "n1"), (2, "n3"), (2, "n1"), (3, "n2")])), [two]);
+    assert_eq!(check_claims(&claims(&[(1, "n1", 0, 9), (2, "n3", 10, 20), (2, "n1", 30, 40)])), [two]);
+}
+
+#[test]
+fn a_primary_that_has_not_noticed_its_successor_is_found() {
+    let stale = Violation::StalePrimary { term: 1, name: "n1".into(), later: (2, "n2".into()) };
+    assert_eq!(check_claims(&claims(&[(1, "n1", 0, 11), (2, "n2", 10, 20)])), [stale]);
+}
+
+#[test]
+fn claims_of_one_node_and_term_are_one() {
+    let mut all = Claims::default();
+    for claim in claims(&[(1, "n1", 3, 4), (1, "n1", 1, 2), (1, "n1", 8, 9), (2, "n1", 5, 5)]) {
+        all.add(claim);
+    }
+    let [one, _] = all.all() else { panic!("{all:?}") };
+    assert_eq!(one.last - one.first, Duration::from_millis(800));
 }

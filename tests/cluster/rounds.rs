@@ -40,7 +40,7 @@ impl Run {
     /// Starts the cluster; none where it cannot be had here.
     pub fn start(shape: Shape, passthrough: bool) -> Option<Self> {
         let nodes = Nodes::start(shape, passthrough)?;
-        Some(Self { nodes, shape, books: Vec::new(), claims: Claims::new(), rounds: 0, clients: 0 })
+        Some(Self { nodes, shape, books: Vec::new(), claims: Claims::default(), rounds: 0, clients: 0 })
     }
 
     /// One round; what happened, in a line.
@@ -58,7 +58,7 @@ impl Run {
         let fault = Fault { kind: Kind::of(seed), primary, follower };
         let watch = Watch::start(&self.nodes);
         let troubled = self.trouble(fault, &mut random).and_then(|()| self.settle());
-        self.claims.extend(watch.end());
+        watch.end(&mut self.claims);
         troubled.map_err(|error| format!("{fault:?}: {error}"))?;
         let last = self.check().map_err(|error| format!("after {fault:?}: {error}"))?;
         let counts: Vec<_> = self.in_use().map(|book| self.books[book].summary()).collect();
@@ -175,8 +175,7 @@ impl Run {
 
     /// All that must hold when nobody writes; gives the primary.
     fn check(&mut self) -> Result<usize, String> {
-        let claims: Vec<_> = self.claims.iter().cloned().collect();
-        let broken = checker::check_terms(&claims);
+        let broken = checker::check_claims(self.claims.all());
         if !broken.is_empty() {
             return Err(format!("{broken:?}"));
         }
