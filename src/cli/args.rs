@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{HostPort, LogFormat, Partial, parse_duration};
 use crate::http::{Client, ClientError};
 use crate::node;
-use crate::types::{DbName, Txid};
+use crate::types::{DbName, NodeName, Txid};
 
 /// A replicated filesystem for SQLite.
 #[derive(Parser, Debug)]
@@ -29,8 +29,10 @@ pub(super) enum Command {
     Db(DbArgs),
     /// Wait until a node has a transaction: read your writes from a script
     Wait(WaitArgs),
-    /// Show the nodes of the cluster
+    /// Show and change the nodes of the cluster
     Members(MembersArgs),
+    /// Move the primary as planned: writers wait, none fails
+    Handoff(HandoffArgs),
     /// Watch over a node's mount; `mount` starts it by itself
     #[command(name = node::GUARD_COMMAND, hide = true)]
     GuardMount(GuardArgs),
@@ -229,6 +231,34 @@ pub(super) struct MembersArgs {
 pub(super) enum MembersCommand {
     /// List the nodes
     List,
+    /// Let in again a running voter that was removed
+    Add {
+        /// HOST:PORT of its gRPC
+        addr: HostPort,
+    },
+    /// Remove a voter or standby for good
+    Remove {
+        /// Its name
+        node: NodeName,
+    },
+    /// Let a standby vote
+    Promote {
+        /// Its name
+        node: NodeName,
+    },
+    /// Let a voter only receive the log
+    Demote {
+        /// Its name
+        node: NodeName,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct HandoffArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// Who shall be primary [default: the voter that is the least behind]
+    pub(super) to: Option<NodeName>,
 }
 
 #[derive(Subcommand, Debug)]

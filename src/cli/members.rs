@@ -1,11 +1,40 @@
-use super::args::{MembersArgs, MembersCommand};
+use super::args::{HandoffArgs, MembersArgs, MembersCommand};
 use super::{output, status};
+use crate::http::{AddRequest, HandoffDocument, HandoffRequest, MemberDocument};
 
 /// `skein members`.
 pub(super) async fn run(args: MembersArgs) -> anyhow::Result<i32> {
     let client = args.node.client()?;
     match args.command {
-        MembersCommand::List => output::out(&status::members(&client.status().await?.members))?,
+        MembersCommand::List => {
+            let members: Vec<MemberDocument> = client.get("/v1/members").await?;
+            output::out(&status::members(&members))?;
+        }
+        MembersCommand::Add { addr } => {
+            client.post("/v1/members", &AddRequest { addr: addr.to_string() }).await?;
+            output::out(&format!("{addr} is a member; it votes when it is close behind\n"))?;
+        }
+        MembersCommand::Remove { node } => {
+            client.delete(&format!("/v1/members/{node}")).await?;
+            output::out(&format!("{node} is no member any more\n"))?;
+        }
+        MembersCommand::Promote { node } => {
+            client.post(&format!("/v1/members/{node}/promote"), &()).await?;
+            output::out(&format!("{node} votes\n"))?;
+        }
+        MembersCommand::Demote { node } => {
+            client.post(&format!("/v1/members/{node}/demote"), &()).await?;
+            output::out(&format!("{node} receives the log and does not vote\n"))?;
+        }
     }
+    Ok(0)
+}
+
+/// `skein handoff`.
+pub(super) async fn hand_off(args: HandoffArgs) -> anyhow::Result<i32> {
+    let client = args.node.client()?;
+    let request = HandoffRequest { to: args.to.map(|to| to.to_string()) };
+    let done: HandoffDocument = client.ask("/v1/handoff", &request).await?;
+    output::out(&format!("{} is primary\n", done.primary))?;
     Ok(0)
 }

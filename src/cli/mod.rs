@@ -63,6 +63,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Db(args) => db::run(args).await,
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
+            Command::Handoff(args) => members::hand_off(args).await,
             Command::Ltx(_) | Command::GuardMount(_) => Ok(0),
         }
     });

@@ -31,11 +31,12 @@ fn render(status: &StatusDocument) -> String {
 
 /// The members as a table.
 pub(super) fn members(members: &[MemberDocument]) -> String {
-    let mut rows = vec![heads(&["MEMBER", "ROLE", "ADDRESS", "STATE", "LAG", "ENTRIES BEHIND"])];
+    let mut rows = vec![heads(&["MEMBER", "ROLE", "STANDING", "ADDRESS", "STATE", "LAG", "ENTRIES BEHIND"])];
     rows.extend(members.iter().map(|member| {
         vec![
             member.name.clone(),
             member.role.clone(),
+            member.standing.clone(),
             if member.addr.is_empty() { "-".to_owned() } else { member.addr.clone() },
             if member.healthy { "healthy" } else { "unreachable" }.to_owned(),
             member.lag_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms")),
@@ -78,6 +79,7 @@ mod tests {
             healthy: false,
             lag_ms: None,
             lag_entries: 7,
+            standing: "follows".into(),
         };
         let db = DatabaseDocument {
             name: "a/b.db".into(),

@@ -1,8 +1,8 @@
-use anyhow::bail;
+use anyhow::Context;
 
 use super::args::WaitArgs;
 use super::output::out;
-use crate::http::{Client, DatabaseDocument, escape_name};
+use crate::http::{Client, DatabaseDocument, NewestDocument, escape_name};
 use crate::types::{DbName, Txid};
 
 /// `skein wait`: until the node has the transaction; prints where the database then stands.
@@ -10,7 +10,7 @@ pub(super) async fn run(args: WaitArgs) -> anyhow::Result<i32> {
     let client = args.node.client()?;
     let txid = match args.pos {
         Some(txid) => txid,
-        None => last_of_primary(&client, &args.db).await?,
+        None => newest(&client, &args.db).await?,
     };
     let path = format!(
         "/v1/databases/{}/wait?txid={txid}&timeout_ms={}",
@@ -22,13 +22,9 @@ pub(super) async fn run(args: WaitArgs) -> anyhow::Result<i32> {
     Ok(0)
 }
 
-/// The last transaction the primary has now.
-async fn last_of_primary(client: &Client, db: &DbName) -> anyhow::Result<Txid> {
-    let status = client.status().await?;
-    let Some(primary) = status.primary else {
-        bail!("database {db}: no primary is known to node {}, so give --pos", status.node);
-    };
-    let primary = Client::new(&primary.http)?;
-    let found: DatabaseDocument = primary.get(&format!("/v1/databases/{}", escape_name(db.as_str()))).await?;
-    Ok(found.txid.parse()?)
+/// The newest transaction there is: a quorum has confirmed that nobody has a newer one.
+async fn newest(client: &Client, db: &DbName) -> anyhow::Result<Txid> {
+    let found: NewestDocument =
+        client.get(&format!("/v1/databases/{}/newest", escape_name(db.as_str()))).await?;
+    found.txid.parse().with_context(|| format!("database {db} has no transaction on the primary"))
 }

@@ -72,6 +72,7 @@ impl Database {
         incoming: Incoming,
         index: LogIndex,
     ) -> Result<(), DbError> {
+        self.cut(state)?;
         let fail = |source| {
             self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
         };

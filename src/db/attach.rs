@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::Backfill;
+use super::cut::Cut;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::page_checksums::WalPoint;
@@ -50,6 +51,8 @@ pub(super) struct WalAttachment {
     pub synced: bool,
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
+    /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
+    pub cut: Option<Cut>,
 }
 
 /// The end of the captured part of a WAL.
@@ -143,19 +146,18 @@ impl Database {
             captured,
             synced: false,
             unpublished_change: None,
+            cut: None,
         })
     }
 
     /// Raises or lifts the fence of an attachment as this node's access demands.
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
-        match self.access() {
-            Access::Write => wal.fence.lift(&wal.work).map_err(fail),
-            Access::Fenced | Access::ReadOnly => {
-                wal.fence.raise(&wal.work).map_err(fail)?;
-                wal.pin.release(&wal.index).map_err(fail)
-            }
+        if self.shared.writable() {
+            return wal.fence.lift(&wal.work).map_err(fail);
         }
+        wal.fence.raise(&wal.work).map_err(fail)?;
+        if self.access() == Access::Write { Ok(()) } else { wal.pin.release(&wal.index).map_err(fail) }
     }
 
     /// Ends the attachment of a database no application has open: everything into the database file, the log

@@ -39,13 +39,18 @@ impl WalAttachment {
             return Ok(Backfill::Busy);
         }
         let result = self.backfill_locked(limit);
-        unlock(&self.work, lock_bytes::CKPT, 1)?;
+        let backfilled = self.index.backfilled();
+        self.cut = self.cut.filter(|cut| cut.end > backfilled);
+        if self.cut.is_none() {
+            unlock(&self.work, lock_bytes::CKPT, 1)?;
+        }
         result
     }
 
     fn backfill_locked(&mut self, limit: u32) -> io::Result<Backfill> {
         let HeaderRead::Valid(header) = self.index.header() else { return Ok(Backfill::Busy) };
         let safe = self.safe_frame(limit.min(header.max_frame))?;
+        let safe = self.cut.map_or(safe, |cut| cut.outside(safe));
         let done = self.index.backfilled();
         if safe > done {
             if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::read(0), 1)? {

@@ -30,6 +30,8 @@ pub struct Database {
     pub(super) overlay: Overlay,
     /// The last rollback journal ended by being removed or cut, not by a write.
     pub(super) journal_vanishes: AtomicBool,
+    /// Whether a change set may be in limbo; so that nobody has to look.
+    pub(super) in_limbo: AtomicBool,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -104,6 +106,7 @@ impl Database {
             changed: Condvar::new(),
             overlay: Overlay::new(),
             journal_vanishes: AtomicBool::new(false),
+            in_limbo: AtomicBool::new(false),
             alone: Mutex::new(()),
         })
     }
@@ -155,10 +158,17 @@ impl Database {
         self.lock().failed.clone()
     }
 
-    /// Whether applying an entry may wait for applications: a rollback database that is open.
+    /// Whether applying an entry may take long or wait for applications: a rollback database that is open, a writer at
+    /// work, or what must be cut from its log first.
     pub fn apply_may_wait(&self) -> bool {
         // Whoever holds the lock may be waiting himself.
-        self.try_lock().is_none_or(|state| state.is_open_rollback())
+        self.try_lock().is_none_or(|mut state| {
+            let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
+            state.exclusive
+                || state.flight.is_some()
+                || state.is_open_rollback()
+                || !state.wal.as_mut().is_none_or(fenced_and_clean)
+        })
     }
 
     /// What applications may do.

@@ -48,7 +48,11 @@ impl WalAttachment {
         Ok(!self.phantom()? && self.captured.unpublished.is_some())
     }
 
-    fn publish_captured(&mut self, pages: PageCount) -> io::Result<bool> {
+    /// Publishes captured frames, with the write lock held: their writer is dead then, or has published them itself.
+    ///
+    /// # Errors
+    /// Where the log or its index cannot be read or written.
+    pub(super) fn publish_captured(&mut self, pages: PageCount) -> io::Result<bool> {
         // Again, with the lock: the writer may have published and gone in between.
         if !self.still_unpublished()? {
             return Ok(false);

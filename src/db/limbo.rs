@@ -1,6 +1,7 @@
 //! Limbo: change sets whose fate the log could not tell. Unknown is never success and never silently failure.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::DbError;
 use super::commit::{Flight, Source};
@@ -62,9 +63,21 @@ impl Database {
         applied
     }
 
+    /// The log of a new leader has decided: what is still in limbo is no part of history.
+    pub(crate) fn leave_limbo(&self) {
+        if !self.in_limbo.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        let mut state = self.lock();
+        if let Some(flight) = state.limbo.take() {
+            tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
+        }
+    }
+
     /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured.
     pub(super) fn put_in_limbo(&self, state: &mut State, flight: Flight) {
         tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "the fate of a transaction is unknown");
         state.limbo = Some(flight);
+        self.in_limbo.store(true, Ordering::SeqCst);
     }
 }

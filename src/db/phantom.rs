@@ -97,7 +97,7 @@ impl Database {
         }
     }
 
-    fn restore_locked(&self) -> io::Result<()> {
+    pub(super) fn restore_locked(&self) -> io::Result<()> {
         let mut state = self.lock();
         let page_size = state.page_size;
         let Some(wal) = state.wal.as_mut() else { return Ok(()) };
@@ -166,7 +166,11 @@ impl Database {
 }
 
 /// The last frame of each page among frames `first..=last`.
-fn frames_between(wal: &mut WalAttachment, first: u32, last: u32) -> io::Result<BTreeMap<Pgno, u32>> {
+pub(super) fn frames_between(
+    wal: &mut WalAttachment,
+    first: u32,
+    last: u32,
+) -> io::Result<BTreeMap<Pgno, u32>> {
     let mut frames = BTreeMap::new();
     for frame in first..=last {
         if let Some(pgno) = wal.index.page_of(frame)? {

@@ -13,7 +13,7 @@ use super::{DbError, DbFiles, FileKind};
 use crate::io::fault;
 use crate::io::read_or_zero;
 use crate::sqlite::header::DatabaseHeader;
-use crate::types::{Access, DbName, JournalMode, PageCount};
+use crate::types::{DbName, JournalMode, PageCount};
 
 /// Name, beside the database, of a log that a crash left behind.
 const TAIL: &str = "tail-wal";
@@ -34,8 +34,8 @@ impl Database {
         fault::point("recover_journal_remove")
             .and_then(|()| remove(&files, FileKind::Journal))
             .map_err(|source| fail("removing an old journal", source))?;
-        let tail =
-            set_aside(&files, shared.access()).map_err(|source| fail("setting the WAL aside", source))?;
+        let tail = set_aside(&files, shared.tails_count())
+            .map_err(|source| fail("setting the WAL aside", source))?;
         let marker = checksums.marker();
         let mode = mode_of(&files).map_err(|source| fail("reading the database header", source))?;
         let dirty_since = (marker.index < checksums.pending()).then(|| marker.index.next());
@@ -65,40 +65,6 @@ impl Database {
         };
         Ok(Self::new(name, files, shared, state))
     }
-
-    /// After redo: what the file holds beyond the log is cut off, and the WAL left by a crash becomes history
-    /// where it continues the position. Blocking; on the primary only.
-    ///
-    /// # Errors
-    /// Where the files cannot be read, or the log does not take the tail.
-    pub fn settle_tail(self: &Arc<Self>) -> Result<(), DbError> {
-        let fail = |source| self.io_error("settling what a crash left in the WAL", source);
-        let (tail, captured) = {
-            let state = self.lock();
-            match &state.tail {
-                Some(tail) => (tail.clone(), state.captured),
-                None => return Ok(()),
-            }
-        };
-        let frames = super::tail::uncaptured(&tail, captured).map_err(fail)?;
-        let sound = match &frames {
-            Some(frames) => frames.continue_what_was_captured(&self.lock()).map_err(fail)?,
-            None => true,
-        };
-        if let Some(frames) = frames.as_ref().filter(|_| !sound) {
-            let file = frames.discard(self, &self.lock()).map_err(fail)?;
-            tracing::error!(db = %self.name(), frames = frames.count(), file = %file.display(), "transactions that were not replicated, and stand on a commit that was, are discarded and kept");
-        }
-        if let Some(frames) = frames.filter(|_| sound) {
-            tracing::info!(db = %self.name(), frames = frames.count(), "capturing transactions that a crash left in the WAL");
-            self.commit_own(|state| frames.encode(self, state).map(Some).map_err(fail))?;
-        }
-        fault::point("tail_remove").map_err(fail)?;
-        std::fs::remove_file(&tail).map_err(fail)?;
-        let mut state = self.lock();
-        (state.tail, state.captured) = (None, None);
-        Ok(())
-    }
 }
 
 fn remove(files: &DbFiles, kind: FileKind) -> io::Result<()> {
@@ -108,12 +74,16 @@ fn remove(files: &DbFiles, kind: FileKind) -> io::Result<()> {
     }
 }
 
-/// Moves the WAL of an earlier run out of the way. A replica's holds nothing that the log does not bring again.
-fn set_aside(files: &DbFiles, access: Access) -> io::Result<Option<PathBuf>> {
+/// Moves the WAL of an earlier run out of the way. One of a node that was not primary (`counts` is false) holds nothing
+/// that the log does not bring again.
+fn set_aside(files: &DbFiles, counts: bool) -> io::Result<Option<PathBuf>> {
     let (wal, tail) = (files.path(FileKind::Wal), files.dir().join(TAIL));
-    if access == Access::ReadOnly {
+    if !counts {
         remove(files, FileKind::Wal)?;
-        return Ok(None);
+        match std::fs::remove_file(&tail) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => return Ok(None),
+        }
     }
     // A tail that is still there is the older one: nothing was served since, so the log beside it is empty.
     let length = std::fs::metadata(&wal).map_or(0, |metadata| metadata.len());

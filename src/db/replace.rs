@@ -138,7 +138,7 @@ impl Database {
         Ok(())
     }
 
-    fn capture_and_wait(self: &Arc<Self>) -> Result<(), DbError> {
+    pub(super) fn capture_and_wait(self: &Arc<Self>) -> Result<(), DbError> {
         let (sender, receiver) = mpsc::channel();
         self.capture_wal(Some(Box::new(move |answer| drop(sender.send(answer)))));
         receiver.recv().unwrap_or_else(|_| Err(self.unavailable("the log was closed")))

@@ -1,5 +1,5 @@
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::{ChangeSink, Database, KernelCache, Tailer};
@@ -19,6 +19,8 @@ pub struct Shared {
     /// Hears of every step a database makes.
     pub observer: Observer,
     access: AtomicU8,
+    handing_over: AtomicBool,
+    tails_count: AtomicBool,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     tailer: OnceLock<Tailer>,
@@ -59,6 +61,8 @@ impl Shared {
             tmp,
             observer,
             access: AtomicU8::new(access as u8),
+            handing_over: AtomicBool::new(false),
+            tails_count: AtomicBool::new(false),
             sink: OnceLock::new(),
             cache: OnceLock::new(),
             tailer: OnceLock::new(),
@@ -77,6 +81,26 @@ impl Shared {
     /// Sets what applications may do; the databases are fenced or unfenced one by one after it.
     pub fn set_access(&self, access: Access) {
         self.access.store(access as u8, Ordering::SeqCst);
+    }
+
+    /// While the primary is moved as planned, what is under way is committed and nothing new begins.
+    pub fn set_handing_over(&self, handing_over: bool) {
+        self.handing_over.store(handing_over, Ordering::SeqCst);
+    }
+
+    /// Whether applications may begin to write.
+    pub fn writable(&self) -> bool {
+        self.access() == Access::Write && !self.handing_over.load(Ordering::SeqCst)
+    }
+
+    /// Says whether logs left behind by the last run may hold what applications wrote: only a primary's do.
+    pub fn set_tails_count(&self, count: bool) {
+        self.tails_count.store(count, Ordering::SeqCst);
+    }
+
+    /// Whether logs left behind by the last run may hold what applications wrote.
+    pub fn tails_count(&self) -> bool {
+        self.tails_count.load(Ordering::SeqCst)
     }
 
     /// Connects the log; the first call counts.

@@ -5,17 +5,88 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::FileKind;
 use super::batch::{Batch, Frame};
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::discard::write_discarded;
 use super::page_checksums::WalPoint;
-use crate::io::read_or_zero;
+use super::{DbError, FileKind};
+use crate::io::{fault, read_or_zero};
 use crate::ltx;
 use crate::sqlite::wal::{CommittedFrames, FRAME_HEADER_SIZE, Salt, frame_offset};
 use crate::types::{PageCount, PageSize, Pgno};
+
+impl Database {
+    /// After redo: the WAL left by a crash becomes history where it continues the position. Blocking; on the primary
+    /// only.
+    ///
+    /// # Errors
+    /// Where the files cannot be read, or the log does not take the tail.
+    pub fn settle_tail(self: &Arc<Self>) -> Result<(), DbError> {
+        let fail = |source| self.io_error("settling what a crash left in the WAL", source);
+        let Some((tail, frames)) = self.tail_frames().map_err(fail)? else { return Ok(()) };
+        let sound = match &frames {
+            Some(frames) => frames.continue_what_was_captured(&self.lock()).map_err(fail)?,
+            None => true,
+        };
+        match frames {
+            Some(frames) if !sound => {
+                let file = frames.discard(self, &self.lock()).map_err(fail)?;
+                tracing::error!(db = %self.name(), frames = frames.count(), file = %file.display(), "transactions that were not replicated, and stand on a commit that was, are discarded and kept");
+            }
+            Some(frames) if !frames.are_known(&self.lock()).map_err(fail)? => {
+                tracing::info!(db = %self.name(), frames = frames.count(), "capturing transactions that a crash left in the WAL");
+                self.commit_own(|state| frames.encode(self, state).map(Some).map_err(fail))?;
+            }
+            _ => {}
+        }
+        self.forget_tail(&tail).map_err(fail)
+    }
+
+    /// Another node is primary, or has changed the database since: what a crash left in the WAL never becomes history,
+    /// and is kept. Blocking.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn discard_tail(&self) -> Result<(), DbError> {
+        let fail = |source| self.io_error("setting aside what a crash left in the WAL", source);
+        let Some((tail, frames)) = self.tail_frames().map_err(fail)? else { return Ok(()) };
+        if let Some(frames) = frames
+            && !frames.are_known(&self.lock()).map_err(fail)?
+        {
+            let file = frames.discard(self, &self.lock()).map_err(fail)?;
+            self.report_discarded(frames.count(), &file);
+        }
+        self.forget_tail(&tail).map_err(fail)
+    }
+
+    pub(super) fn report_discarded(&self, frames: usize, file: &Path) {
+        tracing::error!(db = %self.name(), frames, file = %file.display(), "transactions that were not replicated before another node became primary are discarded and kept");
+    }
+
+    fn tail_frames(&self) -> io::Result<Option<(PathBuf, Option<TailFrames>)>> {
+        let (tail, captured) = {
+            let state = self.lock();
+            let Some(tail) = &state.tail else { return Ok(None) };
+            (tail.clone(), state.captured)
+        };
+        let frames = uncaptured(&tail, captured)?;
+        Ok(Some((tail, frames)))
+    }
+
+    fn forget_tail(&self, tail: &Path) -> io::Result<()> {
+        fault::point("tail_remove")?;
+        std::fs::remove_file(tail)?;
+        let mut state = self.lock();
+        state.tail = None;
+        if state.wal.is_none() {
+            state.captured = None;
+        }
+        Ok(())
+    }
+}
 
 /// Frames of a tail that are to be captured.
 pub(super) struct TailFrames {
@@ -93,6 +164,25 @@ impl TailFrames {
             if !state.pages.contains(*pgno) || *pgno == lock_page {
                 continue;
             }
+            self.read(*number, &mut page)?;
+            if state.checksums.get(*pgno)? != Some(ltx::page_checksum(*pgno, &page)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Whether they say nothing new: the log brought the same, or a crash came between capturing them and removing
+    /// their file.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    pub fn are_known(&self, state: &State) -> io::Result<bool> {
+        if self.pages != state.pages || self.page_size != state.page_size {
+            return Ok(false);
+        }
+        let mut page = vec![0; self.page_size.len()];
+        for (pgno, number) in self.frames.iter().filter(|(pgno, _)| self.pages.contains(**pgno)) {
             self.read(*number, &mut page)?;
             if state.checksums.get(*pgno)? != Some(ltx::page_checksum(*pgno, &page)) {
                 return Ok(false);

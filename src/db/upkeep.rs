@@ -7,36 +7,9 @@ use super::database::{Database, State};
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
-use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
+use crate::types::{Checksum, LogIndex, PageCount, Pgno};
 
 impl Database {
-    /// Makes locks and watches what the node's access demands. Blocking: a writer at work is waited for.
-    ///
-    /// # Errors
-    /// Where locks cannot be taken.
-    pub fn set_access(self: &Arc<Self>) -> Result<(), DbError> {
-        if self.access() == Access::Write {
-            let mut state = self.lock();
-            if let Some(wal) = state.wal.as_mut() {
-                self.set_fence(wal)?;
-                if let Some(tailer) = self.shared.tailer() {
-                    tailer.watch(self);
-                }
-            }
-            return Ok(());
-        }
-        // Holding the writers does it; the fence stays up because this node may not write any more.
-        let held = self.hold_writers()?;
-        let mut state = self.lock();
-        let fenced = match state.wal.as_mut() {
-            Some(wal) => self.set_fence(wal),
-            None => self.drop_staged().map_err(|source| self.io_error("ending its transaction", source)),
-        };
-        drop(state);
-        drop(held);
-        fenced
-    }
-
     /// Stops serving the database until it is resynced.
     pub fn fail(&self, error: &DbError) {
         let mut state = self.lock();

@@ -6,8 +6,8 @@ use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
 use crate::db::{Done, SnapshotHeader};
-use crate::store::{DbStatus, Member, PrimaryInfo, StoreError, StoreEvent};
-use crate::types::{DbName, LogIndex, NodeName, Role, Txid};
+use crate::store::{ClusterAnswer, DbStatus, Member, MemberChange, PrimaryInfo, StoreError, StoreEvent};
+use crate::types::{DbName, LogIndex, NodeName, Pos, Role, Txid};
 
 /// What a node says about itself.
 #[derive(Clone, Debug)]
@@ -43,6 +43,21 @@ pub trait Api: Send + Sync + 'static {
 
     /// The nodes of the cluster it knows.
     fn members(&self) -> Vec<Member>;
+
+    /// The nodes as the primary sees them.
+    fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>>;
+
+    /// Makes a running voter of this cluster that is no member one; `addr` is its gRPC.
+    fn add_member(&self, addr: String) -> ClusterAnswer<'_, ()>;
+
+    /// Changes the part a member has.
+    fn change_member(&self, change: MemberChange) -> ClusterAnswer<'_, ()>;
+
+    /// Moves the primary as planned; gives the new one.
+    fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName>;
+
+    /// The newest committed position of a database, confirmed by a quorum.
+    fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos>;
 
     /// Number of change sets kept in `discarded/`.
     fn discarded(&self) -> u64;

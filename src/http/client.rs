@@ -2,13 +2,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Limited, StreamBody};
+use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -108,6 +109,9 @@ impl Client {
         let size = body.size_hint().exact();
         let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         let mut request = request.body(body).map_err(|_| ClientError::Url(format!("{}{path}", self.base)))?;
+        if request.method() == Method::POST {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         if let Some(size) = size.filter(|size| *size > 0) {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));
         }
@@ -163,6 +167,28 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// `POST path` with a JSON document; the answer has no content.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn post(&self, path: &str, document: &impl Serialize) -> Result<(), ClientError> {
+        self.send(Method::POST, path, json(document)).await.map(drop)
+    }
+
+    /// `POST path` with a JSON document, answered by another.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let response = self.send(Method::POST, path, json(document)).await?;
+        let body = self.collect(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.strange(error.to_string()))
+    }
+
     /// `DELETE path`.
     ///
     /// # Errors
@@ -206,6 +232,11 @@ impl Client {
         let frames = ReceiverStream::new(parts).map(|part| part.map(Frame::data));
         self.send(Method::PUT, path, StreamBody::new(frames).boxed_unsync()).await.map(drop)
     }
+}
+
+fn json(document: &impl Serialize) -> Outgoing {
+    let bytes = serde_json::to_vec(document).expect("a document is plain data");
+    Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn empty() -> Outgoing {

@@ -63,6 +63,10 @@ pub struct MemberDocument {
     pub lag_ms: Option<u64>,
     /// Log entries it still lacks.
     pub lag_entries: u64,
+    /// `votes`; `joining`: gets the log and votes when it is close behind; `standby`: gets the log and does not vote;
+    /// `follows`: a replica.
+    #[serde(default)]
+    pub standing: String,
 }
 
 impl StatusDocument {
@@ -108,6 +112,7 @@ impl From<Member> for MemberDocument {
             healthy: member.healthy,
             lag_ms: member.lag.map(|lag| u64::try_from(lag.as_millis()).unwrap_or(u64::MAX)),
             lag_entries: member.lag_entries,
+            standing: member.standing.to_string(),
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod api;
 mod client;
+mod cluster;
 mod documents;
 mod events;
 mod export;
@@ -20,6 +21,7 @@ mod wait;
 pub use api::{Api, ExportSink, Import, Overview};
 pub use axum::Router;
 pub use client::{Client, ClientError, escape_name};
+pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
 pub use rfc3339::rfc3339;
 pub use router::{router, serve};

@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::wait::WaitQuery;
-use super::{Api, DatabaseDocument, StatusDocument, events, export, gauges, import, wait};
+use super::{Api, DatabaseDocument, cluster, events, export, gauges, import, wait};
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
@@ -25,22 +25,28 @@ use crate::types::DbName;
 const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
-struct Context {
-    api: Arc<dyn Api>,
+pub(super) struct Context {
+    pub(super) api: Arc<dyn Api>,
     exposition: Exposition,
     shutdown: CancellationToken,
 }
 
-type Name = Result<Path<String>, PathRejection>;
+pub(super) type Name = Result<Path<String>, PathRejection>;
 
 /// The routes of a node's API.
 pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
     Router::new()
-        .route("/v1/status", get(status))
+        .route("/v1/status", get(cluster::status))
         .route("/v1/databases", get(databases))
         .route("/v1/databases/{name}", get(one_database).put(put_database).delete(delete_database))
         .route("/v1/databases/{name}/export", get(export_database))
         .route("/v1/databases/{name}/wait", get(wait_database))
+        .route("/v1/databases/{name}/newest", get(cluster::newest))
+        .route("/v1/members", get(cluster::list_members).post(cluster::add_member))
+        .route("/v1/members/{name}", delete(cluster::remove_member))
+        .route("/v1/members/{name}/promote", post(cluster::promote_member))
+        .route("/v1/members/{name}/demote", post(cluster::demote_member))
+        .route("/v1/handoff", post(cluster::hand_off))
         .route("/v1/events", get(watch_events))
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
@@ -91,7 +97,16 @@ async fn measure(request: Request, next: Next) -> Response {
 
 /// The route a path belongs to, so that a metric has few values.
 fn route_of(path: &str) -> &'static str {
-    const PLAIN: [&str; 6] = ["/v1/status", "/v1/databases", "/v1/events", "/metrics", "/livez", "/readyz"];
+    const PLAIN: [&str; 8] = [
+        "/v1/status",
+        "/v1/databases",
+        "/v1/events",
+        "/v1/members",
+        "/v1/handoff",
+        "/metrics",
+        "/livez",
+        "/readyz",
+    ];
     if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
         return plain;
     }
@@ -99,18 +114,15 @@ fn route_of(path: &str) -> &'static str {
         Some(None) => "/v1/databases/{name}",
         Some(Some((_, "export"))) => "/v1/databases/{name}/export",
         Some(Some((_, "wait"))) => "/v1/databases/{name}/wait",
+        Some(Some((_, "newest"))) => "/v1/databases/{name}/newest",
+        None if path.starts_with("/v1/members/") => "/v1/members/{name}",
         _ => "other",
     }
 }
 
-fn db_name(name: Name) -> Result<DbName, Problem> {
+pub(super) fn db_name(name: Name) -> Result<DbName, Problem> {
     let Path(name) = name.map_err(|error| Problem::bad_request(error.body_text()))?;
     DbName::new(&name).map_err(|error| Problem::bad_request(error.to_string()))
-}
-
-async fn status(State(context): State<Context>) -> Json<StatusDocument> {
-    let api = &context.api;
-    Json(StatusDocument::new(&api.overview(), api.databases(), api.members()))
 }
 
 async fn databases(State(context): State<Context>) -> Json<Vec<DatabaseDocument>> {

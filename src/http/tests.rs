@@ -15,9 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Api, Client, ClientError, ExportSink, Import, Overview, StatusDocument, router, serve};
 use crate::db::{DbError, Done, SnapshotHeader};
-use crate::store::{DbStatus, Member, PrimaryInfo, StoreError, StoreEvent};
+use crate::store::{
+    ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, PrimaryInfo, Standing, StoreError,
+    StoreEvent,
+};
 use crate::telemetry::Exposition;
-use crate::types::{Checksum, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos, Role, Txid};
+use crate::types::{Checksum, DbName, JournalMode, LogIndex, NodeName, PageCount, PageSize, Pos, Role, Txid};
 
 const PAGE: u32 = 4096;
 
@@ -108,7 +111,35 @@ impl Api for Fake {
             healthy: true,
             lag: None,
             lag_entries: 0,
+            standing: Standing::Votes,
         }]
+    }
+
+    fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>> {
+        let answer = if self.primary { Ok(self.members()) } else { Err(ClusterError::NotPrimary(None)) };
+        Box::pin(async { answer })
+    }
+
+    fn add_member(&self, addr: String) -> ClusterAnswer<'_, ()> {
+        Box::pin(async move { Err(ClusterError::Unavailable(format!("node at {addr}: nobody"))) })
+    }
+
+    fn change_member(&self, change: MemberChange) -> ClusterAnswer<'_, ()> {
+        Box::pin(async move {
+            match change {
+                MemberChange::Demote(name) if name.as_str() == "n2" => Ok(()),
+                _ => Err(ClusterError::Refused("no voter or standby has that name".into())),
+            }
+        })
+    }
+
+    fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
+        Box::pin(async move { to.ok_or(ClusterError::Unavailable("nobody takes over".into())) })
+    }
+
+    fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
+        let known = self.database(&db).map_or(Pos::ZERO, |db| db.pos);
+        Box::pin(async move { Ok(known) })
     }
 
     fn discarded(&self) -> u64 {

@@ -26,6 +26,8 @@ pub struct BlobWriter {
     file: tempfile::NamedTempFile,
     buffer: Vec<u8>,
     written: i64,
+    /// The last bytes so far: an LTX file ends with its checksum.
+    tail: [u8; 8],
 }
 
 /// Bytes gathered before they are written.
@@ -62,15 +64,22 @@ impl BlobStore {
     pub fn create(&self) -> io::Result<BlobWriter> {
         fault::point("blob_create")?;
         let file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.dir)?;
-        Ok(BlobWriter { file, buffer: Vec::with_capacity(BUFFER_BYTES), written: 0 })
+        Ok(BlobWriter { file, buffer: Vec::with_capacity(BUFFER_BYTES), written: 0, tail: [0; 8] })
     }
 
     /// Makes the blob durable under its name.
     ///
     /// # Errors
-    /// Where writing, syncing or renaming fails; the blob is gone then.
+    /// `InvalidData` where what was written is not what the name says; where writing, syncing or renaming fails. The
+    /// blob is gone then.
     pub fn keep(&self, mut writer: BlobWriter, key: BlobKey) -> io::Result<()> {
         writer.flush()?;
+        let (digest, bytes) = (u64::from_be_bytes(writer.tail), writer.written as u64);
+        if (digest, bytes) != key {
+            let text =
+                format!("blob {:016x}-{:016x} has another size ({bytes} bytes) or checksum", key.0, key.1);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
         fault::point("blob_sync")?;
         if self.durable {
             writer.file.as_file().sync_data()?;
@@ -162,8 +171,16 @@ impl BlobWriter {
         // Starts the writing and drops nothing that is not written (mm/fadvise.c); it is no more than a wish.
         let _ = posix_fadvise(&self.file, self.written, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         self.written += length;
+        keep_tail(&mut self.tail, data);
         Ok(())
     }
+}
+
+/// The last 8 bytes of everything seen.
+fn keep_tail(tail: &mut [u8; 8], chunk: &[u8]) {
+    let last = &chunk[chunk.len().saturating_sub(8)..];
+    tail.rotate_left(last.len());
+    tail[8 - last.len()..].copy_from_slice(last);
 }
 
 #[cfg(test)]
@@ -180,16 +197,29 @@ mod tests {
         dropped.write_all(b"gone").unwrap();
         drop(dropped);
         let mut kept = store.create().unwrap();
-        kept.write_all(b"here").unwrap();
-        store.keep(kept, (1, 4)).unwrap();
+        kept.write_all(b"here\0\0\0\0\0\0\0\x01").unwrap();
+        store.keep(kept, (1, 12)).unwrap();
+        let mut other = store.create().unwrap();
+        other.write_all(b"here\0\0\0\0\0\0\0\x02").unwrap();
+        assert_eq!(store.keep(other, (1, 12)).unwrap_err().kind(), io::ErrorKind::InvalidData);
         fs::write(dir.path().join(".new-dead"), b"x").unwrap();
         let store = BlobStore::open(dir.path().to_path_buf()).unwrap();
-        assert_eq!(store.list().unwrap(), [(1, 4)]);
+        assert_eq!(store.list().unwrap(), [(1, 12)]);
         let mut text = String::new();
-        store.open_blob((1, 4)).unwrap().read_to_string(&mut text).unwrap();
-        assert_eq!((text.as_str(), store.contains((1, 4)), store.contains((1, 5))), ("here", true, false));
-        store.remove((1, 4)).unwrap();
-        store.remove((1, 4)).unwrap();
-        assert!(store.open_blob((1, 4)).unwrap_err().to_string().contains("0000000000000001-"));
+        store.open_blob((1, 12)).unwrap().read_to_string(&mut text).unwrap();
+        assert!(text.starts_with("here") && store.contains((1, 12)) && !store.contains((1, 13)));
+        store.remove((1, 12)).unwrap();
+        store.remove((1, 12)).unwrap();
+        assert!(store.open_blob((1, 12)).unwrap_err().to_string().contains("0000000000000001-"));
+    }
+
+    #[test]
+    fn the_tail_is_the_same_however_the_bytes_are_cut() {
+        let data: Vec<u8> = (0..40).collect();
+        for cut in 1..=40 {
+            let mut tail = [0; 8];
+            data.chunks(cut).for_each(|chunk| keep_tail(&mut tail, chunk));
+            assert_eq!(tail, data[32..], "chunks of {cut}");
+        }
     }
 }

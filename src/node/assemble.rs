@@ -1,6 +1,6 @@
 //! The order a node starts in, and the reverse it stops in.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -9,9 +9,10 @@ use tokio_util::task::TaskTracker;
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
 use super::guard::Guard;
+use super::joining::{enlist, find_cluster, look_up};
 use super::place::Place;
 use super::primary::VoterAccess;
-use super::replication::{Parts, Replication};
+use super::replication::{Parts, Replication, parse_cluster};
 use super::tally::count_events;
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
@@ -19,7 +20,8 @@ use crate::config::Settings;
 use crate::http;
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::raft::{AddressBook, Beginning};
+use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
 use crate::telemetry::Exposition;
 use crate::types::{Access, Role};
 
@@ -45,7 +47,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     refuse_stale_mount(&identity.get())?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
-    let (blobs, store) = open_store(settings, &identity).await?;
+    let (blobs, store) = open_store(settings, &identity, place).await?;
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
     let parts = Parts {
@@ -67,11 +69,14 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let last_mount = Some((mount.connection(), settings.mount.clone()));
     identity.update(|identity| identity.last_mount = last_mount)?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
+    let control = Arc::new(OnceLock::new());
+    tasks.spawn(know_cluster(control.clone(), replication.clone(), settings.clone(), identity.clone()));
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
         role: settings.role,
         store: store.clone(),
         replication: replication.clone(),
+        control,
         ready: ready.subscribe(),
     });
     let router = http::router(view, Exposition::install(), shutdown.clone());
@@ -109,6 +114,9 @@ impl Running {
         let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
         // A voter's log must take what is still to be captured; a replica must not apply to what is being closed.
         let voter = matches!(*self.replication, Replication::Voter { .. });
+        if !failed {
+            self.replication.step_down().await;
+        }
         let mut stopped = Ok(());
         if !voter {
             stopped = self.replication.stop().await;
@@ -174,6 +182,7 @@ fn refuse_stale_mount(identity: &Identity) -> Result<(), NodeError> {
 async fn open_store(
     settings: &Settings,
     identity: &IdentityFile,
+    place: Place,
 ) -> Result<(Arc<BlobStore>, Arc<Store>), NodeError> {
     let layout = identity.layout().clone();
     let node = identity.get().node;
@@ -188,22 +197,73 @@ async fn open_store(
         let blobs = open(dir.clone())
             .map_err(|source| StoreError::Io { what: format!("opening {}", dir.display()), source })?;
         let blobs = Arc::new(blobs);
+        if place == Place::Join {
+            // What this node has came by a stream; the log it gets now begins anew, and skips what is here.
+            Store::forget_log(&layout)?;
+        }
         let store = Store::open(StoreOptions { layout, node, access, blobs: blobs.clone() })?;
         Ok((blobs, store))
     })
     .await?
 }
 
+/// Fills in the cluster as a whole once its id is known: a replica learns it from whom it follows.
+async fn know_cluster(
+    slot: Arc<OnceLock<Arc<dyn ClusterControl>>>,
+    replication: Arc<Replication>,
+    settings: Settings,
+    identity: Arc<IdentityFile>,
+) {
+    replication.wait_cluster().await;
+    let Some(Ok(cluster)) = identity.get().cluster.map(|cluster| parse_cluster(&cluster)) else { return };
+    let nodes = settings.join.iter().map(ToString::to_string).collect();
+    let _only_once = slot.set(replication.control(&cluster, nodes));
+}
+
 async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<Replication, NodeError> {
+    let nodes: Vec<String> = settings.join.iter().map(ToString::to_string).collect();
     if place == Place::Follow {
-        let upstreams = settings.join.iter().map(ToString::to_string).collect();
-        return Replication::follow(parts, upstreams);
+        return Replication::follow(parts, nodes);
     }
-    let identity = parts.identity.clone();
+    let (identity, book) = (parts.identity.clone(), AddressBook::default());
+    if place == Place::Join {
+        let found = find_cluster(&nodes, &book).await?;
+        identity.update(|identity| {
+            identity.cluster = Some(found.to_string());
+            identity.role = settings.role;
+        })?;
+    }
     let cluster =
         identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
-    let replication = Replication::vote(parts, cluster, place == Place::Found).await?;
+    let cluster = parse_cluster(&cluster)?;
+    let beginning = match place {
+        Place::Found => Beginning::Found,
+        Place::Join => Beginning::Wait,
+        Place::Resume | Place::Follow if nodes.is_empty() => Beginning::Never,
+        Place::Resume | Place::Follow => Beginning::Wait,
+    };
+    let (tasks, shutdown, failures) = (parts.tasks.clone(), parts.shutdown.clone(), parts.failures.clone());
+    if !nodes.is_empty() {
+        // Before Raft starts: where the others are now may be all that is missing for a quorum.
+        let looking = look_up(nodes.clone(), cluster.clone(), book.clone(), shutdown.clone());
+        let failures = failures.clone();
+        tasks.spawn(async move {
+            if let Err(error) = looking.await {
+                // Nobody to tell: the node ends already.
+                let _ = failures.send(error).await;
+            }
+        });
+    }
+    let replication = Replication::vote(parts, &cluster, beginning, book).await?;
     identity.update(|identity| identity.founding = false)?;
+    let node = identity.get().node;
+    if let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes)? {
+        tasks.spawn(async move {
+            if let Err(error) = enlist(control, candidate, shutdown).await {
+                let _ = failures.send(error).await;
+            }
+        });
+    }
     Ok(replication)
 }
 
@@ -254,12 +314,19 @@ async fn wait_until_usable(
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
     match replication {
-        Replication::Voter { raft, own, .. } => {
+        Replication::Voter { raft, own, handoffs, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
             let states = raft.watch_primary();
-            let voter =
-                VoterAccess { store: store.clone(), own: own.clone(), settled, failures: failures.clone() };
+            let handoffs = handoffs.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+            let voter = VoterAccess {
+                store: store.clone(),
+                raft: raft.clone(),
+                own: own.clone(),
+                handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
+                settled,
+                failures: failures.clone(),
+            };
             tasks.spawn(voter.follow(states, shutdown.clone()));
             match watched.wait_for(|settled| *settled).await {
                 Ok(_) => Ok(()),

@@ -9,6 +9,8 @@ pub(super) enum Place {
     Found,
     /// Goes on as the voter it was.
     Resume,
+    /// Becomes a voter of the cluster that the nodes of `--join` are in.
+    Join,
     /// Follows the nodes of `--join`.
     Follow,
 }
@@ -21,7 +23,9 @@ impl Place {
     pub(super) fn of(settings: &Settings, identity: &Identity) -> Result<Self, NodeError> {
         let refuse = |why: String| Err(NodeError::Cluster(why));
         let data = settings.data.display();
-        if identity.role != settings.role {
+        // A replica may become a voter: what it has is kept, and completed by difference.
+        let promoted = (identity.role, settings.role) == (Role::Replica, Role::Voter);
+        if identity.role != settings.role && !(promoted && !settings.join.is_empty()) {
             return refuse(format!(
                 "data directory {data} belongs to a {}: give --role {}, or an empty --data",
                 identity.role, identity.role
@@ -33,6 +37,7 @@ impl Place {
                 refuse("a replica needs a node to follow: give --join HOST:PORT of one of the cluster".into())
             }
             Role::Replica => Ok(Place::Follow),
+            Role::Voter if promoted => Ok(Place::Join),
             Role::Voter if settings.bootstrap && belongs => refuse(format!(
                 "data directory {data} already belongs to cluster {}: start without --bootstrap, or give an empty --data",
                 identity.cluster.as_deref().unwrap_or_default()
@@ -43,13 +48,9 @@ impl Place {
                 refuse("founding the cluster was interrupted: start once more with --bootstrap".into())
             }
             Role::Voter if settings.join.is_empty() => refuse(format!(
-                "data directory {data} belongs to no cluster: give --bootstrap to found one, or --role replica --join \
-                 HOST:PORT to follow one"
+                "data directory {data} belongs to no cluster: give --bootstrap to found one, or --join HOST:PORT to join one"
             )),
-            Role::Voter => refuse(
-                "joining a cluster as a voter is not available yet: give --role replica with --join, or --bootstrap"
-                    .into(),
-            ),
+            Role::Voter => Ok(Place::Join),
         }
     }
 }
@@ -86,6 +87,11 @@ mod tests {
         assert_eq!(Place::of(&found, &new).unwrap(), Place::Found);
         assert_eq!(Place::of(&found, &half).unwrap(), Place::Found);
         assert_eq!(Place::of(&plain, &member).unwrap(), Place::Resume);
+        let join = settings("voter", false, true);
+        assert_eq!(Place::of(&join, &new).unwrap(), Place::Join);
+        assert_eq!(Place::of(&join, &member).unwrap(), Place::Resume);
+        let replica = identity(Role::Replica, Some("c"), false);
+        assert_eq!(Place::of(&join, &replica).unwrap(), Place::Join);
         for (settings, identity, remedy) in [
             (&found, &member, "without --bootstrap"),
             (&plain, &half, "once more"),

@@ -4,16 +4,20 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::control::HandoffOrder;
 use super::{NodeError, blocking};
-use crate::raft::PrimaryState;
-use crate::store::{PrimaryInfo, Store, StoreError};
-use crate::types::Access;
+use crate::raft::{PrimaryState, RaftNode};
+use crate::store::{ClusterError, PrimaryInfo, Store, StoreError};
+use crate::types::{Access, NodeName};
 
 /// What the applications of a voter may do: write exactly while it is primary.
 pub(super) struct VoterAccess {
     pub(super) store: Arc<Store>,
+    pub(super) raft: Arc<RaftNode>,
     /// This node as primary.
     pub(super) own: PrimaryInfo,
+    /// Planned moves of the primary.
+    pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
     pub(super) failures: mpsc::Sender<NodeError>,
@@ -27,34 +31,36 @@ pub(super) fn primary_of(state: &PrimaryState, own: &PrimaryInfo) -> Option<Prim
     }
 }
 
+/// What a voter is at the moment.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Place {
+    is_self: bool,
+    primary: Option<PrimaryInfo>,
+    /// Another node is primary, and its log has decided everything that was proposed here.
+    follows: bool,
+}
+
 impl VoterAccess {
     /// Follows the log until `shutdown`. Whatever fails while fencing ends the node: one that may still take writes
     /// must not go on.
-    pub(super) async fn follow(self, mut states: watch::Receiver<PrimaryState>, shutdown: CancellationToken) {
+    pub(super) async fn follow(
+        mut self,
+        mut states: watch::Receiver<PrimaryState>,
+        shutdown: CancellationToken,
+    ) {
         let mut entered = None;
         loop {
-            let mut state = states.borrow_and_update().clone();
+            let state = states.borrow_and_update().clone();
             if let Some(why) = state.failed {
-                let failure =
-                    NodeError::Replication(format!("the log has stopped, so this node ends: {why}"));
-                // Nobody to tell: the node ends already.
-                let _ = self.failures.send(failure).await;
-                return;
+                let why = format!("the log has stopped, so this node ends: {why}");
+                return self.fail(NodeError::Replication(why)).await;
             }
-            let expired = |until: Instant| until <= Instant::now();
-            if state.is_self && state.until.is_some_and(expired) {
-                state = PrimaryState { is_self: false, primary: None, until: None, ..state };
-            }
-            let place = (state.is_self, primary_of(&state, &self.own));
+            let place = self.place_of(&state);
             if entered.as_ref() != Some(&place) {
-                if let Err(failure) = self.enter(place.0, place.1.clone()).await {
-                    // Nobody to tell: the node ends already.
-                    let _ = self.failures.send(failure).await;
-                    return;
+                if let Err(failure) = self.enter(&place).await {
+                    return self.fail(failure).await;
                 }
-                // A leader that has not applied everything is no primary yet.
-                let leads_soon = place.1.as_ref().is_some_and(|primary| primary.name == self.own.name);
-                if place.0 || (place.1.is_some() && !leads_soon) {
+                if place.is_self || place.follows {
                     self.settled.send_replace(true);
                 }
                 entered = Some(place);
@@ -63,28 +69,73 @@ impl VoterAccess {
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = until(deadline) => {}
+                Some(order) = self.handoffs.recv() => {
+                    if let Err(failure) = self.hand_off(order, &state).await {
+                        return self.fail(failure).await;
+                    }
+                    // Whatever came of it is entered anew.
+                    entered = None;
+                }
                 () = shutdown.cancelled() => return,
             }
         }
     }
 
+    async fn fail(&self, failure: NodeError) {
+        // Nobody to tell: the node ends already.
+        let _ = self.failures.send(failure).await;
+    }
+
+    fn place_of(&self, state: &PrimaryState) -> Place {
+        let expired = state.until.is_some_and(|until| until <= Instant::now());
+        if state.is_self && expired {
+            return Place { is_self: false, primary: None, follows: false };
+        }
+        let primary = primary_of(state, &self.own);
+        // A leader that has not applied everything is no primary yet.
+        let other = primary.as_ref().is_some_and(|primary| primary.name != self.own.name);
+        Place { is_self: state.is_self, follows: other && state.resolved, primary }
+    }
+
     /// Fence first, then tell; on the way up, tell first.
-    async fn enter(&self, is_self: bool, primary: Option<PrimaryInfo>) -> Result<(), NodeError> {
-        let store = self.store.clone();
+    async fn enter(&self, place: &Place) -> Result<(), NodeError> {
+        let (store, to) = (self.store.clone(), place.clone());
         let changed = blocking(move || -> Result<(), StoreError> {
-            if is_self {
-                store.set_primary(primary);
-                store.set_access(Access::Write)
-            } else {
-                store.set_access(Access::Fenced)?;
-                store.set_primary(primary);
-                Ok(())
+            if to.is_self {
+                store.set_primary(to.primary);
+                return store.set_access(Access::Write);
             }
+            store.set_access(Access::Fenced)?;
+            store.set_primary(to.primary);
+            if to.follows { store.follow_history() } else { Ok(()) }
         });
-        let what = if is_self { "lifting the fence" } else { "fencing" };
+        let what = if place.is_self { "lifting the fence" } else { "fencing" };
         changed
             .await?
             .map_err(|error| NodeError::Replication(format!("{what} failed, so this node ends: {error}")))
+    }
+
+    /// Moves the primary: writers wait, everything they were told is durable is, then another node leads.
+    async fn hand_off(&self, order: HandoffOrder, state: &PrimaryState) -> Result<(), NodeError> {
+        let HandoffOrder { to, done } = order;
+        if !state.is_self {
+            // Who asked may have gone.
+            let _ =
+                done.send(Err(ClusterError::NotPrimary(state.primary.clone().map(|primary| primary.addr))));
+            return Ok(());
+        }
+        let store = self.store.clone();
+        let fenced = blocking(move || store.hand_over()).await?;
+        let outcome: Result<NodeName, ClusterError> = match fenced {
+            Ok(()) => self.raft.transfer(to.as_ref()).await,
+            Err(error) => Err(ClusterError::Unavailable(error.to_string())),
+        };
+        match &outcome {
+            Ok(name) => tracing::info!(primary = %name, "handed off"),
+            Err(error) => tracing::warn!(%error, "cannot hand off; going on"),
+        }
+        let _ = done.send(outcome);
+        Ok(())
     }
 }
 

@@ -1,17 +1,20 @@
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::control::{Control, HandoffOrder, VoterControl, with_followers};
 use super::primary::primary_of;
-use super::{IdentityFile, NodeError, blocking};
+use super::voter::{RaftSlot, VoterTarget};
+use super::{IdentityFile, NodeError, blocking, joining};
 use crate::io::blobs::BlobStore;
-use crate::raft::{PrimaryState, RaftNode, RaftOptions};
-use crate::rpc::{self, GrpcConnector};
-use crate::store::{Member, PrimaryInfo, Store};
+use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
+use crate::rpc::{self, GrpcConnector, RemoteCluster};
+use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
+use crate::types::NodeId;
 
 /// How this node takes part in the cluster's history.
 pub(super) enum Replication {
@@ -19,10 +22,14 @@ pub(super) enum Replication {
     Voter {
         /// The log.
         raft: Arc<RaftNode>,
+        /// What it is applied to.
+        target: Arc<VoterTarget>,
         /// This node as primary, with the addresses of this run.
         own: PrimaryInfo,
-        /// The nodes that follow this one.
-        serving: Arc<Serving>,
+        /// What is asked of the cluster as a whole.
+        control: Arc<VoterControl>,
+        /// Planned moves of the primary; taken once, by who carries them out.
+        handoffs: Mutex<Option<mpsc::Receiver<HandoffOrder>>>,
     },
     /// As a follower of other nodes.
     Replica {
@@ -46,9 +53,17 @@ pub(super) struct Parts {
     pub(super) failures: mpsc::Sender<NodeError>,
 }
 
+/// How long a node that ends waits for another one to become primary.
+const HANDOFF_MAX: std::time::Duration = std::time::Duration::from_secs(10);
+
 impl Replication {
-    /// Starts as a voter of `cluster`: redoes the log, and connects its entrance.
-    pub(super) async fn vote(parts: Parts, cluster: String, bootstrap: bool) -> Result<Self, NodeError> {
+    /// Starts as a voter of `cluster`: redoes the log, and connects its entrance. `book` knows where others were found.
+    pub(super) async fn vote(
+        parts: Parts,
+        cluster: &ClusterId,
+        beginning: Beginning,
+        book: AddressBook,
+    ) -> Result<Self, NodeError> {
         let identity = parts.identity.get();
         let own = PrimaryInfo {
             name: identity.name.to_string(),
@@ -58,21 +73,41 @@ impl Replication {
         let options = RaftOptions {
             addr: own.addr.clone(),
             http: own.http.clone(),
-            bootstrap,
-            ..RaftOptions::new(identity.node, identity.name, parts.identity.layout().raft())
+            beginning,
+            book,
+            ..RaftOptions::new(
+                cluster.to_string(),
+                identity.node,
+                identity.name,
+                parts.identity.layout().raft(),
+            )
         };
-        let (store, blobs) = (parts.store.clone(), parts.blobs.clone());
-        let started = blocking(move || RaftNode::start(options, store, blobs));
+        let slot = RaftSlot::default();
+        let shutdown = parts.shutdown.clone();
+        let target =
+            VoterTarget::new(parts.store.clone(), identity.node, cluster.clone(), slot.clone(), shutdown);
+        let (applied_to, blobs) = (target.clone(), parts.blobs.clone());
+        let started = blocking(move || RaftNode::start(options, applied_to, blobs));
         let raft = started.await?.map_err(|error| NodeError::Replication(error.to_string()))?;
+        // Set once, here.
+        let _ = slot.set(Arc::downgrade(&raft));
         parts.store.set_sink(raft.sink());
         let (view, views) = watch::channel(PrimaryView::default());
         parts.tasks.spawn(tell_followers(raft.watch_primary(), own.clone(), view, parts.shutdown.clone()));
         let ready = watch::Sender::new(true).subscribe();
-        let who = wire_identity(&parts.identity, &cluster)?;
-        let serving =
-            Serving::new(who, raft.log(), parts.store.clone(), views, ready, parts.shutdown.clone());
-        parts.serve(serving.clone());
-        Ok(Replication::Voter { raft, own, serving })
+        let who = wire_identity(&parts.identity, cluster, own.http.clone())?;
+        let store = parts.store.clone();
+        let serving = Serving::new(who, raft.log(), store.clone(), views, ready, parts.shutdown.clone());
+        let (orders, handoffs) = mpsc::channel(4);
+        let control = VoterControl { raft: raft.clone(), store, serving: serving.clone(), handoffs: orders };
+        let control = Arc::new(control);
+        let services = rpc::Services {
+            raft: Some(raft.service()),
+            cluster: Some((cluster.to_string(), control.clone())),
+        };
+        parts.serve(serving, services);
+        let handoffs = Mutex::new(Some(handoffs));
+        Ok(Replication::Voter { raft, target, own, control, handoffs })
     }
 
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
@@ -114,18 +149,80 @@ impl Replication {
         Ok(Replication::Replica { follower, serving })
     }
 
+    /// Whom a voter has to tell where it is, and what.
+    ///
+    /// # Errors
+    /// Where the node's name is none.
+    pub(super) fn enlistment(
+        &self,
+        cluster: &ClusterId,
+        node: NodeId,
+        nodes: Vec<String>,
+    ) -> Result<Option<(Arc<dyn ClusterControl>, Candidate)>, NodeError> {
+        let Replication::Voter { raft, own, .. } = self else { return Ok(None) };
+        let candidate = joining::candidate(node, own, raft.has_log())?;
+        Ok(Some((self.control(cluster, nodes), candidate)))
+    }
+
+    /// The cluster as a whole; `nodes` are addresses it may be reached through besides the known ones.
+    pub(super) fn control(&self, cluster: &ClusterId, nodes: Vec<String>) -> Arc<dyn ClusterControl> {
+        let known: Box<dyn Fn() -> Vec<String> + Send + Sync> = match self {
+            Replication::Voter { raft, .. } => {
+                let raft = raft.clone();
+                Box::new(move || raft.peers())
+            }
+            Replication::Replica { follower, .. } => {
+                let view = follower.view();
+                Box::new(move || view.borrow().primary.iter().map(|primary| primary.addr.clone()).collect())
+            }
+        };
+        let reach = Box::new(move || {
+            let mut all = known();
+            nodes.iter().for_each(|node| {
+                if !all.contains(node) {
+                    all.push(node.clone());
+                }
+            });
+            all
+        });
+        let local = match self {
+            Replication::Voter { control, .. } => Some(control.clone()),
+            Replication::Replica { .. } => None,
+        };
+        Arc::new(Control { local, remote: RemoteCluster::new(cluster.to_string(), reach) })
+    }
+
+    /// Waits until the cluster is known.
+    pub(super) async fn wait_cluster(&self) {
+        if let Replication::Replica { follower, .. } = self {
+            let mut status = follower.status();
+            // The end of the follower is the end of the node.
+            let _ = status.wait_for(|status| status.connected || status.synced).await;
+        }
+    }
+
     /// The nodes of the cluster as this one knows them.
     pub(super) fn members(&self) -> Vec<Member> {
-        let (mut members, followers) = match self {
-            Replication::Voter { raft, serving, .. } => (raft.members(), serving.members()),
+        let (members, followers) = match self {
+            Replication::Voter { raft, control, .. } => (raft.members(), control.serving.members()),
             Replication::Replica { follower, serving } => {
                 (follower.members(), serving.get().map(|serving| serving.members()).unwrap_or_default())
             }
         };
-        let new = |m: &Member| !members.iter().any(|known| known.name == m.name);
-        let followers: Vec<_> = followers.into_iter().filter(new).collect();
-        members.extend(followers);
-        members
+        with_followers(members, followers)
+    }
+
+    /// Before this node ends: another voter becomes primary, if one can.
+    pub(super) async fn step_down(&self) {
+        let Replication::Voter { raft, control, .. } = self else { return };
+        if raft.check_handoff(None).is_err() {
+            return;
+        }
+        tracing::info!("handing the primary over before this node ends");
+        let handed = tokio::time::timeout(HANDOFF_MAX, control.hand_off(None)).await;
+        if !matches!(handed, Ok(Ok(_))) {
+            tracing::warn!("nobody took over; the others elect a primary by themselves");
+        }
     }
 
     /// The Raft term; 0 where unknown.
@@ -139,9 +236,13 @@ impl Replication {
     /// Ends it.
     pub(super) async fn stop(&self) -> Result<(), NodeError> {
         match self {
-            Replication::Voter { raft, .. } => {
-                let raft = raft.clone();
-                blocking(move || raft.shutdown()).await
+            Replication::Voter { raft, target, .. } => {
+                let (raft, target) = (raft.clone(), target.clone());
+                blocking(move || {
+                    raft.shutdown();
+                    target.stop();
+                })
+                .await
             }
             Replication::Replica { follower, .. } => {
                 let follower = follower.clone();
@@ -158,19 +259,19 @@ impl Parts {
         serving: &OnceLock<Arc<Serving>>,
         cluster: &ClusterId,
     ) {
-        match wire_identity(&self.identity, cluster.as_str()) {
+        match wire_identity(&self.identity, cluster, self.advertise_http.clone()) {
             Ok(who) => {
                 let (view, ready) = (follower.view(), follower.ready());
                 let log = follower.recent();
                 let made = Serving::new(who, log, self.store.clone(), view, ready, self.shutdown.clone());
-                self.serve(serving.get_or_init(|| made).clone());
+                self.serve(serving.get_or_init(|| made).clone(), rpc::Services::default());
             }
             Err(error) => drop(self.failures.send(error).await),
         }
     }
 
-    fn serve(self, serving: Arc<Serving>) {
-        let (routes, shutdown) = (rpc::routes(serving), self.shutdown);
+    fn serve(self, serving: Arc<Serving>, services: rpc::Services) {
+        let (routes, shutdown) = (rpc::routes(serving, services), self.shutdown);
         let (listener, failures) = (self.listener, self.failures);
         self.tasks.spawn(async move {
             if let Err(error) = rpc::serve(listener, routes, shutdown).await {
@@ -203,17 +304,22 @@ async fn tell_followers(
     }
 }
 
-fn parse_cluster(text: &str) -> Result<ClusterId, NodeError> {
+pub(super) fn parse_cluster(text: &str) -> Result<ClusterId, NodeError> {
     text.parse().map_err(|error| NodeError::Cluster(format!("node.toml: {error}")))
 }
 
-fn wire_identity(file: &IdentityFile, cluster: &str) -> Result<stream::Identity, NodeError> {
+fn wire_identity(
+    file: &IdentityFile,
+    cluster: &ClusterId,
+    http: String,
+) -> Result<stream::Identity, NodeError> {
     let identity = file.get();
     Ok(stream::Identity {
-        cluster: parse_cluster(cluster)?,
+        cluster: cluster.clone(),
         node: identity.node,
         name: identity.name,
         protocol_version: stream::PROTOCOL_VERSION,
         role: identity.role,
+        http,
     })
 }

@@ -1,17 +1,21 @@
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 
+use super::joining;
 use super::replication::Replication;
 use crate::db::Done;
 use crate::http::{Api, ExportSink, Import, Overview};
-use crate::store::{DbStatus, Member, Store, StoreError, StoreEvent, Upload};
-use crate::types::{Access, DbName, NodeName, PageCount, Pgno, Role, Txid};
+use crate::store::{
+    ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
+    StoreEvent, Upload,
+};
+use crate::types::{Access, DbName, NodeName, PageCount, Pgno, Pos, Role, Txid};
 
 /// Bytes of an export that are read at a time.
 const EXPORT_CHUNK_BYTES: usize = 256 << 10;
@@ -22,6 +26,8 @@ pub(super) struct NodeView {
     pub(super) role: Role,
     pub(super) store: Arc<Store>,
     pub(super) replication: Arc<Replication>,
+    /// The cluster as a whole; empty until it is known.
+    pub(super) control: Arc<OnceLock<Arc<dyn ClusterControl>>>,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
 }
@@ -50,6 +56,29 @@ impl Api for NodeView {
 
     fn members(&self) -> Vec<Member> {
         self.replication.members()
+    }
+
+    fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>> {
+        Box::pin(async move { self.control()?.members().await })
+    }
+
+    fn add_member(&self, addr: String) -> ClusterAnswer<'_, ()> {
+        Box::pin(async move {
+            let candidate = joining::candidate_at(addr).await?;
+            self.control()?.enlist(candidate).await
+        })
+    }
+
+    fn change_member(&self, change: MemberChange) -> ClusterAnswer<'_, ()> {
+        Box::pin(async move { self.control()?.change_member(change).await })
+    }
+
+    fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
+        Box::pin(async move { self.control()?.hand_off(to).await })
+    }
+
+    fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
+        Box::pin(async move { self.control()?.newest(db).await })
     }
 
     fn discarded(&self) -> u64 {
@@ -99,6 +128,13 @@ impl Api for NodeView {
 
     fn drop_database(&self, name: &DbName, done: Done) {
         self.store.drop_database(name, done);
+    }
+}
+
+impl NodeView {
+    fn control(&self) -> Result<&Arc<dyn ClusterControl>, ClusterError> {
+        let unknown = || ClusterError::Unavailable("this node is not in its cluster yet; try again".into());
+        self.control.get().ok_or_else(unknown)
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn records_round_trip_and_cuts_are_refused() {
-        let peer = Peer { name: "a".into(), addr: "h:1".into(), http: "http://h".into() };
+        let peer = Peer { name: "a".into(), addr: "h:1".into(), http: "http://h".into(), votes: false };
         let members = Membership::new(vec![BTreeSet::from([7])], BTreeMap::from([(7, peer)])).unwrap();
         for payload in [
             EntryPayload::Blank,

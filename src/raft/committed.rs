@@ -9,13 +9,13 @@ use crate::types::LogIndex;
 /// The committed entries of this voter's log.
 pub(super) struct RaftLog {
     entries: LogReader,
-    applied: watch::Receiver<LogIndex>,
+    shippable: watch::Receiver<LogIndex>,
 }
 
 impl RaftLog {
-    /// The entries of `entries` up to what `applied` says.
-    pub fn new(entries: LogReader, applied: watch::Receiver<LogIndex>) -> Self {
-        Self { entries, applied }
+    /// The entries of `entries` up to what `shippable` says.
+    pub fn new(entries: LogReader, shippable: watch::Receiver<LogIndex>) -> Self {
+        Self { entries, shippable }
     }
 }
 
@@ -25,11 +25,11 @@ impl CommittedLog for RaftLog {
     }
 
     fn applied(&self) -> watch::Receiver<LogIndex> {
-        self.applied.clone()
+        self.shippable.clone()
     }
 
     fn read(&self, from: LogIndex, bytes_max: usize) -> Result<Vec<(LogIndex, Bytes)>, LogReadError> {
-        let to = self.applied.borrow().get() + 1;
+        let to = self.shippable.borrow().get() + 1;
         let purged = || LogReadError::Purged { from, first: self.first_index() };
         if from < self.first_index() {
             return Err(purged());

@@ -4,11 +4,12 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
 use openraft::{OptionalSend, RaftLogReader};
+use tokio::sync::watch;
 
 use super::codec;
 use super::segment_log::{LogError, LogOptions, LogReader, Record, SegmentLog};
@@ -16,34 +17,47 @@ use super::types::{Entry, LogId, TypeConfig, Vote, position};
 
 /// Bytes of entries handed out at once; openraft's own limits count entries (trap 8).
 const READ_BYTES_MAX: usize = 4 << 20;
+/// See [`Writer::sync_later`].
+const ROUNDS_BEFORE_SYNC: usize = 2;
 
 /// The log as openraft writes it.
 ///
 /// With one voter each append is written and synced where it is made: proposals that arrive meanwhile share the
-/// next one, and no other thread has to wake up, which costs more than the sync's own time between CPUs. With more
-/// voters a writer thread does it, so that replication does not wait for the local disk. The order of records is
-/// the same either way: with the thread running, everything goes through its queue.
+/// next one. With more voters the sync is put off until Raft's thread has nothing else to do: by then the entries are
+/// on their way to the others, whose disks work at the same time, and everything appended in between shares the sync.
+/// Either way no other thread has to wake up, which between CPUs takes as long as the sync itself.
+///
+/// The price: a disk that stalls keeps the node from answering. A leader whose disk stalls for longer than an election
+/// timeout is replaced, which is what its applications want.
 pub struct LogStore {
-    log: Arc<Mutex<SegmentLog>>,
     reader: StoreReader,
+    writer: Writer,
+}
+
+/// The writing half, shared with syncs that were put off.
+#[derive(Clone)]
+struct Writer {
+    log: Arc<Mutex<SegmentLog>>,
     shared: Arc<StoreShared>,
-    queue: Option<mpsc::Sender<Job>>,
+    unsynced: Arc<Mutex<Vec<IOFlushed<TypeConfig>>>>,
 }
 
 /// What the handles of one store share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StoreShared {
-    threaded: AtomicBool,
+    puts_off: AtomicBool,
     syncs: AtomicU64,
     vote: Mutex<Option<Bytes>>,
     committed: Mutex<Option<Bytes>>,
     purged: Mutex<Option<LogId>>,
+    /// The last entry on disk; `None` where a sync failed.
+    flushed: watch::Sender<Option<u64>>,
 }
 
 impl StoreShared {
-    /// Uses the writer thread from now on, or not.
-    pub fn set_threaded(&self, threaded: bool) {
-        self.threaded.store(threaded, Ordering::SeqCst);
+    /// Puts syncs off from now on, or not.
+    pub fn set_puts_off(&self, puts_off: bool) {
+        self.puts_off.store(puts_off, Ordering::SeqCst);
     }
 
     /// Syncs of the log so far.
@@ -55,6 +69,34 @@ impl StoreShared {
     pub fn purged(&self) -> Option<LogId> {
         *lock(&self.purged)
     }
+
+    /// The last vote written.
+    ///
+    /// # Errors
+    /// Where its bytes are damaged.
+    pub fn vote(&self) -> io::Result<Option<Vote>> {
+        lock(&self.vote).as_deref().map(codec::decode_vote).transpose()
+    }
+
+    /// For tests that apply what they never log.
+    #[cfg(test)]
+    pub fn assume_flushed(&self) {
+        self.flushed.send_replace(Some(u64::MAX));
+    }
+
+    /// Waits until the entry at `position` is on this node's disk: an entry may be committed by the disks of others
+    /// (trap 5), and a database file that is ahead of its own log could not be redone.
+    ///
+    /// # Errors
+    /// Where the disk failed.
+    pub async fn wait_flushed(&self, position: u64) -> io::Result<()> {
+        let mut flushed = self.flushed.subscribe();
+        let reached = flushed.wait_for(|at| at.is_none_or(|at| at >= position)).await;
+        match reached.map(|at| at.is_some()) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(io::Error::other("the log cannot be written")),
+        }
+    }
 }
 
 /// Reads entries for openraft.
@@ -62,11 +104,6 @@ impl StoreShared {
 pub struct StoreReader {
     reader: LogReader,
     shared: Arc<StoreShared>,
-}
-
-enum Job {
-    Write(Vec<Record>, IOFlushed<TypeConfig>),
-    Barrier(mpsc::Sender<()>),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -81,19 +118,23 @@ impl LogStore {
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
         let (log, recovered) = SegmentLog::open(options)?;
         let purged = recovered.purged.and_then(|(_, id)| codec::decode_log_id(&id).ok());
+        let reader = log.reader();
         let shared = Arc::new(StoreShared {
+            puts_off: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
             vote: Mutex::new(recovered.vote),
             committed: Mutex::new(recovered.committed),
             purged: Mutex::new(purged),
-            ..StoreShared::default()
+            flushed: watch::Sender::new(Some(reader.last_index())),
         });
-        let reader = StoreReader { reader: log.reader(), shared: shared.clone() };
-        Ok(Self { log: Arc::new(Mutex::new(log)), reader, shared, queue: None })
+        let reader = StoreReader { reader, shared: shared.clone() };
+        let writer = Writer { log: Arc::new(Mutex::new(log)), shared, unsynced: Arc::default() };
+        Ok(Self { reader, writer })
     }
 
     /// What can be asked of the store while openraft owns it.
     pub fn shared(&self) -> Arc<StoreShared> {
-        self.shared.clone()
+        self.writer.shared.clone()
     }
 
     /// Reads entries as bytes.
@@ -103,76 +144,49 @@ impl LogStore {
 
     /// See [`SegmentLog::starved`].
     pub fn starved(&self) -> impl Fn() -> Option<String> + Send + Sync + use<> {
-        lock(&self.log).starved()
+        lock(&self.writer.log).starved()
     }
 
     /// Frees the segments of purged entries; to be called off openraft's task.
     pub fn recycler(&self) -> impl Fn() -> Result<(), LogError> + Send + Sync + 'static {
-        let log = self.log.clone();
+        let log = self.writer.log.clone();
         move || lock(&log).recycle()
-    }
-
-    /// The queue of the writer thread, started on first use.
-    fn queue(&mut self) -> io::Result<mpsc::Sender<Job>> {
-        if let Some(queue) = &self.queue {
-            return Ok(queue.clone());
-        }
-        let (sender, receiver) = mpsc::channel();
-        let (log, shared) = (self.log.clone(), self.shared.clone());
-        std::thread::Builder::new()
-            .name("skein-log".into())
-            .spawn(move || run_writer(&receiver, &log, &shared))?;
-        self.queue = Some(sender.clone());
-        Ok(sender)
-    }
-
-    /// Waits until the writer thread has done what it was given.
-    fn drain(&self) {
-        if let Some(queue) = &self.queue {
-            let (sender, receiver) = mpsc::channel();
-            if queue.send(Job::Barrier(sender)).is_ok() {
-                // An error means that the thread has ended, and so has nothing left to do.
-                let _ = receiver.recv();
-            }
-        }
-    }
-
-    /// Writes and syncs in this place, after everything queued.
-    fn write_now(&self, record: Record) -> io::Result<()> {
-        self.drain();
-        let mut log = lock(&self.log);
-        log.write(&[record])?;
-        log.sync()?;
-        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        Ok(())
     }
 }
 
-fn run_writer(jobs: &mpsc::Receiver<Job>, log: &Mutex<SegmentLog>, shared: &StoreShared) {
-    while let Ok(first) = jobs.recv() {
-        let (mut records, mut callbacks, mut barriers) = (Vec::new(), Vec::new(), Vec::new());
-        for job in std::iter::once(first).chain(jobs.try_iter()) {
-            match job {
-                Job::Write(more, callback) => {
-                    records.extend(more);
-                    callbacks.push(callback);
-                }
-                Job::Barrier(sender) => barriers.push(sender),
-            }
+impl Writer {
+    /// Writes and syncs in this place, with everything whose sync was put off.
+    fn write_now(&self, records: &[Record]) -> io::Result<()> {
+        lock(&self.log).write(records)?;
+        self.sync()
+    }
+
+    /// Syncs everything written so far, and tells those who wait for it.
+    fn sync(&self) -> io::Result<()> {
+        let waiting = std::mem::take(&mut *lock(&self.unsynced));
+        let result = {
+            let mut log = lock(&self.log);
+            log.sync().map(|()| log.reader().last_index())
+        };
+        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.flushed.send_replace(result.as_ref().ok().copied());
+        let result = result.map(drop);
+        for callback in waiting {
+            callback.io_completed(result.clone().map_err(io::Error::from));
         }
-        if !callbacks.is_empty() {
-            let result = {
-                let mut log = lock(log);
-                log.write(&records).and_then(|()| log.sync())
-            };
-            shared.syncs.fetch_add(1, Ordering::Relaxed);
-            for callback in callbacks {
-                callback.io_completed(result.clone().map_err(io::Error::from));
-            }
+        result.map_err(io::Error::from)
+    }
+
+    /// Syncs after what is ready to run now, twice: the first round hands entries to connections, the second one
+    /// writes them to sockets.
+    async fn sync_later(self) {
+        for _ in 0..ROUNDS_BEFORE_SYNC {
+            tokio::task::yield_now().await;
         }
-        for barrier in barriers {
-            // Who waits no longer needs no word.
-            let _ = barrier.send(());
+        if !lock(&self.unsynced).is_empty()
+            && let Err(error) = self.sync()
+        {
+            tracing::error!(%error, "cannot sync the log");
         }
     }
 }
@@ -181,8 +195,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     type LogReader = StoreReader;
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
-        self.drain();
-        let last_purged_log_id = self.shared.purged();
+        let last_purged_log_id = self.writer.shared.purged();
         let last = self.reader.reader.last_index();
         let first = self.reader.reader.first_index();
         let last_log_id = if last < first {
@@ -205,20 +218,20 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let bytes = codec::encode_vote(vote);
-        self.write_now(Record::Vote(bytes.clone()))?;
-        *lock(&self.shared.vote) = Some(bytes);
+        self.writer.write_now(&[Record::Vote(bytes.clone())])?;
+        *lock(&self.writer.shared.vote) = Some(bytes);
         Ok(())
     }
 
     /// Written with the next sync: losing it costs a longer redo at start, nothing else.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(committed) = committed else { return Ok(()) };
-        *lock(&self.shared.committed) = Some(codec::encode_log_id(committed));
+        *lock(&self.writer.shared.committed) = Some(codec::encode_log_id(committed));
         Ok(())
     }
 
     async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
-        lock(&self.shared.committed).as_deref().map(codec::decode_log_id).transpose()
+        lock(&self.writer.shared.committed).as_deref().map(codec::decode_log_id).transpose()
     }
 
     async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
@@ -233,38 +246,33 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 payload: codec::encode_entry(&entry)?,
             });
         }
-        if let Some(committed) = lock(&self.shared.committed).clone() {
+        if let Some(committed) = lock(&self.writer.shared.committed).clone() {
             records.push(Record::Committed(committed));
         }
-        if self.shared.threaded.load(Ordering::SeqCst) {
-            // Readable on return (contract of append): written here, synced there. The lock keeps the order.
-            let queue = self.queue()?;
-            lock(&self.log).write(&records)?;
-            let ended = |_| io::Error::other("the log's writer thread has ended");
-            return queue.send(Job::Write(Vec::new(), callback)).map_err(ended);
-        }
-        self.drain();
-        let result = {
-            let mut log = lock(&self.log);
-            log.write(&records).and_then(|()| log.sync())
+        // Readable on return (contract of append), on disk when the callback hears of it.
+        lock(&self.writer.log).write(&records)?;
+        let first = {
+            let mut unsynced = lock(&self.writer.unsynced);
+            unsynced.push(callback);
+            unsynced.len() == 1
         };
-        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
-        match result {
-            Ok(()) => {
-                callback.io_completed(Ok(()));
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+        if !self.writer.shared.puts_off.load(Ordering::SeqCst) {
+            return self.writer.sync();
         }
+        if first {
+            tokio::spawn(self.writer.clone().sync_later());
+        }
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.write_now(Record::Truncated { after: last.map_or(0, |id| position(id.index)) })
+        self.writer.write_now(&[Record::Truncated { after: last.map_or(0, |id| position(id.index)) }])
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.write_now(Record::Purged { upto: position(upto.index), log_id: codec::encode_log_id(upto) })?;
-        *lock(&self.shared.purged) = Some(upto);
+        let log_id = codec::encode_log_id(upto);
+        self.writer.write_now(&[Record::Purged { upto: position(upto.index), log_id }])?;
+        *lock(&self.writer.shared.purged) = Some(upto);
         Ok(())
     }
 }
@@ -322,7 +330,7 @@ impl RaftLogReader<TypeConfig> for StoreReader {
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
-        lock(&self.shared.vote).as_deref().map(codec::decode_vote).transpose()
+        self.shared.vote()
     }
 }
 

@@ -6,12 +6,15 @@
 mod codec;
 mod committed;
 mod log_store;
+mod membership;
 mod node;
+mod options;
 mod pending;
 mod primary;
 mod retention;
 mod segment_log;
 mod sink;
+mod start;
 mod state_machine;
 mod target;
 #[cfg(test)]
@@ -19,6 +22,9 @@ mod tests;
 mod transport;
 mod types;
 
-pub use node::{RaftError, RaftNode, RaftOptions};
+pub use membership::VOTERS_MAX;
+pub use node::{RaftError, RaftNode};
+pub use options::{Beginning, RaftOptions};
 pub use primary::PrimaryState;
 pub use target::LogTarget;
+pub use transport::{AddressBook, RaftServer};

@@ -8,25 +8,40 @@ use crate::store::Origin;
 /// Proposals of this run whose fate is not known yet.
 ///
 /// Openraft keeps a proposal's responder for as long as it likes (trap 7), so the fate is told from here: applied,
-/// refused, or unknown after a time.
+/// refused, lost to another leader, or unknown after a time.
 #[derive(Default)]
 pub(super) struct Pending {
-    proposals: Mutex<HashMap<Origin, (CommitDone, Instant)>>,
+    proposals: Mutex<HashMap<Origin, Proposal>>,
+}
+
+struct Proposal {
+    done: CommitDone,
+    /// The term it is proposed in; it enters the log in this term or never.
+    term: u64,
+    /// When it was handed to Raft.
+    since: Option<Instant>,
 }
 
 impl Pending {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, (CommitDone, Instant)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Origin, Proposal>> {
         self.proposals.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Notes a proposal before it is made.
-    pub fn insert(&self, origin: Origin, done: CommitDone) {
-        self.lock().insert(origin, (done, Instant::now()));
+    pub fn insert(&self, origin: Origin, term: u64, done: CommitDone) {
+        self.lock().insert(origin, Proposal { done, term, since: None });
+    }
+
+    /// It is handed to Raft now: from here on its fate is waited for.
+    pub fn begin(&self, origin: &Origin) {
+        if let Some(proposal) = self.lock().get_mut(origin) {
+            proposal.since = Some(Instant::now());
+        }
     }
 
     /// Takes a proposal whose fate is about to be told.
     pub fn take(&self, origin: &Origin) -> Option<CommitDone> {
-        self.lock().remove(origin).map(|(done, _)| done)
+        self.lock().remove(origin).map(|proposal| proposal.done)
     }
 
     /// Tells the fate of a proposal, if nobody did before.
@@ -36,22 +51,29 @@ impl Pending {
         }
     }
 
+    fn fail_where(&self, fails: impl Fn(&Proposal) -> bool, error: &CommitError) {
+        let mut failing: Vec<Origin> =
+            self.lock().iter().filter(|(_, proposal)| fails(proposal)).map(|(origin, _)| *origin).collect();
+        failing.sort_by_key(|origin| origin.seq);
+        failing.iter().for_each(|origin| self.fail(origin, error.clone()));
+    }
+
+    /// An entry of `term` is applied: what was proposed before and is not applied by now never will be, because a
+    /// leader's log begins with everything that can still be committed (Raft paper, 5.4.2).
+    pub fn lost_before(&self, term: u64) {
+        let error = CommitError::Refused("another leader came before it was committed".into());
+        self.fail_where(|proposal| proposal.term < term, &error);
+    }
+
     /// Gives up on proposals older than `age`.
     pub fn expire(&self, age: Duration) {
         let now = Instant::now();
-        let old: Vec<Origin> =
-            self.lock().iter().filter(|(_, (_, at))| now - *at >= age).map(|(origin, _)| *origin).collect();
-        for origin in old {
-            self.fail(
-                &origin,
-                CommitError::Unknown(format!("the log did not answer within {} s", age.as_secs_f32())),
-            );
-        }
+        let error = CommitError::Unknown(format!("the log did not answer within {} s", age.as_secs_f32()));
+        self.fail_where(|proposal| proposal.since.is_some_and(|since| now - since >= age), &error);
     }
 
     /// Gives up on all.
     pub fn abandon(&self, why: &str) {
-        let all: Vec<Origin> = self.lock().keys().copied().collect();
-        all.iter().for_each(|origin| self.fail(origin, CommitError::Unknown(why.to_owned())));
+        self.fail_where(|_| true, &CommitError::Unknown(why.to_owned()));
     }
 }

@@ -1,16 +1,17 @@
 //! Who is primary: a leader that has applied its whole log, and only for as long as a quorum has heard of it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::Fatal;
+use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
 
 use super::log_store::StoreShared;
 use super::node::RaftHandle;
-use super::types::position;
+use super::types::{TypeConfig, position};
 use crate::store::PrimaryInfo;
 use crate::types::LogIndex;
 
@@ -27,39 +28,66 @@ pub struct PrimaryState {
     pub until: Option<Instant>,
     /// The primary, also where it is this node; `None` where unknown.
     pub primary: Option<PrimaryInfo>,
+    /// The log of the present term's leader is known here as far as it decides the fate of everything proposed before.
+    pub resolved: bool,
     /// Why Raft has ended by itself: nothing can be committed here until the node is started again.
     pub failed: Option<String>,
 }
 
+impl PrimaryState {
+    /// Whether somebody has to act. The deadline is computed from an age, and so is never twice the same.
+    fn differs(&self, other: &Self) -> bool {
+        const ROUNDING: Duration = Duration::from_millis(5);
+        let deadlines = match (self.until, other.until) {
+            (Some(a), Some(b)) => a.max(b) - a.min(b) > ROUNDING,
+            (a, b) => a != b,
+        };
+        deadlines || Self { until: None, ..self.clone() } != Self { until: None, ..other.clone() }
+    }
+}
+
+/// What the watch looks at.
+pub(super) struct Watched {
+    pub raft: RaftHandle,
+    pub id: u64,
+    /// Up to here entries are applied in every database.
+    pub settled: watch::Receiver<LogIndex>,
+    /// Whether the databases agree with the log of the start.
+    pub replayed: watch::Receiver<bool>,
+    pub store: Arc<StoreShared>,
+    /// The term this node leads, for its proposals.
+    pub led_term: Arc<AtomicU64>,
+    /// How long a leader may go without word from a quorum.
+    pub lease: Duration,
+}
+
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+
 /// Watches Raft for as long as it runs.
 ///
 /// Also has the log synced the way the number of voters makes fastest.
-pub(super) fn watch(
-    raft: RaftHandle,
-    id: u64,
-    mut applied: watch::Receiver<LogIndex>,
-    store: Arc<StoreShared>,
-) -> watch::Receiver<PrimaryState> {
-    let (sender, receiver) = watch::channel(state_of(&raft, id, &applied));
+pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
+    let (sender, receiver) = watch::channel(watched.look());
     tokio::spawn(async move {
-        let mut metrics = raft.server_metrics();
+        let (mut server, mut data) = (watched.raft.server_metrics(), watched.raft.data_metrics());
+        let mut replayed = false;
         loop {
-            let state = state_of(&raft, id, &applied);
-            let voters = raft.metrics().borrow_watched().membership_config.membership().voter_ids().count();
-            store.set_threaded(voters > 1);
-            let settled = state.is_self || raft.metrics().borrow_watched().state != ServerState::Leader;
+            let state = watched.look();
+            // The one voter's state changes only with these; a quorum's acknowledgements come with each heartbeat.
+            let (every, resolved) = (state.until.is_some() || !state.resolved, state.resolved);
             sender.send_if_modified(|known| {
-                let changed = *known != state;
+                let changed = known.differs(&state);
                 *known = state;
                 changed
             });
-            // Entries applied matter only between winning an election and applying its blank entry.
             let more = tokio::select! {
-                changed = metrics.changed() => changed.is_ok(),
-                changed = applied.changed(), if !settled => changed.is_ok(),
+                changed = server.changed() => changed.is_ok(),
+                changed = data.changed(), if every => changed.is_ok(),
+                changed = watched.settled.changed(), if !resolved => changed.is_ok(),
+                over = watched.replayed.wait_for(|over| *over), if !replayed => { replayed = true; over.is_ok() }
             };
             if !more {
-                let ended = raft.metrics().borrow_watched().running_state.clone().err();
+                let ended = watched.raft.metrics().borrow_watched().running_state.clone().err();
                 if let Some(fatal) = ended.filter(|fatal| !matches!(fatal, Fatal::Stopped)) {
                     let failed = Some(fatal.to_string());
                     sender.send_modify(|known| {
@@ -73,23 +101,48 @@ pub(super) fn watch(
     receiver
 }
 
-fn state_of(raft: &RaftHandle, id: u64, applied: &watch::Receiver<LogIndex>) -> PrimaryState {
-    let metrics = raft.metrics();
-    let metrics = metrics.borrow_watched();
-    let membership = metrics.membership_config.membership();
-    let primary = metrics.current_leader.and_then(|leader| membership.get_node(&leader)).map(|peer| {
-        PrimaryInfo { name: peer.name.clone(), addr: peer.addr.clone(), http: peer.http.clone() }
-    });
-    let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(id);
-    // A leader's first entry is the blank one of its term; what is applied up to the last entry includes it.
-    let caught_up = metrics.last_applied.is_some_and(|at| {
-        at.leader_id.term == metrics.current_term && applied.borrow().get() >= position(at.index)
-    });
-    PrimaryState {
-        term: metrics.current_term,
-        is_self: leads && caught_up,
-        until: None,
-        primary,
-        failed: None,
+impl Watched {
+    fn look(&self) -> PrimaryState {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let voters = membership.voter_ids().count();
+        self.store.set_puts_off(voters > 1 || !membership.voter_ids().any(|id| id == self.id));
+        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id);
+        self.led_term.store(if leads { metrics.current_term } else { 0 }, Ordering::SeqCst);
+        let leader = metrics.current_leader;
+        let primary = leader.and_then(|leader| membership.get_node(&leader)).map(|peer| PrimaryInfo {
+            name: peer.name.clone(),
+            addr: peer.addr.clone(),
+            http: peer.http.clone(),
+        });
+        let resolved = leader.is_some() && self.resolved(&metrics);
+        let until = leads.then(|| self.until(&metrics, voters)).flatten();
+        let acknowledged = voters == 1 || until.is_some();
+        PrimaryState {
+            term: metrics.current_term,
+            is_self: leads && resolved && acknowledged,
+            until,
+            primary,
+            resolved,
+            failed: None,
+        }
+    }
+
+    /// Whether a leader's first entry in the present term is applied, in every database.
+    fn resolved(&self, metrics: &Metrics) -> bool {
+        *self.replayed.borrow()
+            && metrics.last_applied.is_some_and(|at| {
+                at.leader_id.term == metrics.current_term && self.settled.borrow().get() >= position(at.index)
+            })
+    }
+
+    /// Four fifths of the lease after a quorum was last known to listen: the rest is for fencing.
+    fn until(&self, metrics: &Metrics, voters: usize) -> Option<Instant> {
+        if voters == 1 {
+            return None;
+        }
+        let age = metrics.last_quorum_acked?.elapsed();
+        Some(Instant::now() + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default())
     }
 }

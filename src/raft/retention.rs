@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::codec;
-use super::node::{RaftHandle, RaftOptions};
+use super::node::RaftHandle;
+use super::options::RaftOptions;
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};

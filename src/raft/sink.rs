@@ -1,14 +1,19 @@
 //! Proposals: from any thread to the Raft thread with one channel send.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use tokio::sync::mpsc;
 
 use super::node::RaftHandle;
 use super::pending::Pending;
-use super::types::{Payload, TypeConfig};
+use super::transport::{Network, ship};
+use super::types::{CommittedLeaderId, Payload, TypeConfig};
 use crate::db::{CommitDone, CommitError};
+use crate::io::blobs::BlobStore;
+use crate::ltx::BlobRef;
 use crate::store::{Change, CommitSink, Origin};
 
 /// Proposals that may wait for the Raft thread; applications wait for theirs, so there are hardly more than
@@ -17,22 +22,31 @@ const QUEUE_MAX: usize = 65536;
 
 /// The log's entrance.
 pub(super) struct RaftSink {
-    queue: mpsc::Sender<(Origin, Payload)>,
+    queue: mpsc::Sender<Proposal>,
     pending: Arc<Pending>,
     starved: Starved,
+    led_term: Arc<AtomicU64>,
+}
+
+/// A change on its way to Raft.
+pub(super) struct Proposal {
+    origin: Origin,
+    term: u64,
+    payload: Payload,
+    blobs: Vec<BlobRef>,
 }
 
 /// Tells why the log can take no more for now.
 pub(super) type Starved = Box<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// The other end of the entrance.
-pub(super) type Proposals = mpsc::Receiver<(Origin, Payload)>;
+pub(super) type Proposals = mpsc::Receiver<Proposal>;
 
 impl RaftSink {
-    /// An entrance and its other end.
-    pub fn new(pending: Arc<Pending>, starved: Starved) -> (Self, Proposals) {
+    /// An entrance and its other end. `led_term` is the term this node leads, 0 where it leads none.
+    pub fn new(pending: Arc<Pending>, starved: Starved, led_term: Arc<AtomicU64>) -> (Self, Proposals) {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, pending, starved }, proposals)
+        (Self { queue, pending, starved, led_term }, proposals)
     }
 }
 
@@ -41,10 +55,14 @@ impl CommitSink for RaftSink {
         if let Some(why) = (self.starved)() {
             return done(Err(CommitError::Refused(format!("no space for the log: {why}"))));
         }
-        let origin = change.origin;
+        let term = self.led_term.load(Ordering::SeqCst);
+        if term == 0 {
+            return done(Err(CommitError::Refused("this node is not primary".into())));
+        }
+        let (origin, blobs) = (change.origin, change.blobs().collect());
         let payload = Payload(change.encode());
-        self.pending.insert(origin, done);
-        if let Err(refused) = self.queue.try_send((origin, payload)) {
+        self.pending.insert(origin, term, done);
+        if let Err(refused) = self.queue.try_send(Proposal { origin, term, payload, blobs }) {
             let why = match refused {
                 mpsc::error::TrySendError::Full(_) => "too many proposals are waiting",
                 mpsc::error::TrySendError::Closed(_) => "the node is shutting down",
@@ -54,33 +72,74 @@ impl CommitSink for RaftSink {
     }
 }
 
-/// Submits proposals in order; on the Raft thread, until the entrance is closed.
-pub(super) async fn submit(raft: RaftHandle, mut proposals: Proposals, pending: Arc<Pending>) {
-    while let Some((origin, payload)) = proposals.recv().await {
-        // Submitted in order, answered in any: the next proposal does not wait for the fate of this one.
-        let (responder, committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
-        if let Err(fatal) = raft.client_write_ff(payload, Some(responder)).await {
-            pending.fail(&origin, CommitError::Unknown(fatal.to_string()));
-            continue;
+/// Hands proposals to Raft.
+#[derive(Clone)]
+pub(super) struct Submit {
+    pub raft: RaftHandle,
+    pub pending: Arc<Pending>,
+    pub network: Network,
+    pub blobs: Arc<BlobStore>,
+}
+
+impl Submit {
+    /// Submits proposals in order; on the Raft thread, until the entrance is closed.
+    pub async fn run(self, mut proposals: Proposals) {
+        while let Some(proposal) = proposals.recv().await {
+            if proposal.blobs.is_empty() {
+                self.submit(proposal).await;
+            } else {
+                // Others need not wait: a database proposes one change at a time.
+                tokio::spawn(self.clone().ship_and_submit(proposal));
+            }
         }
-        let pending = pending.clone();
+    }
+
+    /// Submitted in order, answered in any: the next proposal does not wait for the fate of this one.
+    async fn submit(&self, Proposal { origin, term, payload, .. }: Proposal) {
+        let (responder, committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
+        self.pending.begin(&origin);
+        let written =
+            self.raft.write(payload).with_leader(CommittedLeaderId::new(term)).responder(responder).await;
+        if let Err(fatal) = written {
+            return self.pending.fail(&origin, CommitError::Unknown(fatal.to_string()));
+        }
+        let pending = self.pending.clone();
         tokio::spawn(async move {
             // Openraft complains about a receiver that is gone before the entry is committed.
             let _committed = committed;
-            let fate = match done.await {
-                Ok(Ok(_)) => return,
-                Ok(Err(error)) => fate_of(&error),
-                Err(_) => CommitError::Unknown("the log was closed".into()),
-            };
-            pending.fail(&origin, fate);
+            match done.await {
+                // Refused before it was appended: certain.
+                Ok(Err(error @ ClientWriteError::ForwardToLeader(_))) => {
+                    pending.fail(&origin, CommitError::Refused(error.to_string()));
+                }
+                // Applied, or out of this log: the next leader's log tells, or the time runs out.
+                Ok(_) | Err(_) => {}
+            }
         });
     }
-}
 
-fn fate_of(error: &ClientWriteError<TypeConfig>) -> CommitError {
-    match error {
-        // Refused before it was appended: certain.
-        ClientWriteError::ForwardToLeader(_) => CommitError::Refused(error.to_string()),
-        _ => CommitError::Unknown(error.to_string()),
+    async fn ship_and_submit(self, proposal: Proposal) {
+        let (peers, need) = self.receivers();
+        for blob in &proposal.blobs {
+            if need == 0 {
+                break;
+            }
+            let peers = peers.iter().map(|(id, peer)| self.network.client(*id, peer)).collect();
+            if let Err(why) = ship(peers, self.blobs.clone(), *blob, need).await {
+                return self.pending.fail(&proposal.origin, CommitError::Refused(why));
+            }
+        }
+        self.submit(proposal).await;
+    }
+
+    /// The other voters, and how many of them make a majority together with this node.
+    fn receivers(&self) -> (Vec<(u64, super::types::Peer)>, usize) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|id| *id != self.network.id);
+        let peers = others.filter_map(|id| Some((id, membership.get_node(&id)?.clone()))).collect();
+        let need = membership.get_joint_config().iter().map(|config| config.len() / 2).max().unwrap_or(0);
+        (peers, need)
     }
 }

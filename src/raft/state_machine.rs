@@ -8,9 +8,9 @@ use futures::{Stream, StreamExt};
 use openraft::entry::EntryPayload;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{OptionalSend, StoredMembership};
-use tokio::sync::watch;
 
 use super::codec;
+use super::log_store::StoreShared;
 use super::pending::Pending;
 use super::segment_log::LogReader;
 use super::target::SharedTarget;
@@ -26,10 +26,17 @@ type Handle = openraft::type_config::alias::SnapshotOf<TypeConfig, ()>;
 pub struct StateMachine {
     target: SharedTarget,
     pending: Arc<Pending>,
-    applied: watch::Sender<LogIndex>,
     last_applied: Option<LogId>,
     members: Members,
     members_file: PathBuf,
+    store: Arc<StoreShared>,
+    replay: Option<Replay>,
+}
+
+/// How far the log went when this node started: entries that may be in the databases already.
+struct Replay {
+    last: u64,
+    term: u64,
 }
 
 impl StateMachine {
@@ -42,7 +49,7 @@ impl StateMachine {
         target: SharedTarget,
         pending: Arc<Pending>,
         entries: &LogReader,
-        purged: Option<LogId>,
+        store: Arc<StoreShared>,
         members_file: PathBuf,
     ) -> io::Result<Self> {
         let members = match std::fs::read(&members_file) {
@@ -50,34 +57,60 @@ impl StateMachine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => StoredMembership::default(),
             Err(error) => return Err(error),
         };
-        let last_applied = log_id_at(target.durable_index(), entries, purged)?;
-        let applied = watch::Sender::new(LogIndex::new(last_applied.map_or(0, |id| position(id.index))));
-        Ok(Self { target, pending, applied, last_applied, members, members_file })
+        let last_applied = log_id_at(target.durable_index(), entries, store.purged())?;
+        let last = last_of(entries)?.or(last_applied);
+        let replay = last.map(|id| Replay { last: position(id.index), term: id.leader_id.term });
+        let mut machine = Self { target, pending, last_applied, members, members_file, store, replay };
+        match machine.last_applied {
+            Some(at) => machine.note_replayed(at),
+            // Nothing was ever logged here.
+            None if machine.replay.is_none() => machine.target.end_replay(),
+            None => {}
+        }
+        Ok(machine)
     }
 
-    /// The newest entry applied, as it moves.
-    pub(super) fn watch_applied(&self) -> watch::Receiver<LogIndex> {
-        self.applied.subscribe()
+    /// Whether this node, with number `id`, was the only voter when it last applied a change of the members.
+    pub(super) fn is_alone(&self, id: u64) -> bool {
+        self.members.membership().voter_ids().eq([id])
     }
 
-    fn apply_change(&self, index: LogIndex, payload: Payload) {
-        let change = match Change::decode(payload.0) {
-            Ok(change) => change,
+    /// The change of an entry where it has to be applied; a proposal of this run is in its database already.
+    fn change_of(&self, index: LogIndex, payload: Payload) -> Option<Change> {
+        match Change::decode(payload.0) {
+            Ok(change) => match self.pending.take(&change.origin) {
+                Some(done) => {
+                    done(Ok(index));
+                    None
+                }
+                None => Some(change),
+            },
             Err(error) => {
                 // Skipped alike on every node that runs this version; the databases it concerns notice the gap.
                 tracing::error!(%index, %error, "a log entry cannot be read");
-                return;
-            }
-        };
-        match self.pending.take(&change.origin) {
-            Some(done) => done(Ok(index)),
-            None => {
-                if let Err(error) = self.target.apply(index, &change) {
-                    tracing::error!(%index, %error, "a log entry cannot be applied");
-                }
+                None
             }
         }
     }
+
+    /// What the log held at the start is applied again, or was replaced by another leader's entries.
+    fn note_replayed(&mut self, at: LogId) {
+        let over = |replay: &Replay| position(at.index) >= replay.last || at.leader_id.term > replay.term;
+        if self.replay.as_ref().is_some_and(over) {
+            self.replay = None;
+            self.target.end_replay();
+        }
+    }
+}
+
+/// The log id of the newest entry.
+fn last_of(entries: &LogReader) -> io::Result<Option<LogId>> {
+    let last = entries.last_index();
+    if last < entries.first_index() {
+        return Ok(None);
+    }
+    let found = entries.read(last, last + 1, 1)?.into_iter().next();
+    found.map(|(_, bytes)| Ok(codec::decode_entry(bytes)?.log_id)).transpose()
 }
 
 /// The log id of the entry a target stands at.
@@ -117,18 +150,23 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
-            let index = LogIndex::new(position(entry.log_id.index));
+            let (index, term) = (LogIndex::new(position(entry.log_id.index)), entry.log_id.leader_id.term);
+            self.store.wait_flushed(index.get()).await?;
+            let mut change = None;
             match entry.payload {
-                EntryPayload::Blank => {}
-                EntryPayload::Normal(payload) => self.apply_change(index, payload),
+                EntryPayload::Blank => {
+                    self.pending.lost_before(term);
+                    self.target.term_began(term);
+                }
+                EntryPayload::Normal(payload) => change = self.change_of(index, payload),
                 EntryPayload::Membership(membership) => {
                     self.members = StoredMembership::new(Some(entry.log_id), membership);
                     durable::write_atomic(&self.members_file, &codec::encode_members(&self.members)?)?;
                 }
             }
             self.last_applied = Some(entry.log_id);
-            self.target.applied(index);
-            self.applied.send_replace(index);
+            self.target.entry(index, change);
+            self.note_replayed(entry.log_id);
             if let Some(responder) = responder {
                 responder.send(());
             }
@@ -140,21 +178,18 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         ManifestBuilder { meta: self.meta() }
     }
 
-    /// A snapshot is a handle without content, see [`ManifestBuilder`]: it can be installed once the databases have
-    /// got there by themselves.
+    /// A snapshot is a handle without content, see [`ManifestBuilder`]: the databases fetch what differs.
     async fn install_snapshot(&mut self, meta: &Meta, (): ()) -> io::Result<()> {
-        let at = meta.last_log_id.map_or(0, |id| position(id.index));
-        if self.target.has_fetched(LogIndex::new(at)) {
-            self.members = meta.last_membership.clone();
-            durable::write_atomic(&self.members_file, &codec::encode_members(&self.members)?)?;
-            self.last_applied = meta.last_log_id;
-            self.applied.send_replace(LogIndex::new(at));
-            return Ok(());
-        }
-        Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("this node lacks the log before entry {at}; empty its data directory and join again"),
-        ))
+        let Some(last) = meta.last_log_id else { return Ok(()) };
+        // Whether they are among what is fetched cannot be told, and their writers are not to be waited for.
+        self.pending.abandon("this node fell so far behind that the log cannot tell");
+        self.target.fetch(LogIndex::new(position(last.index))).await?;
+        self.target.term_began(last.leader_id.term);
+        self.members = meta.last_membership.clone();
+        durable::write_atomic(&self.members_file, &codec::encode_members(&self.members)?)?;
+        self.last_applied = meta.last_log_id;
+        self.note_replayed(last);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Handle>> {

@@ -1,51 +1,37 @@
+use std::io;
 use std::sync::Arc;
 
-use crate::store::{Change, Store, StoreError};
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::store::Change;
 use crate::types::LogIndex;
 
-/// What entries are applied to: the store, or a stand-in of a test.
+/// What entries are applied to: the databases of a voter, or a stand-in of a test.
+///
+/// Called on Raft's thread, entry by entry in order; what takes long is done elsewhere.
 pub trait LogTarget: Send + Sync + 'static {
-    /// Applies an entry that is not a pending proposal of this run.
-    ///
-    /// # Errors
-    /// What went wrong; the log goes on.
-    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError>;
-    /// Everything up to `index` is applied.
-    fn applied(&self, index: LogIndex);
+    /// Takes the next entry; `None` where it concerns no database, or is a proposal of this run, whose proposer has
+    /// been told. What cannot be applied is the target's own affair: the log goes on.
+    fn entry(&self, index: LogIndex, change: Option<Change>);
+    /// A leader's first entry in `term` is applied: whatever this node proposed in earlier terms and has not been
+    /// applied by now never will be.
+    fn term_began(&self, term: u64);
+    /// Up to here entries are applied in every database, as it moves.
+    fn settled(&self) -> watch::Receiver<LogIndex>;
+    /// Whether what the log held at the start is applied again, and the databases agree with it.
+    fn replayed(&self) -> watch::Receiver<bool>;
+    /// Up to here entries can be shipped onward, as it moves: what they refer to is here.
+    fn shippable(&self) -> watch::Receiver<LogIndex>;
     /// Entries at or below it need no redo after a restart.
     fn durable_index(&self) -> LogIndex;
     /// The log is about to be applied again from the durable index on.
     fn begin_replay(&self);
     /// It has been, as far as it went at the start.
     fn end_replay(&self);
-    /// Whether everything up to `index` has come another way than by the log, by fetching what differs.
-    fn has_fetched(&self, index: LogIndex) -> bool;
-}
-
-impl LogTarget for Store {
-    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
-        Store::apply(self, index, change)
-    }
-
-    fn applied(&self, index: LogIndex) {
-        Store::applied(self, index);
-    }
-
-    fn durable_index(&self) -> LogIndex {
-        Store::durable_index(self)
-    }
-
-    fn begin_replay(&self) {
-        Store::begin_replay(self);
-    }
-
-    fn end_replay(&self) {
-        Store::end_replay(self);
-    }
-
-    fn has_fetched(&self, index: LogIndex) -> bool {
-        Store::durable_index(self) >= index
-    }
+    /// Brings everything up to entry `index` by difference from another voter, because the log before is gone; durable
+    /// when it is done.
+    fn fetch(&self, index: LogIndex) -> BoxFuture<'static, io::Result<()>>;
 }
 
 /// A target shared by the state machine and those who watch it.

@@ -30,6 +30,14 @@ pub struct Peer {
     pub addr: String,
     /// URL of its HTTP.
     pub http: String,
+    /// It is a voter or shall become one when it is close behind; otherwise it only receives the log.
+    #[serde(default = "yes")]
+    pub votes: bool,
+}
+
+/// Members written before there were others voted all.
+fn yes() -> bool {
+    true
 }
 
 impl fmt::Display for Peer {

@@ -21,6 +21,7 @@ pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
         node_name: identity.name.to_string(),
         protocol_version: identity.protocol_version,
         role: identity.role.to_string(),
+        http: identity.http.clone(),
     }
 }
 
@@ -31,6 +32,7 @@ pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<Identity, S
         name: identity.node_name.parse().map_err(invalid)?,
         protocol_version: identity.protocol_version,
         role: identity.role.parse().map_err(invalid)?,
+        http: identity.http,
     })
 }
 

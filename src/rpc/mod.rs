@@ -3,6 +3,7 @@
 //! Owns the listener's settings, the wire's limits and the mapping of errors to gRPC statuses; decides nothing about
 //! what is sent. Called by `node`.
 
+mod cluster;
 mod compress;
 mod convert;
 mod status;
@@ -13,7 +14,8 @@ mod server;
 mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
-pub use server::{ReplicationService, routes, serve};
+pub use cluster::{ClusterServer, RemoteCluster};
+pub use server::{ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 
 /// Messages of the wire, generated from `proto/replication.proto`.

@@ -13,10 +13,13 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::cluster::cluster_service;
 use super::compress::Compressor;
 use super::wire::replication_server::{Replication, ReplicationServer};
 use super::{MESSAGE_BYTES_MAX, convert, status::to_status, wire};
 use crate::ltx::BlobRef;
+use crate::raft::RaftServer;
+use crate::store::ClusterControl;
 use crate::stream::{FollowSession, Globs, Serving, SnapshotPiece, StreamError};
 use crate::types::{Checksum, DbName, LogIndex};
 
@@ -34,12 +37,28 @@ pub struct ReplicationService {
     serving: Arc<Serving>,
 }
 
-/// The replication service, to be served alone or with others.
-pub fn routes(serving: Arc<Serving>) -> Routes {
+/// What a node serves to others besides the stream.
+#[derive(Default)]
+pub struct Services {
+    /// Raft, where it is a voter.
+    pub raft: Option<RaftServer>,
+    /// What is asked of the cluster as a whole, with the cluster's id.
+    pub cluster: Option<(String, Arc<dyn ClusterControl>)>,
+}
+
+/// Everything a node serves to others.
+pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
     let service = ReplicationServer::new(ReplicationService { serving })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Routes::new(service)
+    let mut routes = Routes::new(service);
+    if let Some(raft) = services.raft {
+        routes = routes.add_service(raft);
+    }
+    if let Some((cluster, control)) = services.cluster {
+        routes = routes.add_service(cluster_service(cluster, control));
+    }
+    routes
 }
 
 /// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end.

@@ -3,13 +3,33 @@
 use std::sync::Arc;
 
 use super::event::StoreEvent;
-use super::{ChangeKind, Store, StoreError};
+use super::{Change, ChangeKind, Store, StoreError};
 use crate::db::{Database, DbError, FileKind};
 use crate::io::durable;
 use crate::ltx::ChangeSet;
 use crate::types::{DbName, LogIndex, Txid};
 
 impl Store {
+    /// Another node's change of a database whose log a crash of this node left behind: what is in that log was made on
+    /// another state, and never becomes history.
+    pub(super) fn discard_tails_before(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        let foreign = change.origin.node != self.node();
+        if !foreign || self.lock_since().index().is_none_or(|since| index <= since) {
+            return Ok(());
+        }
+        let names: Vec<&DbName> = match &change.kind {
+            ChangeKind::Commit(sets) => sets.iter().map(|set| &set.db).collect(),
+            ChangeKind::Drop(name) => vec![name],
+            ChangeKind::Rename { from, to } => vec![from, to],
+        };
+        for database in names.into_iter().filter_map(|name| self.get(name)) {
+            if database.index() < index {
+                database.discard_tail()?;
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn apply_kind(
         &self,
         index: LogIndex,

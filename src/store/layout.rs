@@ -31,6 +31,16 @@ impl Layout {
         self.root.join("node.toml")
     }
 
+    /// How far the log needs no redo.
+    pub fn applied(&self) -> PathBuf {
+        self.root.join("applied")
+    }
+
+    /// Since when this node is primary.
+    pub fn primary_since(&self) -> PathBuf {
+        self.root.join("primary-since")
+    }
+
     /// The log's directory.
     pub fn raft(&self) -> PathBuf {
         self.root.join("raft")

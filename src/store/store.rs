@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
+use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Shared, Tailer};
@@ -41,7 +42,8 @@ pub struct Store {
     primary: Mutex<Option<PrimaryInfo>>,
     /// Counts steps of any database; waiters look again when it moves.
     steps: watch::Sender<u64>,
-    opened_access: Mutex<()>,
+    roles: Mutex<()>,
+    since: Mutex<PrimarySince>,
 }
 
 /// One line of `skein db list`.
@@ -78,13 +80,15 @@ impl Store {
     pub fn open(options: StoreOptions) -> Result<Arc<Self>, StoreError> {
         let StoreOptions { layout, node, access, blobs } = options;
         super::open::prepare(&layout)?;
-        let durable = DurableLog::open(layout.root().join("applied"))?;
+        let durable = DurableLog::open(layout.applied())?;
         let tailer = Tailer::start()
             .map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (steps, _) = watch::channel(0);
         let observer = super::event::observer(events.clone(), steps.clone());
         let shared = Arc::new(Shared::new(node, blobs, layout.discarded(), layout.tmp(), access, observer));
+        let since = PrimarySince::open(layout.primary_since())?;
+        shared.set_tails_count(since.index().is_some());
         shared.set_tailer(tailer);
         let found = super::open::databases(&layout, &shared)?;
         let applied = AtomicU64::new(durable.index().get());
@@ -98,10 +102,25 @@ impl Store {
             applied,
             primary: Mutex::new(None),
             steps,
-            opened_access: Mutex::new(()),
+            roles: Mutex::new(()),
+            since: Mutex::new(since),
         });
         super::open::scrub(store.all(), access)?;
         Ok(store)
+    }
+
+    /// Forgets how far a log was applied: another one, which brings everything again, takes its place.
+    ///
+    /// # Errors
+    /// Where the note cannot be removed.
+    pub fn forget_log(layout: &Layout) -> Result<(), StoreError> {
+        let path = layout.applied();
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::Io { what: format!("removing {}", path.display()), source })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Connects the log's entrance; until then no change can be captured.
@@ -137,22 +156,6 @@ impl Store {
         self.shared.access()
     }
 
-    /// Fences or unfences all databases; returns when it holds for every one. Blocking.
-    ///
-    /// # Errors
-    /// Where a lock cannot be taken, or what a crash left in a WAL can neither be captured nor set aside.
-    pub fn set_access(&self, access: Access) -> Result<(), StoreError> {
-        let _one_at_a_time = self.opened_access.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.shared.set_access(access);
-        for database in self.all() {
-            database.set_access()?;
-            if access == Access::Write {
-                database.settle_tail()?;
-            }
-        }
-        Ok(())
-    }
-
     /// The primary as last heard of; `None` where unknown.
     pub fn primary(&self) -> Option<PrimaryInfo> {
         self.lock_primary().clone()
@@ -167,6 +170,14 @@ impl Store {
             // Nobody listening is no error.
             let _ = self.events.send(StoreEvent::Primary(primary));
         }
+    }
+
+    pub(super) fn lock_roles(&self) -> MutexGuard<'_, ()> {
+        self.roles.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn lock_since(&self) -> MutexGuard<'_, PrimarySince> {
+        self.since.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn lock_primary(&self) -> MutexGuard<'_, Option<PrimaryInfo>> {
@@ -275,6 +286,7 @@ impl Store {
     /// Where a change set does not continue its database or a file cannot be written; the database is then not
     /// served until it is resynced.
     pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        self.discard_tails_before(index, change)?;
         self.apply_kind(index, &change.kind, change.timestamp_ms)
     }
 

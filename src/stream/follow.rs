@@ -11,7 +11,7 @@ use super::identity::ClusterId;
 use super::lanes::{LaneParts, Lanes, Request};
 use super::session::{Shared, follow_upstream};
 use super::{Connector, FollowStatus, Globs, PrimaryView, RecentLog, ReplicaTarget, StreamError};
-use crate::store::Member;
+use crate::store::{Member, Standing};
 use crate::types::{NodeId, NodeName, Role};
 
 /// Stores the id of the cluster this node joined, before anything of it is applied.
@@ -167,7 +167,8 @@ impl Follower {
         let primary = status.view.primary.as_ref().and_then(|primary| {
             let name = primary.name.parse().ok()?;
             let (addr, healthy) = (primary.addr.clone(), status.connected);
-            Some(Member { name, role: Role::Voter, addr, healthy, lag: Some(Duration::ZERO), lag_entries: 0 })
+            let (lag, standing) = (Some(Duration::ZERO), Standing::Votes);
+            Some(Member { name, role: Role::Voter, addr, healthy, lag, lag_entries: 0, standing })
         });
         let this = Member {
             name: self.name.clone(),
@@ -176,6 +177,7 @@ impl Follower {
             healthy: status.connected,
             lag: status.lag(),
             lag_entries: status.lag_entries(),
+            standing: Standing::Follows,
         };
         primary.into_iter().chain([this]).collect()
     }

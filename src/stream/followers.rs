@@ -2,7 +2,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use crate::store::Member;
+use crate::store::{Member, Standing};
 use crate::types::{LogIndex, NodeId, NodeName, Role};
 
 /// Who follows this node, and how far each one is.
@@ -86,6 +86,7 @@ impl Followers {
                 healthy: seat.connected && seat.heard.elapsed() < Self::SILENCE_MAX,
                 lag: seat.lag(applied),
                 lag_entries: applied.get().saturating_sub(seat.acked.get()),
+                standing: Standing::Follows,
             })
             .collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));

@@ -56,6 +56,8 @@ pub struct Identity {
     pub protocol_version: u32,
     /// What it is configured as.
     pub role: Role,
+    /// URL of its HTTP, empty where it is not told.
+    pub http: String,
 }
 
 /// Refuses a peer whose wire is newer than this program's.

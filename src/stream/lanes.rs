@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{FollowStatus, Globs, RecentLog, ReplicaTarget};
-use crate::ltx::BlobRef;
+use crate::ltx::{BlobRef, ChangeSet};
 use crate::store::{Change, ChangeKind};
 use crate::types::{DbName, LogIndex, Txid};
 
@@ -35,6 +35,8 @@ pub(super) enum Outcome {
     NotFound,
     /// Ask again.
     Retry(String),
+    /// There is nobody to ask: the databases stay as they are, not served.
+    Nobody,
 }
 
 #[derive(Debug)]
@@ -159,8 +161,9 @@ impl Lanes {
                 if !missing.is_empty() {
                     state.missing.insert(index, missing.clone());
                 }
+                let bytes = change.change_sets().iter().map(ChangeSet::inline_bytes).sum();
                 for work in self.adjust(&mut state, index, change) {
-                    self.push(&mut state, index, raw.len(), work);
+                    self.push(&mut state, index, bytes, work);
                 }
             } else {
                 drop(state);

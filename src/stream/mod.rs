@@ -17,6 +17,7 @@ mod recent;
 mod send_snapshot;
 mod serve;
 
+mod applier;
 mod fetch;
 mod follow;
 mod lanes;
@@ -38,6 +39,7 @@ pub use status::FollowStatus;
 pub use target::{BlobSink, ReplicaTarget};
 pub use upstream::{Acks, Connector, PageStream, Upstream};
 
+pub use applier::{Applier, ApplierOptions, Sources};
 pub use follow::{AdoptCluster, FollowOptions, Follower};
 
 /// Largest piece of a blob, of a log entry or of a run of pages in one message, in bytes.

@@ -264,7 +264,7 @@ impl Session<'_> {
     }
 }
 
-fn outcome(result: Result<(), StreamError>, what: &str) -> Outcome {
+pub(super) fn outcome(result: Result<(), StreamError>, what: &str) -> Outcome {
     match result {
         Ok(()) => Outcome::Done,
         Err(StreamError::NotFound(_)) => Outcome::NotFound,

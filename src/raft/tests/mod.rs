@@ -2,20 +2,35 @@
 
 mod conformance;
 mod single_voter;
+mod three_voters;
 
+use std::io;
 use std::sync::Mutex;
 
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
 use super::target::LogTarget;
-use crate::store::{Change, ChangeKind, Origin, StoreError};
+use crate::store::{Change, ChangeKind, Origin};
 use crate::types::{DbName, LogIndex, NodeId};
 
 /// A stand-in for the databases: remembers what it was told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Recorder {
     /// Entries applied that were no proposal of this run.
     pub told: Mutex<Vec<(LogIndex, String)>>,
     /// What a restart need not bring again.
     pub durable: Mutex<LogIndex>,
+    /// What was fetched because the log was gone.
+    pub fetched: Mutex<Vec<LogIndex>>,
+    settled: watch::Sender<LogIndex>,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        let (told, durable, fetched) = Default::default();
+        Self { told, durable, fetched, settled: watch::Sender::default() }
+    }
 }
 
 impl Recorder {
@@ -26,13 +41,27 @@ impl Recorder {
 }
 
 impl LogTarget for Recorder {
-    fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
-        let ChangeKind::Drop(name) = &change.kind else { unreachable!("these tests only drop") };
-        self.told.lock().unwrap().push((index, name.to_string()));
-        Ok(())
+    fn entry(&self, index: LogIndex, change: Option<Change>) {
+        if let Some(change) = change {
+            let ChangeKind::Drop(name) = &change.kind else { unreachable!("these tests only drop") };
+            self.told.lock().unwrap().push((index, name.to_string()));
+        }
+        self.settled.send_replace(index);
     }
 
-    fn applied(&self, _index: LogIndex) {}
+    fn term_began(&self, _term: u64) {}
+
+    fn settled(&self) -> watch::Receiver<LogIndex> {
+        self.settled.subscribe()
+    }
+
+    fn replayed(&self) -> watch::Receiver<bool> {
+        watch::Sender::new(true).subscribe()
+    }
+
+    fn shippable(&self) -> watch::Receiver<LogIndex> {
+        self.settled.subscribe()
+    }
 
     fn durable_index(&self) -> LogIndex {
         *self.durable.lock().unwrap()
@@ -42,8 +71,11 @@ impl LogTarget for Recorder {
 
     fn end_replay(&self) {}
 
-    fn has_fetched(&self, _index: LogIndex) -> bool {
-        true
+    fn fetch(&self, index: LogIndex) -> BoxFuture<'static, io::Result<()>> {
+        self.fetched.lock().unwrap().push(index);
+        *self.durable.lock().unwrap() = index;
+        self.settled.send_replace(index);
+        Box::pin(async { Ok(()) })
     }
 }
 

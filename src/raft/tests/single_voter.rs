@@ -7,13 +7,15 @@ use std::time::Duration;
 use super::{Recorder, change};
 use crate::db::CommitError;
 use crate::io::blobs::BlobStore;
-use crate::raft::{RaftError, RaftNode, RaftOptions};
+use crate::raft::{Beginning, RaftError, RaftNode, RaftOptions};
 use crate::types::{LogIndex, NodeId};
 
 const SOON: Duration = Duration::from_secs(20);
 
 fn start(dir: &Path, target: &Arc<Recorder>, bootstrap: bool) -> Result<Arc<RaftNode>, RaftError> {
-    start_with(dir, target, |options| options.bootstrap = bootstrap)
+    start_with(dir, target, |options| {
+        options.beginning = if bootstrap { Beginning::Found } else { Beginning::Never };
+    })
 }
 
 fn start_with(
@@ -21,7 +23,7 @@ fn start_with(
     target: &Arc<Recorder>,
     set: impl FnOnce(&mut RaftOptions),
 ) -> Result<Arc<RaftNode>, RaftError> {
-    let mut options = RaftOptions::new(NodeId::new(1), "n1".parse().unwrap(), dir.join("raft"));
+    let mut options = RaftOptions::new("c".into(), NodeId::new(1), "n1".parse().unwrap(), dir.join("raft"));
     options.segment_bytes = 64 * 1024;
     set(&mut options);
     let blobs = Arc::new(BlobStore::open(dir.join("blobs")).unwrap());
@@ -132,7 +134,7 @@ fn the_log_is_purged_behind_the_databases_and_keeps_what_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let target = Arc::new(Recorder::default());
     let node = start_with(dir.path(), &target, |options| {
-        options.bootstrap = true;
+        options.beginning = Beginning::Found;
         options.retention_bytes = 128 * 1024;
     })
     .unwrap();

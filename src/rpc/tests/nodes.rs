@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake_store::FakeStore;
 use crate::ltx::BlobRef;
-use crate::rpc::{Compression, GrpcConnector, routes, serve};
+use crate::rpc::{Compression, GrpcConnector, Services, routes, serve};
 use crate::store::{Change, CommittedLog, LogReadError, PrimaryInfo};
 use crate::stream::{
     FollowOptions, Follower, Identity, PROTOCOL_VERSION, PrimaryView, ReplicaTarget, Serving,
@@ -60,7 +60,8 @@ pub struct Node {
 
 pub fn identity(cluster: &str, node: u64, role: Role) -> Identity {
     let (cluster, name) = (cluster.parse().unwrap(), format!("n{node}").parse().unwrap());
-    Identity { cluster, node: NodeId::new(node), name, protocol_version: PROTOCOL_VERSION, role }
+    let (node, http) = (NodeId::new(node), String::new());
+    Identity { cluster, node, name, protocol_version: PROTOCOL_VERSION, role, http }
 }
 
 impl Node {
@@ -127,7 +128,7 @@ impl Node {
 pub async fn listen(serving: Arc<Serving>, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    tokio::spawn(serve(listener, routes(serving), stop));
+    tokio::spawn(serve(listener, routes(serving, Services::default()), stop));
     addr
 }
 

@@ -61,6 +61,11 @@ impl Lanes {
             }
             match self.ask(|reply| Request::Blob { blob, reply }) {
                 Some(Outcome::Done) => self.blob_arrived(blob),
+                Some(Outcome::Nobody) => {
+                    let names: Vec<&str> = dbs.iter().map(DbName::as_str).collect();
+                    tracing::error!(%index, databases = ?names, %blob, "a large change set is lost, and no other node has it");
+                    break;
+                }
                 Some(_) => return self.resync(index, &dbs),
                 None => return,
             }
@@ -77,6 +82,10 @@ impl Lanes {
             match self.ask(|reply| Request::Resync { db: db.clone(), at, reply }) {
                 Some(Outcome::Done) => {
                     self.state().gone.remove(db);
+                }
+                Some(Outcome::Nobody) => {
+                    tracing::error!(database = %db, "no other node has it: restore it with skein db import");
+                    continue;
                 }
                 Some(_) => {
                     let origin = Origin { node: NodeId::new(0), run: 0, seq: 0 };

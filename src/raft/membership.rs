@@ -1,0 +1,350 @@
+//! Members of the group: who votes, who receives the log, and who leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver;
+use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, Instant as _, Membership, ReadPolicy, ServerState};
+use tokio_util::sync::CancellationToken;
+
+use super::node::{RaftHandle, RaftNode};
+use super::types::{Peer, TypeConfig};
+use crate::store::{Candidate, ClusterError, Member, MemberChange, Standing};
+use crate::types::{NodeName, Role};
+
+type Metrics = openraft::RaftMetrics<TypeConfig>;
+type Members = Membership<u64, Peer>;
+
+/// Voters of one cluster at most: with more, each commit waits for more disks and gains nothing.
+pub const VOTERS_MAX: usize = 5;
+/// A learner this many entries behind the log's end is close enough to vote.
+const CLOSE_ENTRIES: u64 = 1000;
+/// How long an operator waits for a change to take place.
+const CHANGE_MAX: Duration = Duration::from_secs(30);
+/// Without word for longer a member does not count as healthy.
+const HEARD_MAX: Duration = Duration::from_secs(2);
+
+impl RaftNode {
+    /// The members of the group as this node knows them; how others stand is known to the leader only.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let own = self.options.node.get();
+        membership.nodes().filter_map(|(id, peer)| member(&metrics, membership, own, *id, peer)).collect()
+    }
+
+    /// HOST:PORT of the other members, the leader first.
+    pub fn peers(&self) -> Vec<String> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let own = self.options.node.get();
+        let members = metrics.membership_config.membership();
+        let mut peers: Vec<(u64, &Peer)> =
+            members.nodes().filter(|(id, _)| **id != own).map(|(id, peer)| (*id, peer)).collect();
+        peers.sort_by_key(|(id, _)| metrics.current_leader != Some(*id));
+        let addr = |(id, peer): (u64, &Peer)| self.options.book.get(id).unwrap_or_else(|| peer.addr.clone());
+        peers.into_iter().map(addr).collect()
+    }
+
+    /// Whether this node has ever got anything of the log.
+    pub fn has_log(&self) -> bool {
+        self.raft.metrics().borrow_watched().last_log_index.is_some()
+    }
+
+    /// Makes a node a member that receives the log, or notes its new addresses; it votes once it is close behind and
+    /// the number of voters stays odd. The leader's task.
+    ///
+    /// # Errors
+    /// `Refused` where another node has the name.
+    pub async fn enlist(&self, candidate: Candidate) -> Result<(), ClusterError> {
+        let members = self.led_members()?;
+        let id = candidate.node.get();
+        let Candidate { name, addr, http, returning, .. } = candidate;
+        let mut same_name = members.nodes().filter(|(_, peer)| peer.name == name.as_str());
+        if let Some((other, _)) = same_name.find(|(other, _)| **other != id) {
+            return Err(ClusterError::Refused(format!(
+                "a voter named {name} is a member already (node {other:016x}): give this one another --name, or remove the old one first with skein members remove {name}"
+            )));
+        }
+        let known = members.get_node(&id);
+        if known.is_none() && returning {
+            return Err(ClusterError::Refused(format!(
+                "{name} was removed from the cluster: start it with an empty data directory, or let it in again with skein members add {addr}"
+            )));
+        }
+        let votes = known.is_none_or(|peer| peer.votes);
+        let peer = Peer { name: name.to_string(), addr, http, votes };
+        match known {
+            Some(known) if *known == peer => return Ok(()),
+            Some(_) => {
+                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
+                tracing::info!(node = %name, "a member has new addresses");
+            }
+            None => {
+                self.change(ChangeMembers::AddNodes(BTreeMap::from([(id, peer)])), true).await?;
+                tracing::info!(node = %name, "a node joins the voters; it receives the log first");
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what an operator wants, and waits until it is so. The leader's task.
+    ///
+    /// # Errors
+    /// `Refused` where it would leave the group without a voter, or names no member.
+    pub async fn change_member(&self, change: MemberChange) -> Result<(), ClusterError> {
+        let members = self.led_members()?;
+        let (MemberChange::Remove(name) | MemberChange::Promote(name) | MemberChange::Demote(name)) = &change;
+        let (id, peer) = self.find(&members, name)?;
+        let voter = members.voter_ids().any(|voter| voter == id);
+        if id == self.options.node.get() && !matches!(change, MemberChange::Promote(_)) {
+            return Err(ClusterError::Refused(format!(
+                "{name} is the primary: move it first with skein handoff"
+            )));
+        }
+        match change {
+            MemberChange::Remove(_) if voter => {
+                self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await?;
+            }
+            MemberChange::Remove(_) => {
+                self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await?;
+            }
+            MemberChange::Demote(_) => {
+                let peer = Peer { votes: false, ..peer };
+                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
+                if voter {
+                    self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await?;
+                }
+            }
+            MemberChange::Promote(_) => {
+                let peer = Peer { votes: true, ..peer };
+                self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
+            }
+        }
+        tracing::info!(node = %name, "members changed");
+        Ok(())
+    }
+
+    /// Whether a planned move of the primary to `to` can begin here.
+    ///
+    /// # Errors
+    /// `NotPrimary` where another node leads; `Refused` and `Unavailable` where nobody can take over.
+    pub fn check_handoff(&self, to: Option<&NodeName>) -> Result<(), ClusterError> {
+        let members = self.led_members()?;
+        match to {
+            Some(name) => self.may_succeed(&members, self.find(&members, name)?.0),
+            None => self.best_successor(&members).map(drop),
+        }
+    }
+
+    /// Whether this node leads, as far as it knows.
+    ///
+    /// # Errors
+    /// `NotPrimary` where it does not.
+    pub fn check_leading(&self) -> Result<(), ClusterError> {
+        self.led_members().map(drop)
+    }
+
+    /// Gives up leading in favour of `to`, or of the voter that is the least behind; returns who leads then.
+    ///
+    /// # Errors
+    /// `Unavailable` where nobody takes over in time: this node still leads then, or somebody else was elected.
+    pub async fn transfer(&self, to: Option<&NodeName>) -> Result<NodeName, ClusterError> {
+        let members = self.led_members()?;
+        let id = match to {
+            Some(name) => self.find(&members, name)?.0,
+            None => self.best_successor(&members)?,
+        };
+        self.may_succeed(&members, id)?;
+        let ended = |error: openraft::error::Fatal<TypeConfig>| ClusterError::Unavailable(error.to_string());
+        self.raft.trigger().transfer_leader(id).await.map_err(ended)?;
+        let leads = move |metrics: &Metrics| metrics.current_leader == Some(id);
+        let wait = self.raft.wait(Some(self.options.lease() * 2)).metrics(leads, "handed off").await;
+        let name = members.get_node(&id).map(|peer| peer.name.clone()).unwrap_or_default();
+        match wait {
+            Ok(_) => name.parse().map_err(|_| ClusterError::Unavailable("the successor has no name".into())),
+            Err(_) => Err(ClusterError::Unavailable(format!("{name} did not take over in time"))),
+        }
+    }
+
+    /// Makes sure with a quorum that this node leads: what it has committed is the newest there is.
+    ///
+    /// # Errors
+    /// `NotPrimary` where another node leads, `Unavailable` where no quorum answers.
+    pub async fn confirm_leading(&self) -> Result<(), ClusterError> {
+        let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        match tokio::time::timeout(self.options.lease() * 2, confirmed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => match self.led_members() {
+                Ok(_) => Err(ClusterError::Unavailable(error.to_string())),
+                Err(other) => Err(other),
+            },
+            Err(_) => Err(ClusterError::Unavailable("no quorum answers".into())),
+        }
+    }
+
+    /// The members, where this node leads.
+    fn led_members(&self) -> Result<Members, ClusterError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership().clone();
+        if metrics.state == ServerState::Leader {
+            return Ok(members);
+        }
+        let leader = metrics.current_leader.and_then(|id| members.get_node(&id));
+        Err(ClusterError::NotPrimary(leader.map(|peer| peer.addr.clone())))
+    }
+
+    fn find(&self, members: &Members, name: &NodeName) -> Result<(u64, Peer), ClusterError> {
+        let mut nodes = members.nodes();
+        let found = nodes.find(|(_, peer)| peer.name == name.as_str());
+        found.map(|(id, peer)| (*id, peer.clone())).ok_or_else(|| {
+            ClusterError::Refused(format!("no voter or standby is named {name}; see skein members list"))
+        })
+    }
+
+    async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), ClusterError> {
+        change_membership(&self.raft, change, retain).await.map_err(|error| match self.led_members() {
+            Ok(_) => ClusterError::Unavailable(error),
+            Err(other) => other,
+        })
+    }
+
+    fn best_successor(&self, members: &Members) -> Result<u64, ClusterError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let own = self.options.node.get();
+        let others = members.voter_ids().filter(|id| *id != own && is_heard(&metrics, *id));
+        let best = others.max_by_key(|id| matched(&metrics, *id));
+        best.ok_or_else(|| ClusterError::Refused("no other voter is there to take over".into()))
+    }
+
+    fn may_succeed(&self, members: &Members, id: u64) -> Result<(), ClusterError> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let name = members.get_node(&id).map(|peer| peer.name.clone()).unwrap_or_default();
+        if id == self.options.node.get() {
+            return Err(ClusterError::Refused(format!("{name} is the primary already")));
+        }
+        if !members.voter_ids().any(|voter| voter == id) {
+            return Err(ClusterError::Refused(format!("{name} does not vote, so it cannot be primary")));
+        }
+        if !is_heard(&metrics, id) {
+            return Err(ClusterError::Unavailable(format!("{name} does not answer")));
+        }
+        Ok(())
+    }
+}
+
+async fn change_membership(
+    raft: &RaftHandle,
+    change: ChangeMembers<u64, Peer>,
+    retain: bool,
+) -> Result<(), String> {
+    let mut server = raft.server_metrics();
+    let changed = async {
+        loop {
+            server.borrow_and_update();
+            match raft.change_membership(change.clone(), retain).await {
+                Ok(_) => return Ok(()),
+                // One at a time: the end of the other one changes these metrics.
+                Err(error) if is_another_under_way(&error) => {
+                    server.changed().await.map_err(|_| error.to_string())?;
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    };
+    let late = |_| Err(format!("no quorum confirmed the change within {} s", CHANGE_MAX.as_secs()));
+    tokio::time::timeout(CHANGE_MAX, changed).await.unwrap_or_else(late)
+}
+
+fn is_another_under_way(error: &RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> bool {
+    use ChangeMembershipError::{InProgress, UncommittedLeaderLog};
+    matches!(
+        error.api_error(),
+        Some(ClientWriteError::ChangeMembershipError(InProgress(_) | UncommittedLeaderLog(_)))
+    )
+}
+
+/// The last entry a member is known to have on disk.
+fn matched(metrics: &Metrics, id: u64) -> u64 {
+    let replication = metrics.replication.as_ref();
+    replication.and_then(|all| all.get(&id).copied().flatten()).map_or(0, |at| at.index)
+}
+
+fn is_heard(metrics: &Metrics, id: u64) -> bool {
+    let heard = metrics.heartbeat.as_ref().and_then(|all| all.get(&id).cloned().flatten());
+    heard.is_some_and(|at| at.elapsed() < HEARD_MAX)
+}
+
+fn member(metrics: &Metrics, members: &Members, own: u64, id: u64, peer: &Peer) -> Option<Member> {
+    let last = metrics.last_log_index.unwrap_or(0);
+    let standing = match (members.voter_ids().any(|voter| voter == id), peer.votes) {
+        (true, _) => Standing::Votes,
+        (false, true) => Standing::Joining,
+        (false, false) => Standing::Standby,
+    };
+    let leads = metrics.state == ServerState::Leader;
+    let index = if id == own { last } else { matched(metrics, id) };
+    let healthy = id == own || (leads && is_heard(metrics, id)) || metrics.current_leader == Some(id);
+    let known = id == own || leads;
+    Some(Member {
+        name: peer.name.parse().ok()?,
+        role: Role::Voter,
+        addr: peer.addr.clone(),
+        healthy,
+        lag: (known && index == last).then_some(Duration::ZERO),
+        lag_entries: if known { last.saturating_sub(index) } else { 0 },
+        standing,
+    })
+}
+
+/// Learners that shall vote and are close behind, as many as keep the number of voters odd.
+fn due(metrics: &Metrics) -> BTreeSet<u64> {
+    let stored = &metrics.membership_config;
+    let members = stored.membership();
+    if metrics.state != ServerState::Leader || members.get_joint_config().len() != 1 {
+        return BTreeSet::new();
+    }
+    let (voters, last) = (members.voter_ids().count(), metrics.last_log_index.unwrap_or(0));
+    let close = |id: &u64| {
+        matched(metrics, *id) > 0
+            && last.saturating_sub(matched(metrics, *id)) <= CLOSE_ENTRIES
+            && is_heard(metrics, *id)
+    };
+    let waiting = members.learner_ids().filter(|id| members.get_node(id).is_some_and(|peer| peer.votes));
+    let mut ready: Vec<u64> = waiting.filter(close).collect();
+    ready.truncate(VOTERS_MAX.saturating_sub(voters));
+    if (voters + ready.len()).is_multiple_of(2) {
+        ready.pop();
+    }
+    ready.into_iter().collect()
+}
+
+/// Has learners vote when it is their turn; on Raft's thread, whether this node leads or not.
+pub(super) async fn promote_learners(raft: RaftHandle, stop: CancellationToken) {
+    let (mut data, mut server) = (raft.data_metrics(), raft.server_metrics());
+    loop {
+        let due = due(&raft.metrics().borrow_watched());
+        if !due.is_empty() {
+            match change_membership(&raft, ChangeMembers::AddVoterIds(due.clone()), true).await {
+                Ok(()) => tracing::info!(voters = due.len(), "nodes that joined vote now"),
+                Err(error) => tracing::debug!(%error, "cannot let nodes vote yet"),
+            }
+        }
+        // Learners are there or not: without them only a change of the members matters.
+        let learners =
+            raft.metrics().borrow_watched().membership_config.membership().learner_ids().count() > 0;
+        let more = tokio::select! {
+            () = stop.cancelled() => false,
+            changed = server.changed() => changed.is_ok(),
+            changed = data.changed(), if learners => changed.is_ok(),
+        };
+        if !more {
+            return;
+        }
+    }
+}

@@ -1,0 +1,77 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::transport::AddressBook;
+use crate::types::{NodeId, NodeName};
+
+/// What a node's Raft is started with.
+#[derive(Debug, Clone)]
+pub struct RaftOptions {
+    /// The cluster's id.
+    pub cluster: String,
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: NodeName,
+    /// The log's directory.
+    pub dir: PathBuf,
+    /// HOST:PORT at which others reach its gRPC.
+    pub addr: String,
+    /// URL at which others reach its HTTP.
+    pub http: String,
+    /// Where other voters were found.
+    pub book: AddressBook,
+    /// How a node without a log begins.
+    pub beginning: Beginning,
+    /// Entries kept for those who follow, in bytes.
+    pub retention_bytes: u64,
+    /// How long entries are kept for those who follow.
+    pub retention: Duration,
+    /// Size of a log segment in bytes.
+    pub segment_bytes: u64,
+    /// How long a proposal may be without fate before its outcome counts as unknown.
+    pub commit_timeout: Duration,
+    /// How often a leader says that it is there.
+    pub heartbeat: Duration,
+    /// Silence of the leader after which another one may be elected; each node waits this long and up to twice that.
+    pub election_timeout: Duration,
+}
+
+/// How a node without a log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// Not at all: the log must be there.
+    Never,
+    /// It founds a new cluster of one voter.
+    Found,
+    /// It waits for a leader to send the log.
+    Wait,
+}
+
+impl RaftOptions {
+    /// The defaults for a node: 256 MiB or 24 h of entries kept, segments of 16 MiB, 5 s for a commit, a heartbeat
+    /// each 100 ms, an election after 250 to 500 ms.
+    pub fn new(cluster: String, node: NodeId, name: NodeName, dir: PathBuf) -> Self {
+        Self {
+            cluster,
+            node,
+            name,
+            dir,
+            addr: String::new(),
+            http: String::new(),
+            book: AddressBook::default(),
+            beginning: Beginning::Never,
+            retention_bytes: 256 << 20,
+            retention: Duration::from_secs(24 * 3600),
+            segment_bytes: 16 << 20,
+            commit_timeout: Duration::from_secs(5),
+            heartbeat: Duration::from_millis(100),
+            election_timeout: Duration::from_millis(250),
+        }
+    }
+
+    /// For how long followers promise no vote to another one after they heard from their leader.
+    pub fn lease(&self) -> Duration {
+        self.election_timeout * 2
+    }
+}

@@ -1,0 +1,190 @@
+//! The start of Raft, on its own thread.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::committed::RaftLog;
+use super::log_store::LogStore;
+use super::node::{RaftError, RaftHandle, Started};
+use super::options::{Beginning, RaftOptions};
+use super::pending::Pending;
+use super::primary::{self, Watched};
+use super::retention::{self, Retention};
+use super::segment_log::LogOptions;
+use super::sink::{Proposals, RaftSink, Submit};
+use super::state_machine::StateMachine;
+use super::target::SharedTarget;
+use super::transport::{Network, RaftService};
+use super::types::{Peer, TypeConfig};
+use super::{membership, target};
+use crate::io::blobs::BlobStore;
+
+fn raft_error(error: impl std::fmt::Display) -> RaftError {
+    RaftError::Raft(error.to_string())
+}
+
+/// A whole number of milliseconds, at least one.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+fn config(options: &RaftOptions) -> Result<Arc<Config>, RaftError> {
+    let config = Config {
+        cluster_name: "skein".into(),
+        heartbeat_interval: millis(options.heartbeat),
+        election_timeout_min: millis(options.election_timeout),
+        election_timeout_max: millis(options.lease()),
+        // Snapshots are handles and the log is purged by bytes and time (trap 13).
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        max_payload_entries: 1024,
+        api_channel_size: Some(4096),
+        enable_pre_vote: Some(true),
+        // A leader that comes back has to be elected again: others may have gone on without it.
+        enable_leader_restore: Some(false),
+        broadcast_submitted_on_append: Some(true),
+        ..Config::default()
+    };
+    config.validate().map(Arc::new).map_err(raft_error)
+}
+
+/// The life of the Raft thread.
+pub(super) async fn run(
+    options: RaftOptions,
+    target: SharedTarget,
+    blobs: Arc<BlobStore>,
+    stop: CancellationToken,
+    started: oneshot::Sender<Result<Started, RaftError>>,
+) {
+    let pending = Arc::new(Pending::default());
+    let parts = match start(&options, &target, blobs, pending.clone()).await {
+        Ok(parts) => parts,
+        Err(error) => return drop(started.send(Err(error))),
+    };
+    let Parts { running, proposals, submit, keep } = parts;
+    let raft = running.raft.clone();
+    tokio::spawn(submit.run(proposals));
+    tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
+    tokio::spawn(membership::promote_learners(raft.clone(), stop.clone()));
+    let expiry = pending.clone();
+    let age = options.commit_timeout;
+    tokio::spawn(async move {
+        // A timer is the event here: nothing else tells that an answer is late.
+        let mut tick = tokio::time::interval((age / 10).max(Duration::from_millis(10)));
+        loop {
+            tick.tick().await;
+            expiry.expire(age);
+        }
+    });
+    if started.send(Ok(running)).is_ok() {
+        stop.cancelled().await;
+    }
+    if let Err(error) = raft.shutdown().await {
+        tracing::warn!(%error, "raft ended abnormally");
+    }
+    pending.abandon("the node was shut down");
+}
+
+/// What the thread is made of.
+struct Parts {
+    running: Started,
+    proposals: Proposals,
+    submit: Submit,
+    keep: Retention,
+}
+
+async fn start(
+    options: &RaftOptions,
+    target: &SharedTarget,
+    blobs: Arc<BlobStore>,
+    pending: Arc<Pending>,
+) -> Result<Parts, RaftError> {
+    if options.beginning == Beginning::Never && !segments_exist(&options.dir) {
+        return Err(RaftError::NoCluster(options.dir.clone()));
+    }
+    let store =
+        LogStore::open(LogOptions { dir: options.dir.clone(), segment_bytes: options.segment_bytes })?;
+    let (shared, entries, recycle) = (store.shared(), store.entries(), store.recycler());
+    let starved = Box::new(store.starved());
+    target.begin_replay();
+    let members_file = options.dir.join("membership");
+    let machine =
+        StateMachine::open(target.clone(), pending.clone(), &entries, shared.clone(), members_file)?;
+    let id = options.node.get();
+    if shared.vote()?.is_some() && !machine.is_alone(id) {
+        // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
+        tokio::time::sleep(options.lease()).await;
+    }
+    let network = Network {
+        cluster: options.cluster.clone(),
+        id,
+        book: options.book.clone(),
+        patience: options.lease(),
+    };
+    let handle = Arc::new(OnceLock::new());
+    let service = RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone());
+    let raft = Raft::new(id, config(options)?, network.clone(), store, machine).await.map_err(raft_error)?;
+    if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
+        let peer = Peer {
+            name: options.name.to_string(),
+            addr: options.addr.clone(),
+            http: options.http.clone(),
+            votes: true,
+        };
+        raft.initialize(BTreeMap::from([(id, peer)])).await.map_err(raft_error)?;
+    }
+    lead_alone(&raft, id).await?;
+    // Set once, here.
+    let _ = handle.set(raft.clone());
+    let led_term = Arc::new(AtomicU64::new(0));
+    let primary = primary::watch(Watched {
+        raft: raft.clone(),
+        id,
+        settled: target.settled(),
+        replayed: target.replayed(),
+        store: shared.clone(),
+        led_term: led_term.clone(),
+        lease: options.lease(),
+    });
+    let log = Arc::new(RaftLog::new(entries.clone(), target::LogTarget::shippable(&**target)));
+    let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
+    let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
+    let submit = Submit { raft: raft.clone(), pending, network, blobs };
+    let running = Started { raft, sink: Arc::new(sink), log, store: shared, service, primary };
+    Ok(Parts { running, proposals, submit, keep })
+}
+
+/// A single voter need not wait for an election timeout, nor for leases of others (trap 3): there are none.
+async fn lead_alone(raft: &RaftHandle, id: u64) -> Result<(), RaftError> {
+    // From Raft itself: right after its start the metrics still say nothing.
+    let look = move |state: &openraft::RaftState<TypeConfig>| {
+        let alone = state.membership_state.effective().voter_ids().eq([id]);
+        (alone, state.server_state)
+    };
+    let (alone, state) = raft.with_raft_state(look).await.map_err(raft_error)?;
+    if !alone {
+        return Ok(());
+    }
+    if state != ServerState::Leader {
+        raft.trigger().elect(false).await.map_err(raft_error)?;
+    }
+    let wait = raft.wait(Some(Duration::from_secs(60)));
+    wait.state(ServerState::Leader, "the only voter leads").await.map_err(raft_error)?;
+    let last = raft.with_raft_state(|state| state.log_ids.last().map(|id| id.index)).await;
+    let last = last.map_err(raft_error)?;
+    let wait = raft.wait(Some(Duration::from_secs(3600)));
+    wait.applied_index_at_least(last, "the log is applied").await.map_err(raft_error)?;
+    Ok(())
+}
+
+fn segments_exist(dir: &std::path::Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("segment-"))
+    })
+}

@@ -1,0 +1,135 @@
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+
+use futures::{Stream, StreamExt};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::ship::receive;
+use super::wire::raft_server::{Raft, RaftServer as Generated};
+use super::{MESSAGE_BYTES_MAX, Route, wire};
+use crate::io::blobs::BlobStore;
+use crate::raft::codec;
+use crate::raft::node::RaftHandle;
+
+/// The gRPC service in front of a node's Raft.
+pub type RaftServer = Generated<RaftService>;
+
+/// What answers the other voters.
+pub struct RaftService {
+    cluster: String,
+    id: u64,
+    raft: Arc<OnceLock<RaftHandle>>,
+    blobs: Arc<BlobStore>,
+}
+
+impl RaftService {
+    /// The service of node `id`; until `raft` is set it answers that the node is starting.
+    pub fn server(
+        cluster: String,
+        id: u64,
+        raft: Arc<OnceLock<RaftHandle>>,
+        blobs: Arc<BlobStore>,
+    ) -> RaftServer {
+        Generated::new(Self { cluster, id, raft, blobs })
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    }
+
+    fn raft<T>(&self, request: &Request<T>) -> Result<(RaftHandle, Route), Status> {
+        let route = Route::of(request.metadata())?;
+        if route.cluster != self.cluster {
+            return Err(Status::failed_precondition(format!(
+                "this node belongs to cluster {}, not to {}",
+                self.cluster, route.cluster
+            )));
+        }
+        if route.to != self.id {
+            return Err(Status::failed_precondition(format!(
+                "node {:016x} is meant, and this is {:016x}: an address of the cluster has changed hands",
+                route.to, self.id
+            )));
+        }
+        let raft = self.raft.get().ok_or_else(|| Status::unavailable("this node is starting"))?;
+        Ok((raft.clone(), route))
+    }
+}
+
+fn fatal(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("raft: {error}"))
+}
+
+#[tonic::async_trait]
+impl Raft for RaftService {
+    type AppendStream = Pin<Box<dyn Stream<Item = Result<wire::AppendResponse, Status>> + Send>>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let (raft, _) = self.raft(&request)?;
+        // A message that breaks the protocol ends the stream, like a connection that breaks.
+        let requests = request.into_inner().scan((), |(), message| {
+            let request = message.and_then(wire::append_from);
+            if let Err(status) = &request {
+                tracing::debug!(%status, "a stream of entries ends");
+            }
+            std::future::ready(request.ok())
+        });
+        let answers = raft.stream_append(requests).map(|answer| match answer {
+            Ok(answer) => Ok(wire::appended(&answer)),
+            Err(error) => Err(fatal(error)),
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn vote(
+        &self,
+        request: Request<wire::proto::VoteRequest>,
+    ) -> Result<Response<wire::proto::VoteResponse>, Status> {
+        let (raft, _) = self.raft(&request)?;
+        let message = request.into_inner();
+        let pre_vote = message.pre_vote;
+        let ballot = wire::ballot_from(message)?;
+        let answer = if pre_vote { raft.pre_vote(ballot).await } else { raft.vote(ballot).await };
+        Ok(Response::new(wire::voted(&answer.map_err(fatal)?)))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<wire::SnapshotRequest>,
+    ) -> Result<Response<wire::SnapshotResponse>, Status> {
+        let (raft, _) = self.raft(&request)?;
+        let message = request.into_inner();
+        let vote = wire::vote_from(message.vote)?;
+        let last_membership = codec::decode_members(&message.members)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let last_log_id = message.last.map(wire::log_id_from);
+        if last_log_id.is_some_and(|last| last.leader_id.term > vote.leader_id.term) {
+            return Err(Status::invalid_argument("a snapshot behind the term of its sender"));
+        }
+        let meta = SnapshotMeta { last_log_id, last_membership };
+        let installed = raft.install_full_snapshot(vote, Snapshot { meta, snapshot: () }).await;
+        let vote = Some(wire::vote(&installed.map_err(fatal)?.vote));
+        Ok(Response::new(wire::SnapshotResponse { vote }))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferRequest>,
+    ) -> Result<Response<wire::TransferResponse>, Status> {
+        let (raft, _) = self.raft(&request)?;
+        let transfer = wire::transfer_from(request.into_inner())?;
+        let answer = raft.handle_transfer_leader(transfer).await.map_err(fatal)?;
+        Ok(Response::new(wire::transferred(&answer)))
+    }
+
+    async fn put_blob(
+        &self,
+        request: Request<Streaming<wire::BlobPiece>>,
+    ) -> Result<Response<wire::PutBlobResponse>, Status> {
+        self.raft(&request)?;
+        receive(request.into_inner(), self.blobs.clone()).await?;
+        Ok(Response::new(wire::PutBlobResponse {}))
+    }
+}

@@ -1,0 +1,163 @@
+//! What this node may do with its databases, as a whole.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Store, StoreError};
+use crate::db::{Database, DbError};
+use crate::io::durable;
+use crate::types::{Access, LogIndex};
+
+/// Since which entry this node is primary, remembered across a crash: only then may the logs of its databases hold
+/// what applications wrote and nobody else has.
+///
+/// File `primary-since`, text: the line `skein-primary-since 1`, then the last entry applied before applications could
+/// write. Missing on a node that is not primary.
+#[derive(Debug)]
+pub(super) struct PrimarySince {
+    path: PathBuf,
+    index: Option<LogIndex>,
+}
+
+const MAGIC: &str = "skein-primary-since 1";
+
+impl PrimarySince {
+    /// Reads the file.
+    pub fn open(path: PathBuf) -> Result<Self, StoreError> {
+        let index = match std::fs::read_to_string(&path) {
+            Ok(text) => Some(parse(&text).ok_or_else(|| {
+                StoreError::Fatal(format!("{} is damaged or of a newer version", path.display()))
+            })?),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(StoreError::Io { what: format!("reading {}", path.display()), source });
+            }
+        };
+        Ok(Self { path, index })
+    }
+
+    /// The last entry before this node was primary, `None` where it is not.
+    pub fn index(&self) -> Option<LogIndex> {
+        self.index
+    }
+
+    fn begin(&mut self, index: LogIndex) -> Result<(), StoreError> {
+        let written = durable::write_atomic(&self.path, format!("{MAGIC}\n{index}\n").as_bytes());
+        written.map_err(|source| self.failed("writing", source))?;
+        self.index = Some(index);
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), StoreError> {
+        if self.index.is_none() {
+            return Ok(());
+        }
+        let dir = self.path.parent().unwrap_or(&self.path);
+        let removed = std::fs::remove_file(&self.path).and_then(|()| durable::sync_dir(dir));
+        removed.map_err(|source| self.failed("removing", source))?;
+        self.index = None;
+        Ok(())
+    }
+
+    fn failed(&self, what: &str, source: std::io::Error) -> StoreError {
+        StoreError::Io { what: format!("{what} {}", self.path.display()), source }
+    }
+}
+
+fn parse(text: &str) -> Option<LogIndex> {
+    let mut lines = text.lines();
+    (lines.next()? == MAGIC).then_some(())?;
+    lines.next()?.parse().ok().map(LogIndex::new)
+}
+
+impl Store {
+    /// Fences or unfences all databases; returns when it holds for every one. Blocking.
+    ///
+    /// # Errors
+    /// Where a lock cannot be taken, or what a crash left in a WAL can neither be captured nor set aside.
+    pub fn set_access(&self, access: Access) -> Result<(), StoreError> {
+        let _one_at_a_time = self.lock_roles();
+        if access == Access::Write {
+            // Tails that are still there were made on what is applied by now.
+            self.lock_since().begin(self.applied_index())?;
+            self.shared.set_handing_over(false);
+            self.shared.set_access(access);
+            for database in self.all() {
+                database.set_access()?;
+                database.settle_tail()?;
+            }
+            return Ok(());
+        }
+        self.shared.set_access(access);
+        self.shared.set_handing_over(false);
+        // All that need no waiting at once: a writer at work must not keep other databases writable.
+        let slow: Vec<_> = self.all().into_iter().filter(|database| !database.try_fence()).collect();
+        // A rollback database is fenced by the access alone; its readers are not waited for.
+        let (slow, lazy): (Vec<_>, Vec<_>) = slow.into_iter().partition(|database| database.has_wal());
+        lazy.into_iter().try_for_each(|database| in_thread(move || database.set_access()).map(drop))?;
+        wait_for_all(slow, |database| database.set_access())
+    }
+
+    /// Another node is primary, and its log has decided everything that was proposed here: what is left in the logs of
+    /// this node's databases never becomes history, and is kept in `discarded/`. Blocking; the fence is up.
+    ///
+    /// # Errors
+    /// Where a file cannot be written. A database that cannot be brought in step is not served, and resynced.
+    pub fn follow_history(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.lock_roles();
+        if self.access() == Access::Write || self.lock_since().index().is_none() {
+            return Ok(());
+        }
+        for database in self.all() {
+            if let Err(error) = database.follow_history() {
+                tracing::error!(db = %database.name(), %error, "cannot bring the database in step with the new primary");
+                if matches!(error, DbError::Io { .. }) {
+                    return Err(error.into());
+                }
+            }
+        }
+        self.lock_since().end()
+    }
+
+    /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Never waits
+    /// for long.
+    pub fn proposals_resolved(&self) {
+        self.all().iter().for_each(|database| database.leave_limbo());
+    }
+
+    /// Before a planned move of the primary: lets writers wait, and commits what they have done. Blocking.
+    ///
+    /// # Errors
+    /// Where a database cannot be captured; nothing has changed then but that writers still wait.
+    pub fn hand_over(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.lock_roles();
+        self.shared.set_handing_over(true);
+        wait_for_all(self.all(), |database| database.hand_over())?;
+        self.shared.set_access(Access::Fenced);
+        wait_for_all(self.all().into_iter().filter(|database| !database.try_fence()).collect(), |database| {
+            if database.has_wal() { database.set_access() } else { Ok(()) }
+        })
+    }
+}
+
+type Joined = std::thread::JoinHandle<Result<(), DbError>>;
+
+fn in_thread(work: impl FnOnce() -> Result<(), DbError> + Send + 'static) -> Result<Joined, StoreError> {
+    let spawned = std::thread::Builder::new().name("skein-roles".into()).spawn(work);
+    spawned.map_err(|source| StoreError::Io { what: "starting a thread".into(), source })
+}
+
+/// Does the same to databases that may have to be waited for, each in its own time.
+fn wait_for_all(
+    databases: Vec<Arc<Database>>,
+    work: impl Fn(&Arc<Database>) -> Result<(), DbError> + Copy + Send + 'static,
+) -> Result<(), StoreError> {
+    let started: Result<Vec<_>, _> =
+        databases.into_iter().map(|database| in_thread(move || work(&database))).collect();
+    let mut outcome = Ok(());
+    for thread in started? {
+        let ended = thread.join().unwrap_or_else(|_| Ok(()));
+        outcome = outcome.and(ended.map_err(StoreError::from));
+    }
+    outcome
+}
