@@ -238,7 +238,7 @@ impl<'a> Worker<'a> {
             let pause_ms = match action {
                 Action::Read => self.random.random_range(10..30),
                 _ if good => self.random.random_range(1..5),
-                _ => 20,
+                _ => 50,
             };
             std::thread::sleep(Duration::from_millis(pause_ms));
         }

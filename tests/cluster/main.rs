@@ -33,8 +33,9 @@ fn rounds(test: &str, shape: Shape, passthrough: bool, default: u64) {
         match run.round(seed) {
             Ok(summary) => eprintln!("SKEIN_CLUSTER_SEED={seed}: {summary}"),
             Err(error) => panic!(
-                "{error}\nrepeat this round: SKEIN_CLUSTER_SEED={seed} scripts/cluster 1 {test}\n\
+                "{error}{}\nrepeat this round: SKEIN_CLUSTER_SEED={seed} scripts/cluster 1 {test}\n\
                  with those before it: SKEIN_CLUSTER_SEED={first} scripts/cluster {} {test}",
+                run.last_words(),
                 seed - first + 1
             ),
         }

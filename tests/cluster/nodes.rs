@@ -14,6 +14,8 @@ use crate::harness::{self, Node, PATIENCE, Settings, http, within};
 
 const LISTEN: u16 = 20203;
 const HTTP: u16 = 20202;
+/// Lines of each node's log that are shown after a failure.
+const LAST_LINES: usize = 30;
 
 /// Who votes: all three, or only the one that founded the cluster.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +78,21 @@ impl Nodes {
             nodes.start_again(&[index]).unwrap_or_else(|error| panic!("{error}"));
         }
         Some(nodes)
+    }
+
+    /// The end of what each daemon said, without what it says of every refused write.
+    pub fn last_words(&self) -> String {
+        let mut said = String::new();
+        for Placed { node, .. } in &self.placed {
+            let log = node.log();
+            let lines: Vec<_> =
+                log.lines().filter(|line| !line.contains("this node is not primary")).collect();
+            said += &format!("\n{}:", node.settings.name);
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                said += &format!("\n    {line}");
+            }
+        }
+        said
     }
 
     /// How many there are.

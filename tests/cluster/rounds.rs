@@ -72,6 +72,11 @@ impl Run {
         ))
     }
 
+    /// What the daemons said last.
+    pub fn last_words(&self) -> String {
+        self.nodes.last_words()
+    }
+
     /// The databases of earlier rounds are as they were.
     ///
     /// # Errors
