@@ -80,11 +80,10 @@ impl Book {
     /// Everything that is not as it must be.
     pub fn judge(&mut self, nodes: &Nodes) -> Result<(), String> {
         let end = state(nodes, &self.db)?;
-        for node in 0..nodes.len() {
-            self.inspect(nodes, node, &end)?;
-        }
+        let mut wrong: Vec<_> =
+            (0..nodes.len()).filter_map(|node| self.inspect(nodes, node, &end).err()).collect();
         if self.kind.synchronous == "FULL" {
-            self.report(&checker::check(&self.ops, &end, Promise::Stays))?;
+            wrong.extend(self.report(&checker::check(&self.ops, &end, Promise::Stays)).err());
         } else {
             let mut said = Ok(());
             let _ = within(KEEPING_MAX, || {
@@ -93,10 +92,10 @@ impl Book {
                 });
                 said.is_ok().then_some(())
             });
-            said?;
+            wrong.extend(said.err());
         }
         self.end = Some(end);
-        Ok(())
+        if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
     }
 
     /// What nobody has written since it was judged is as it was.

@@ -1,6 +1,7 @@
 //! The one definition of correct: a history of operations, and the state the cluster agreed on in the end.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use super::discarded::Kept;
 use super::history::{Action, Op, Outcome, Row, Seen, State, content, digests, marker};
@@ -48,7 +49,7 @@ pub enum Violation {
     /// Nodes that were primary in the same term.
     TwoPrimaries { term: u64, names: Vec<String> },
     /// A node that called itself primary after another one had, in a later term.
-    StalePrimary { term: u64, name: String, later: (u64, String) },
+    StalePrimary { term: u64, name: String, later: (u64, String), for_at_least: Duration },
 }
 
 impl Violation {
@@ -119,6 +120,7 @@ pub fn check_claims(claims: &[Claim]) -> Vec<Violation> {
             term: old.term,
             name: old.name.clone(),
             later: (new.term, new.name.clone()),
+            for_at_least: old.last - new.first,
         }));
     }
     broken

@@ -296,7 +296,12 @@ fn two_primaries_in_one_term_are_found() {
 
 #[test]
 fn a_primary_that_has_not_noticed_its_successor_is_found() {
-    let stale = Violation::StalePrimary { term: 1, name: "n1".into(), later: (2, "n2".into()) };
+    let stale = Violation::StalePrimary {
+        term: 1,
+        name: "n1".into(),
+        later: (2, "n2".into()),
+        for_at_least: Duration::from_millis(100),
+    };
     assert_eq!(check_claims(&claims(&[(1, "n1", 0, 11), (2, "n2", 10, 20)])), [stale]);
 }
 

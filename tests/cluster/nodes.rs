@@ -95,6 +95,12 @@ impl Nodes {
         said
     }
 
+    /// Leaves everything where it is when the nodes have ended.
+    pub fn keep_directory(&mut self) {
+        self.dir.disable_cleanup(true);
+        eprintln!("kept: {}", self.dir.path().display());
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.placed.len()
@@ -257,10 +263,6 @@ impl Drop for Nodes {
         for placed in &mut self.placed {
             placed.node.kill9();
             let _ = umount2(&placed.node.mount(), MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW);
-        }
-        if std::thread::panicking() && std::env::var_os("SKEIN_CLUSTER_KEEP").is_some() {
-            self.dir.disable_cleanup(true);
-            eprintln!("kept: {}", self.dir.path().display());
         }
     }
 }
