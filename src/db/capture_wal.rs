@@ -49,7 +49,11 @@ impl Database {
     pub fn wal_synced(self: &Arc<Self>, done: Done) {
         match self.lock_at_once() {
             Some(state) if state.wal.is_some() => self.capture_synced(state, Some(done)),
-            Some(_) => done(Ok(())),
+            Some(state) => {
+                let answer = self.may_skip_capture(&state);
+                drop(state);
+                done(answer);
+            }
             None => self.off_thread(done, |database, done| database.capture_wal(Some(done))),
         }
     }
@@ -80,8 +84,17 @@ impl Database {
         if state.wal.is_some() {
             self.capture_synced(state, done);
         } else if let Some(done) = done {
+            let answer = self.may_skip_capture(&state);
             drop(state);
-            done(Ok(()));
+            done(answer);
+        }
+    }
+
+    /// Not attached: there is nothing to capture, unless the node has let go of what applications still have open.
+    fn may_skip_capture(&self, state: &State) -> Result<(), DbError> {
+        match state.log_left_behind {
+            true => Err(self.unavailable("the node is ending")),
+            false => Ok(()),
         }
     }
 

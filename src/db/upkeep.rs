@@ -46,6 +46,11 @@ impl Database {
         (state.wal, state.mounted) = (None, None);
     }
 
+    /// Whether applications had it open when the node let go of it.
+    pub fn is_left_open(&self) -> bool {
+        self.lock().log_left_behind
+    }
+
     /// The database is dropped or replaced: nothing of it is captured any more.
     pub fn set_dropped(&self) {
         let mut state = self.lock();

@@ -119,6 +119,14 @@ impl Store {
         self.lock_since().end()
     }
 
+    /// The node ends while applications have databases open, and nothing keeps them from writing any more: what they
+    /// write counts at the next start, if only to be kept in `discarded/`.
+    pub(super) fn remember_left_open(&self) -> Result<(), StoreError> {
+        let mut since = self.lock_since();
+        let left_open = self.all().iter().any(|database| database.is_left_open());
+        if left_open && since.index().is_none() { since.begin(self.applied_index()) } else { Ok(()) }
+    }
+
     /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Never waits
     /// for long.
     pub fn proposals_resolved(&self) {

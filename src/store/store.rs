@@ -345,6 +345,7 @@ impl Store {
             tailer.stop();
         }
         self.all().iter().for_each(|database| database.close());
+        self.remember_left_open()?;
         self.checkpoint()
     }
 

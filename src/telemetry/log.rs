@@ -5,7 +5,8 @@ use tracing_subscriber::EnvFilter;
 use crate::config::LogFormat;
 
 /// What is logged where `RUST_LOG` says nothing.
-const DEFAULT_FILTER: &str = "skein=info,warn";
+/// openraft warns of every message that does not get through; who is primary and who is reached is said by Skein itself.
+const DEFAULT_FILTER: &str = "skein=info,openraft=error,warn";
 
 /// Sends the program's log to stderr; what is logged is `RUST_LOG`'s. A second call changes nothing.
 ///

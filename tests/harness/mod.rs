@@ -14,10 +14,12 @@ mod cluster;
 pub mod http;
 mod node;
 pub mod sql;
+mod voters;
 
 pub use app::{App, example};
 pub use cluster::{Cluster, Options, wait};
 pub use node::{Node, Settings, free_address, skein, unmount};
+pub use voters::Voters;
 
 /// How long anything that must happen may take before the test calls it a failure.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -224,6 +224,11 @@ impl Node {
         Some(status)
     }
 
+    /// Process id of the daemon, where it runs.
+    pub fn pid_if_running(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Process id of the daemon.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the node runs").id()

@@ -6,6 +6,7 @@ mod harness;
 mod bad_input;
 mod cli;
 mod damaged_disk;
+mod failover;
 mod fault;
 mod guarantees;
 mod mounted_files;

@@ -1,0 +1,373 @@
+//! Three voters: election, quorum commits, handoff, and the way back.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rusqlite::Connection;
+
+use crate::harness::sql;
+use crate::harness::{App, Voters, eventually, within};
+
+fn table(connection: &Connection) {
+    sql::run(connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
+}
+
+fn count(connection: &Connection) -> i64 {
+    sql::number(connection, "SELECT count(*) FROM t")
+}
+
+fn insert(connection: &Connection, text: &str) -> rusqlite::Result<usize> {
+    connection.execute("INSERT INTO t(v) VALUES(?1)", [text])
+}
+
+/// Files below `discarded` of a node.
+fn discarded(voters: &Voters, which: usize) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(voters.nodes[which].data().join("discarded"));
+    entries.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn acknowledged_commits_survive_the_loss_of_the_primary_in_every_mode() {
+    for passthrough in [true, false] {
+        let Some(mut voters) = Voters::start(3, passthrough) else { return };
+        let mut apps = Vec::new();
+        let first = voters.primary();
+        for journal in ["wal", "delete", "persist"] {
+            let path = voters.nodes[first].path(&format!("{journal}.db"));
+            apps.push((journal, App::transfer(&path, &["--journal", journal])));
+        }
+        for (journal, app) in &mut apps {
+            assert!(app.wait_for("commit", 40, Duration::from_secs(30)), "{journal}: {:?}", app.end());
+        }
+        voters.nodes[first].kill9();
+        let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+        let second = voters.primary_among(&others);
+        for (journal, app) in &mut apps {
+            let said = app.kill9();
+            let acknowledged = said.iter().filter(|line| line.starts_with("commit")).count() as i64;
+            let db = voters.open(second, &format!("{journal}.db"));
+            let kept = sql::number(&db, "SELECT count(*) FROM ledger WHERE client = 'a'");
+            assert!(kept >= acknowledged, "{journal}: {kept} of {acknowledged} acknowledged commits");
+            assert!(kept <= acknowledged + 1, "{journal}: {kept} commits, {acknowledged} were acknowledged");
+            assert_eq!(sql::number(&db, "SELECT sum(balance) FROM account"), 20_000, "{journal}");
+            sql::check_integrity(&db);
+        }
+        voters.nodes[first].must_start();
+        for (journal, _) in &apps {
+            voters.same_bytes(&format!("{journal}.db"));
+        }
+    }
+}
+
+#[test]
+fn a_deposed_primary_gives_up_what_was_not_replicated_and_keeps_it_aside() {
+    for passthrough in [true, false] {
+        let Some(voters) = Voters::start(3, passthrough) else { return };
+        let first = voters.primary();
+        let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+        let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+        table(&writer);
+        sql::run(&writer, "PRAGMA synchronous=normal");
+        insert(&writer, "replicated").unwrap();
+        voters.same_bytes("a.db");
+        // A reader that began before, and holds its snapshot to the end.
+        let held = sql::open(&voters.nodes[first].path("a.db"));
+        // Nobody is there to replicate to; for a short while that is not noticed.
+        others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
+        writer.busy_timeout(Duration::from_millis(100)).unwrap();
+        let lost = within(Duration::from_secs(10), || insert(&writer, "lost").is_err().then_some(()));
+        assert!(lost.is_some(), "a primary without a quorum takes writes for ever");
+        let in_tail = count(&writer) - 1;
+        assert!(in_tail > 0, "nothing was accepted before the fence came down");
+        sql::run(&held, "BEGIN");
+        assert_eq!(count(&held), 1 + in_tail);
+        voters.signal(first, Signal::SIGSTOP);
+        others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
+        let (second, _) = voters.first_write("a.db", "INSERT INTO t(v) VALUES('won')", &others);
+        voters.signal(first, Signal::SIGCONT);
+        // What was on its way to the others when they stopped may have arrived.
+        let shown = |connection: &Connection| sql::rows(connection, "SELECT v FROM t ORDER BY id").unwrap();
+        let elsewhere = voters.open(second, "a.db");
+        let history = within(Duration::from_secs(20), || (shown(&writer) == shown(&elsewhere)).then_some(()));
+        assert!(history.is_some(), "the deposed primary shows {:?}", shown(&writer));
+        let rows = count(&writer);
+        assert!(rows < 1 + in_tail, "{rows} rows of {in_tail} that nobody was there for");
+        assert_eq!(sql::text(&writer, &format!("SELECT v FROM t WHERE id = {rows}")), "won");
+        assert_eq!(count(&held), 1 + in_tail, "a reader keeps what it saw");
+        sql::run(&held, "COMMIT");
+        assert_eq!(count(&held), rows);
+        voters.same_bytes("a.db");
+        let kept = discarded(&voters, first);
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let dump = voters.nodes[first].must_client(&["ltx", "verify", kept[0].to_str().unwrap()]);
+        assert!(!dump.is_empty());
+        assert!(others.iter().all(|which| discarded(&voters, *which).is_empty()));
+        // Primary again, the connections that stayed open write.
+        let name = voters.nodes[first].settings.name.clone();
+        voters.nodes[second].must_client(&["handoff", &name]);
+        writer.busy_timeout(Duration::from_secs(5)).unwrap();
+        insert(&writer, "again").unwrap();
+        insert(&held, "and again").unwrap();
+        sql::check_integrity(&held);
+        assert_eq!(count(&held), rows + 2);
+        drop((writer, held, elsewhere));
+        voters.same_bytes("a.db");
+    }
+}
+
+#[test]
+fn a_commit_without_a_quorum_fails_and_is_not_seen_anywhere_it_did_not_happen() {
+    let Some(voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+    let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+    table(&writer);
+    insert(&writer, "before").unwrap();
+    let rollback = sql::create(&voters.nodes[first].path("b.db"), "delete", 4096);
+    table(&rollback);
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
+    writer.busy_timeout(Duration::from_millis(100)).unwrap();
+    let start = Instant::now();
+    let refused = insert(&writer, "unknown").unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(15), "{refused} after {:?}", start.elapsed());
+    assert!(insert(&rollback, "unknown").is_err());
+    assert_eq!(count(&writer), 1, "what failed is not seen");
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
+    let primary = voters.primary();
+    let everywhere = eventually("all agree", || {
+        let counts: Vec<i64> = (0..3).map(|which| count(&voters.open(which, "a.db"))).collect();
+        counts.iter().all(|count| *count == counts[0]).then_some(counts[0])
+    });
+    assert!((1..=2).contains(&everywhere), "it happened once or not at all: {everywhere}");
+    insert(&voters.open(primary, "a.db"), "after").unwrap();
+    insert(&voters.open(primary, "b.db"), "after").unwrap();
+    for db in ["a.db", "b.db"] {
+        voters.same_bytes(db);
+    }
+}
+
+/// Writes on whichever node is primary, again and again; what failed is told.
+fn write_on_the_primary(
+    paths: Vec<std::path::PathBuf>,
+    stop: &AtomicBool,
+    written: &AtomicU64,
+) -> Vec<String> {
+    let mut failures = Vec::new();
+    let open = |path: &std::path::Path| {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        Ok::<_, rusqlite::Error>(connection)
+    };
+    let mut here: Option<(std::path::PathBuf, Connection)> = None;
+    while !stop.load(Ordering::SeqCst) {
+        let primary = paths.iter().find(|path| path.exists() && !path.with_file_name(".primary").exists());
+        let Some(path) = primary else {
+            std::thread::yield_now();
+            continue;
+        };
+        if here.as_ref().is_none_or(|(at, _)| at != path) {
+            here = open(path).ok().map(|connection| (path.clone(), connection));
+        }
+        let Some((_, connection)) = &here else { continue };
+        match insert(connection, "x") {
+            Ok(_) => drop(written.fetch_add(1, Ordering::SeqCst)),
+            Err(error) => {
+                failures.push(error.to_string());
+                here = None;
+            }
+        }
+    }
+    failures
+}
+
+#[test]
+fn writers_wait_during_a_handoff_and_none_fails_that_asks_the_new_primary() {
+    let Some(voters) = Voters::three() else { return };
+    let writer = sql::create(&voters.nodes[voters.primary()].path("a.db"), "wal", 4096);
+    table(&writer);
+    drop(writer);
+    voters.same_bytes("a.db");
+    let mut written = 0;
+    for _ in 0..6 {
+        let from = voters.primary();
+        let to = (from + 1) % 3;
+        // One that waits where the primary comes to, from before it does.
+        let waiting = voters.open(to, "a.db");
+        waiting.busy_timeout(Duration::from_secs(5)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let load = {
+            let (path, stop) = (voters.nodes[from].path("a.db"), stop.clone());
+            std::thread::spawn(move || {
+                let connection = sql::open(&path);
+                connection.busy_timeout(Duration::from_millis(1)).unwrap();
+                let mut done = 0;
+                while !stop.load(Ordering::SeqCst) && insert(&connection, "load").is_ok() {
+                    done += 1;
+                }
+                done
+            })
+        };
+        eventually("there is load", || (count(&waiting) > written + 5).then_some(()));
+        let name = voters.nodes[to].settings.name.clone();
+        let waiter = std::thread::spawn(move || insert(&waiting, "waited").map(drop));
+        voters.nodes[from].must_client(&["handoff", &name]);
+        waiter.join().unwrap().expect("a writer that waited for the primary failed");
+        stop.store(true, Ordering::SeqCst);
+        written += load.join().unwrap() + 1;
+        assert_eq!(voters.primary(), to);
+        assert_eq!(count(&voters.open(to, "a.db")), written, "an acknowledged commit is lost or doubled");
+        voters.same_bytes("a.db");
+    }
+}
+
+#[test]
+fn a_rolling_restart_fails_no_writer_that_goes_with_the_primary() {
+    let Some(mut voters) = Voters::three() else { return };
+    let writer = sql::create(&voters.nodes[voters.primary()].path("a.db"), "wal", 4096);
+    table(&writer);
+    drop(writer);
+    voters.same_bytes("a.db");
+    let paths: Vec<_> = voters.nodes.iter().map(|node| node.path("a.db")).collect();
+    let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let load = {
+        let (stop, written) = (stop.clone(), written.clone());
+        std::thread::spawn(move || write_on_the_primary(paths, &stop, &written))
+    };
+    for which in [0, 1, 2] {
+        let before = written.load(Ordering::SeqCst);
+        eventually("there is load", || (written.load(Ordering::SeqCst) > before + 20).then_some(()));
+        voters.nodes[which].restart();
+        voters.wait_voting(3);
+    }
+    stop.store(true, Ordering::SeqCst);
+    let failures = load.join().unwrap();
+    // A writer that is told that the mount ends, or that asked the old primary in the moment of the move, asks again.
+    assert!(failures.len() <= 6, "{failures:?}");
+    let rows = count(&voters.open(voters.primary(), "a.db"));
+    let acknowledged = i64::try_from(written.load(Ordering::SeqCst)).unwrap();
+    assert!(rows >= acknowledged && rows <= acknowledged + failures.len() as i64, "{rows}, {acknowledged}");
+    voters.same_bytes("a.db");
+}
+
+#[test]
+fn all_voters_restart_at_once_and_go_on() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let mut app = App::transfer(&voters.nodes[first].path("a.db"), &[]);
+    assert!(app.wait_for("commit", 50, Duration::from_secs(30)), "{:?}", app.end());
+    voters.nodes.iter_mut().for_each(|node| node.kill9());
+    let acknowledged = app.kill9().iter().filter(|line| line.starts_with("commit")).count() as i64;
+    let started: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = voters.nodes.iter_mut().map(|node| scope.spawn(|| node.start())).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(started.iter().all(Result::is_ok), "{started:?}");
+    let db = voters.open(voters.primary(), "a.db");
+    let kept = sql::number(&db, "SELECT count(*) FROM ledger WHERE client = 'a'");
+    assert!(kept >= acknowledged && kept <= acknowledged + 1, "{kept} of {acknowledged}");
+    voters.same_bytes("a.db");
+}
+
+#[test]
+fn a_lost_voter_is_replaced_and_a_foreign_one_is_refused() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+    table(&writer);
+    insert(&writer, "x").unwrap();
+    let lost = voters.follower();
+    voters.nodes[lost].kill9();
+    crate::harness::unmount(&voters.nodes[lost].mount());
+    let data = voters.nodes[lost].data();
+    std::fs::remove_dir_all(&data).unwrap();
+    // The same name with nothing behind it is another node.
+    let refusal = voters.nodes[lost].start().unwrap_err();
+    assert!(refusal.contains("members remove"), "{refusal}");
+    let name = voters.nodes[lost].settings.name.clone();
+    voters.nodes[first].must_client(&["members", "remove", &name]);
+    voters.nodes[lost].must_start();
+    voters.wait_voting(3);
+    insert(&writer, "y").unwrap();
+    voters.same_bytes("a.db");
+    // A node of another cluster is told so, and keeps what it has.
+    let Some(mut other) = Voters::start(1, true) else { return };
+    let theirs = sql::create(&other.nodes[0].path("b.db"), "wal", 4096);
+    table(&theirs);
+    drop(theirs);
+    other.nodes[0].terminate();
+    other.nodes[0].settings.join = vec![voters.nodes[first].listen];
+    let refusal = other.nodes[0].start().err();
+    let ended = refusal.is_some() || other.nodes[0].wait_for_end(Duration::from_secs(20)).is_some();
+    assert!(ended && other.nodes[0].log().contains("belongs to cluster"), "{}", other.nodes[0].log());
+    other.nodes[0].settings.join.clear();
+    other.nodes[0].must_start();
+    assert_eq!(count(&other.open(0, "b.db")), 0);
+}
+
+#[test]
+fn a_replica_becomes_a_voter_and_keeps_its_data() {
+    let Some(mut voters) = Voters::start(2, true) else { return };
+    let writer = sql::create(&voters.nodes[voters.primary()].path("a.db"), "wal", 4096);
+    table(&writer);
+    insert(&writer, "x").unwrap();
+    let third = voters.add_replica();
+    insert(&writer, "y").unwrap();
+    eventually("the replica has it", || {
+        let path = voters.nodes[third].path("a.db");
+        (path.exists() && count(&sql::open(&path)) == 2).then_some(())
+    });
+    voters.nodes[third].terminate();
+    voters.nodes[third].settings.role = "voter";
+    voters.nodes[third].must_start();
+    voters.wait_voting(3);
+    insert(&writer, "z").unwrap();
+    voters.same_bytes("a.db");
+    let name = voters.nodes[third].settings.name.clone();
+    voters.nodes[0].must_client(&["handoff", &name]);
+    insert(&voters.open(third, "a.db"), "by the former replica").unwrap();
+    drop(writer);
+    voters.same_bytes("a.db");
+}
+
+#[test]
+fn a_large_transaction_reaches_a_majority_before_it_is_acknowledged() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+    sql::run(&writer, "CREATE TABLE b(v BLOB)");
+    let hundred = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100)";
+    sql::run(&writer, &format!("{hundred} INSERT INTO b SELECT randomblob(100000) FROM n"));
+    drop(writer);
+    voters.nodes[first].kill9();
+    let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+    let second = voters.primary_among(&others);
+    let db = voters.open(second, "a.db");
+    assert_eq!(sql::number(&db, "SELECT count(*) FROM b"), 100);
+    sql::check_integrity(&db);
+    drop(db);
+    voters.nodes[first].must_start();
+    voters.same_bytes("a.db");
+}
+
+#[test]
+fn the_newest_transaction_is_known_on_every_node_and_waited_for() {
+    let Some(voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+    table(&writer);
+    for round in 0..20 {
+        insert(&writer, "x").unwrap();
+        for which in 0..3 {
+            voters.nodes[which].must_client(&["wait", "a.db", "--timeout", "10s"]);
+            assert_eq!(count(&voters.open(which, "a.db")), round + 1);
+        }
+    }
+    // Without a quorum nobody can say what the newest is.
+    let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
+    let refused = voters.nodes[first].client(&["wait", "a.db", "--timeout", "1s"]);
+    assert!(!refused.status.success());
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
+}
