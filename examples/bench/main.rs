@@ -3,7 +3,7 @@
 //! ```text
 //! bench [--quick] [--json FILE] [--only NAME] [--dir DIR] [--no-passthrough]
 //! ```
-//! NAME: select, insert, bulk, lag, sync, held; and those that only run when named: memory, large, cold. Starts a
+//! NAME: select, insert, bulk, lag, sync, held, quorum, failover, replicas; and those that only run when named: memory, large, cold. Starts a
 //! primary and a replica of the `skein` beside this program; all data is below DIR (default: `target`).
 //! Prints medians over several rounds and their ratio to plain SQLite; `--json` writes the same for programs.
 
@@ -12,6 +12,7 @@ mod harness;
 
 mod footprint;
 mod latency;
+mod quorum;
 mod report;
 mod throughput;
 
@@ -35,6 +36,11 @@ impl Bench {
     /// `full`, or a tenth of it with `--quick`.
     pub fn amount(&self, full: usize) -> usize {
         if self.quick { full.div_ceil(10) } else { full }
+    }
+
+    /// Where all data is.
+    pub fn dir(&self) -> &Path {
+        self.cluster.dir()
     }
 
     /// A file of plain SQLite.
@@ -72,13 +78,16 @@ fn parse() -> Result<Arguments, String> {
 type Measurement = (&'static str, bool, fn(&mut Bench));
 
 /// Name, whether it runs when none is named, and what it does.
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 12] = [
     ("select", true, latency::select),
     ("insert", true, throughput::insert),
     ("bulk", true, throughput::bulk),
     ("lag", true, latency::lag),
     ("sync", true, throughput::sync),
     ("held", true, latency::held),
+    ("quorum", true, quorum::quorum),
+    ("failover", true, quorum::failover),
+    ("replicas", true, quorum::replicas),
     ("memory", false, footprint::memory),
     ("large", false, footprint::large),
     ("cold", false, footprint::cold),

@@ -45,6 +45,15 @@ impl Report {
         self.figures.push(json!({"name": name, "unit": unit, "skein": value}));
     }
 
+    /// Median, 99th percentile and worst of a figure that plain SQLite does not have.
+    pub fn distribution(&mut self, name: &str, unit: &str, values: &[f64]) {
+        let mut values = values.to_vec();
+        for (label, share) in [("p50", 0.5), ("p99", 0.99), ("max", 1.0)] {
+            let value = percentile(&mut values, share);
+            self.figure(&format!("{name}, {label}"), unit, value);
+        }
+    }
+
     /// Everything as one document.
     pub fn json(&self) -> String {
         let document = json!({"passthrough": self.passthrough, "figures": self.figures});

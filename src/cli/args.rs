@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{HostPort, LogFormat, Partial, parse_duration};
+use crate::config::{HostPort, LogFormat, Partial, Time, parse_duration};
 use crate::http::{Client, ClientError};
 use crate::node;
 use crate::types::{DbName, NodeName, Txid};
@@ -21,7 +21,7 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Run a node: mount its databases, replicate them, run a command on them
     Mount(Box<MountArgs>),
-    /// Show it: one primary and two replicas on this machine, with three mounts
+    /// Show it: three voters on this machine with three mounts, and the primary killed
     Demo(DemoArgs),
     /// Show the cluster: primary, members, databases with position and lag
     Status(StatusArgs),
@@ -96,6 +96,15 @@ pub(super) struct MountArgs {
     #[arg(long, env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     allow_other: Option<bool>,
+    /// How often a primary says that it is there; at most half of --election-timeout [default: 100ms]
+    #[arg(long, env = "SKEIN_HEARTBEAT", value_name = "TIME")]
+    heartbeat: Option<Time>,
+    /// Silence of the primary after which another may be elected, once to twice as long [default: 220ms]
+    #[arg(long, env = "SKEIN_ELECTION_TIMEOUT", value_name = "TIME")]
+    election_timeout: Option<Time>,
+    /// How long a commit may wait for a quorum before its outcome counts as unknown [default: 5s]
+    #[arg(long, env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
+    commit_timeout: Option<Time>,
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
     log_format: Option<LogFormat>,
@@ -120,6 +129,9 @@ impl MountArgs {
             join: self.join,
             no_passthrough: self.no_passthrough,
             allow_other: self.allow_other,
+            heartbeat: self.heartbeat,
+            election_timeout: self.election_timeout,
+            commit_timeout: self.commit_timeout,
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
         }

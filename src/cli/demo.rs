@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use rusqlite::{Connection, OpenFlags};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -12,8 +12,11 @@ use crate::http::{Client, DatabaseDocument};
 
 const DATABASE: &str = "demo.db";
 const ROWS: u32 = 1000;
+/// The amount of the entry written after the takeover.
+const AFTERWARDS: i64 = 7;
 
-/// `skein demo`: three nodes on loopback; writes on one, reads on the others.
+/// `skein demo`: three voters on loopback; writes on one, reads on the others, kills the primary, shows the takeover
+/// and the way back.
 pub(super) async fn run(args: DemoArgs) -> anyhow::Result<i32> {
     let (dir, temporary) = directory(args.dir)?;
     let mut nodes = Vec::new();
@@ -50,45 +53,74 @@ fn directory(wanted: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<tempfil
 }
 
 async fn tell(dir: &Path, nodes: &mut Vec<DemoNode>, exit: bool) -> anyhow::Result<()> {
-    say(&format!("Three nodes on this machine, below {}:", dir.display()))?;
+    say(&format!("Three voters on this machine, below {}:", dir.display()))?;
     nodes.push(DemoNode::start(dir, "n1", &["--bootstrap"]).await?);
-    say(&format!("  n1  primary  {}", nodes[0].announcement))?;
     let join = nodes[0].listen.clone();
     for name in ["n2", "n3"] {
-        let node = DemoNode::start(dir, name, &["--role", "replica", "--join", &join]).await?;
-        say(&format!("  {name}  replica  {}", node.announcement))?;
-        nodes.push(node);
+        nodes.push(DemoNode::start(dir, name, &["--join", &join]).await?);
     }
-    let (primary, replicas) = (&nodes[0], &nodes[1..]);
-    say("\nAn application writes on the primary, into an ordinary SQLite file:")?;
-    let path = primary.mount.join(DATABASE);
+    nodes.iter().try_for_each(|node| say(&format!("  {}  {}", node.name, node.announcement)))?;
+    wait_voting(&nodes[0]).await?;
+    say("\nAn application writes on the primary, n1, into an ordinary SQLite file:")?;
+    let path = nodes[0].mount.join(DATABASE);
     say(&format!("  {}", path.display()))?;
-    let (took, sum) = in_thread(move || write(&path)).await?;
+    let (took, mut sum) = in_thread(move || write(&path)).await?;
     let micros = took.as_micros() / u128::from(ROWS);
     say(&format!(
-        "  {ROWS} transactions, each acknowledged when a quorum has it: {took:.0?} ({micros} us each)"
+        "  {ROWS} transactions, each on two disks when it was acknowledged: {took:.0?} ({micros} us each)"
     ))?;
-    let at: DatabaseDocument = Client::new(&primary.http)?.get(&format!("/v1/databases/{DATABASE}")).await?;
+    let at: DatabaseDocument = Client::new(&nodes[0].http)?.get(&format!("/v1/databases/{DATABASE}")).await?;
     say(&format!("  it stands at transaction {}, checksum {}", at.txid, at.checksum))?;
-    say("\nThe same path on the replicas is a live copy:")?;
-    for replica in replicas {
-        read_on(replica, &at, sum).await?;
+    say("\nThe same path on the others is a live copy:")?;
+    for node in &nodes[1..] {
+        read_on(node, &at, ROWS, sum).await?;
     }
-    let path = replicas[0].mount.join(DATABASE);
-    let refusal = in_thread(move || refused(&path)).await?;
-    say(&format!("\nWriting on {} is refused: {refusal}", replicas[0].name))?;
+    say("\nThe primary is killed (kill -9). The same statement is tried on the others until one takes it:")?;
+    let paths: Vec<_> =
+        nodes[1..].iter().map(|node| (node.name.clone(), node.mount.join(DATABASE))).collect();
+    nodes[0].kill().await?;
+    let (name, took) = in_thread(move || write_somewhere(&paths)).await?;
+    sum += AFTERWARDS;
+    say(&format!("  {name} is primary; it took the write {took:.0?} after the kill"))?;
+    let Some(primary) = nodes.iter().find(|node| node.name == name) else { bail!("no node is named {name}") };
+    let path = primary.mount.join(DATABASE);
+    let (rows, total) = in_thread(move || read(&path)).await?;
+    ensure!((rows, total) == (ROWS + 1, sum), "{name} has {rows} rows with sum {total}");
+    say(&format!("  all {ROWS} acknowledged transactions and the new one are there"))?;
+    let at: DatabaseDocument = Client::new(&primary.http)?.get(&format!("/v1/databases/{DATABASE}")).await?;
+    say("\nn1 comes back, follows, and has what it missed:")?;
+    let join: Vec<String> = nodes[1..].iter().map(|node| node.listen.clone()).collect();
+    nodes[0].restart(&["--join", &join.join(",")]).await?;
+    read_on(&nodes[0], &at, ROWS + 1, sum).await?;
     if exit {
         return say("\nDone.");
     }
     say("\nTry it in another terminal:")?;
-    say(&format!("  sqlite3 {}", primary.mount.join(DATABASE).display()))?;
-    say(&format!("  sqlite3 {}", replicas[0].mount.join(DATABASE).display()))?;
-    say(&format!("  skein status --url {}", primary.http))?;
+    for node in nodes.iter() {
+        say(&format!("  sqlite3 {}", node.mount.join(DATABASE).display()))?;
+    }
+    say(&format!("  skein status --url {}", nodes[0].http))?;
+    say(&format!("  skein handoff n1 --url {}", nodes[0].http))?;
     say("Ctrl-C ends the demonstration.")?;
     std::future::pending().await
 }
 
-async fn read_on(replica: &DemoNode, at: &DatabaseDocument, sum: i64) -> anyhow::Result<()> {
+/// Waits until all three vote.
+async fn wait_voting(node: &DemoNode) -> anyhow::Result<()> {
+    let client = Client::new(&node.http)?;
+    let voting = async {
+        loop {
+            let members = client.status().await?.members;
+            if members.iter().filter(|member| member.standing == "votes").count() == 3 {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), voting).await.context("the nodes do not become voters")?
+}
+
+async fn read_on(replica: &DemoNode, at: &DatabaseDocument, expected: u32, sum: i64) -> anyhow::Result<()> {
     let start = Instant::now();
     let wait = format!("/v1/databases/{DATABASE}/wait?txid={}&timeout_ms=20000", at.txid);
     let there: DatabaseDocument = Client::new(&replica.http)?.get(&wait).await?;
@@ -96,8 +128,8 @@ async fn read_on(replica: &DemoNode, at: &DatabaseDocument, sum: i64) -> anyhow:
     let path = replica.mount.join(DATABASE);
     let (rows, total) = in_thread(move || read(&path)).await?;
     ensure!(
-        there.checksum == at.checksum && rows == ROWS && total == sum,
-        "node {} has {rows} rows with sum {total}, checksum {}; expected {ROWS} rows with sum {sum}, checksum {}",
+        there.checksum == at.checksum && rows == expected && total == sum,
+        "node {} has {rows} rows with sum {total}, checksum {}; expected {expected} rows with sum {sum}, checksum {}",
         replica.name,
         there.checksum,
         at.checksum
@@ -133,13 +165,26 @@ fn read(path: &Path) -> anyhow::Result<(u32, i64)> {
     Ok(db.query_row("SELECT count(*), sum(amount) FROM entry", [], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// What SQLite says to a writer on a replica.
-fn refused(path: &Path) -> anyhow::Result<String> {
-    let db = Connection::open(path)?;
-    match db.execute("DELETE FROM entry", []) {
-        Ok(_) => anyhow::bail!("{}: a replica took a write", path.display()),
-        Err(error) => Ok(error.to_string()),
+/// Writes one row on whichever of the nodes takes it first, and says how long that took.
+fn write_somewhere(paths: &[(String, PathBuf)]) -> anyhow::Result<(String, Duration)> {
+    let start = Instant::now();
+    let mut connections = Vec::new();
+    for (name, path) in paths {
+        let db = Connection::open(path)?;
+        db.busy_timeout(Duration::from_millis(20))?;
+        connections.push((name, db));
     }
+    while start.elapsed() < Duration::from_secs(30) {
+        for (name, db) in &connections {
+            if db
+                .execute("INSERT INTO entry(amount, note) VALUES (?1, 'after the kill')", [AFTERWARDS])
+                .is_ok()
+            {
+                return Ok(((*name).clone(), start.elapsed()));
+            }
+        }
+    }
+    bail!("nobody took over within 30 s")
 }
 
 async fn stop(nodes: &mut Vec<DemoNode>) -> anyhow::Result<()> {

@@ -23,6 +23,7 @@ pub(super) struct DemoNode {
     /// URL of its API.
     pub(super) http: String,
     pub(super) mount: PathBuf,
+    dir: PathBuf,
     child: Child,
 }
 
@@ -31,34 +32,24 @@ impl DemoNode {
     pub(super) async fn start(dir: &Path, name: &str, options: &[&str]) -> anyhow::Result<Self> {
         let dir = dir.join(name);
         std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
-        let (mount, log) = (dir.join("mnt"), dir.join("log"));
         let (listen, http) = (free_address()?, free_address()?);
-        let program = std::env::current_exe().context("finding this program's file")?;
-        let mut command = Command::new(program);
-        // What the user's environment says is meant for another node.
-        for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SKEIN_")) {
-            command.env_remove(key);
-        }
-        command.arg("mount").arg("--mount").arg(&mount).arg("--data").arg(dir.join("data"));
-        command.args(["--name", name, "--listen", &listen, "--http", &http]).args(options);
-        let stderr = File::options().create(true).append(true).open(&log);
-        let stderr = stderr.with_context(|| log.display().to_string())?;
-        // A group of its own: Ctrl-C is this program's, which ends the nodes in order.
-        command
-            .process_group(0)
-            .kill_on_drop(true)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(stderr);
-        let mut child = command.spawn().context("starting a node")?;
-        let Some(stdout) = child.stdout.take() else { bail!("node {name} has no stdout") };
-        let mut lines = BufReader::new(stdout).lines();
-        let announcement = match tokio::time::timeout(PATIENCE, lines.next_line()).await {
-            Ok(Ok(Some(line))) => line,
-            Ok(_) => bail!("node {name} did not start: {}", last_line(&log)),
-            Err(_) => bail!("node {name} did not start within {PATIENCE:?}: {}", last_line(&log)),
-        };
-        Ok(Self { name: name.to_owned(), announcement, listen, http: format!("http://{http}"), mount, child })
+        let mount = dir.join("mnt");
+        let (child, announcement) = launch(&dir, name, &listen, &http, options).await?;
+        let http = format!("http://{http}");
+        Ok(Self { name: name.to_owned(), announcement, listen, http, mount, dir, child })
+    }
+
+    /// Kills the node as a power cut would.
+    pub(super) async fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill().await.with_context(|| format!("killing node {}", self.name))
+    }
+
+    /// Starts a killed node again, where it was.
+    pub(super) async fn restart(&mut self, options: &[&str]) -> anyhow::Result<()> {
+        let http = self.http.trim_start_matches("http://").to_owned();
+        let started = launch(&self.dir, &self.name, &self.listen, &http, options).await?;
+        (self.child, self.announcement) = started;
+        Ok(())
     }
 
     /// Ends the node in order.
@@ -74,6 +65,38 @@ impl DemoNode {
             Err(_) => bail!("node {} did not end within {PATIENCE:?}", self.name),
         }
     }
+}
+
+/// Starts the process and waits for the line that says that its mount may be used.
+async fn launch(
+    dir: &Path,
+    name: &str,
+    listen: &str,
+    http: &str,
+    options: &[&str],
+) -> anyhow::Result<(Child, String)> {
+    let (mount, log) = (dir.join("mnt"), dir.join("log"));
+    let program = std::env::current_exe().context("finding this program's file")?;
+    let mut command = Command::new(program);
+    // What the user's environment says is meant for another node.
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SKEIN_")) {
+        command.env_remove(key);
+    }
+    command.arg("mount").arg("--mount").arg(&mount).arg("--data").arg(dir.join("data"));
+    command.args(["--name", name, "--listen", listen, "--http", http]).args(options);
+    let stderr = File::options().create(true).append(true).open(&log);
+    let stderr = stderr.with_context(|| log.display().to_string())?;
+    // A group of its own: Ctrl-C is this program's, which ends the nodes in order.
+    command.process_group(0).kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let mut child = command.spawn().context("starting a node")?;
+    let Some(stdout) = child.stdout.take() else { bail!("node {name} has no stdout") };
+    let mut lines = BufReader::new(stdout).lines();
+    let announcement = match tokio::time::timeout(PATIENCE, lines.next_line()).await {
+        Ok(Ok(Some(line))) => line,
+        Ok(_) => bail!("node {name} did not start: {}", last_line(&log)),
+        Err(_) => bail!("node {name} did not start within {PATIENCE:?}: {}", last_line(&log)),
+    };
+    Ok((child, announcement))
 }
 
 /// A loopback address nobody listens on at the moment.

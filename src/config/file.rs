@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, expand};
+use super::{ConfigError, HostPort, LogFormat, Time, expand};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -36,6 +36,12 @@ pub struct Partial {
     pub no_passthrough: Option<bool>,
     /// Let other users into the mount.
     pub allow_other: Option<bool>,
+    /// How often a primary says that it is there.
+    pub heartbeat: Option<Time>,
+    /// Silence of the primary after which another one may be elected.
+    pub election_timeout: Option<Time>,
+    /// How long a commit may wait for a quorum.
+    pub commit_timeout: Option<Time>,
     /// Form of the log on stderr.
     pub log_format: Option<LogFormat>,
     /// Program to run once applications may start, with its arguments.
@@ -58,6 +64,9 @@ impl Partial {
             join: self.join.or(below.join),
             no_passthrough: self.no_passthrough.or(below.no_passthrough),
             allow_other: self.allow_other.or(below.allow_other),
+            heartbeat: self.heartbeat.or(below.heartbeat),
+            election_timeout: self.election_timeout.or(below.election_timeout),
+            commit_timeout: self.commit_timeout.or(below.commit_timeout),
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
         }

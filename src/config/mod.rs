@@ -10,7 +10,7 @@ mod file;
 mod host_port;
 mod settings;
 
-pub use duration::parse_duration;
+pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
 pub use file::{Partial, load};
 pub use host_port::HostPort;

@@ -1,10 +1,11 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial};
+use super::{ConfigError, HostPort, Partial, Time};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -66,6 +67,12 @@ pub struct Settings {
     pub passthrough: bool,
     /// Let other users into the mount.
     pub allow_other: bool,
+    /// How often a primary says that it is there.
+    pub heartbeat: Duration,
+    /// Silence of the primary after which another one may be elected.
+    pub election_timeout: Duration,
+    /// How long a commit may wait for a quorum.
+    pub commit_timeout: Duration,
     /// Program to run once applications may start, with its arguments; may be empty.
     pub command: Vec<String>,
 }
@@ -75,6 +82,12 @@ impl Settings {
     pub const LISTEN: &str = "127.0.0.1:20203";
     /// Where HTTP listens unless told otherwise.
     pub const HTTP: &str = "127.0.0.1:20202";
+    /// How often a primary says that it is there, unless told otherwise.
+    pub const HEARTBEAT: Duration = Duration::from_millis(100);
+    /// How long its silence is borne, unless told otherwise.
+    pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(220);
+    /// How long a commit may wait, unless told otherwise.
+    pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
 
     /// Fills in the defaults and checks the whole; `hostname` is the machine's, the default of the node's name.
     ///
@@ -116,6 +129,9 @@ impl Settings {
             join: partial.join.unwrap_or_default(),
             passthrough: !partial.no_passthrough.unwrap_or(false),
             allow_other: partial.allow_other.unwrap_or(false),
+            heartbeat: partial.heartbeat.map_or(Self::HEARTBEAT, Time::get),
+            election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
+            commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             command: partial.command.unwrap_or_default(),
         };
         settings.check()?;
@@ -131,6 +147,12 @@ impl Settings {
             return refuse(
                 "--bootstrap founds a new cluster and --join enters an existing one: give one of them",
             );
+        }
+        if self.heartbeat < Duration::from_millis(10) || self.heartbeat * 2 > self.election_timeout {
+            return refuse("--heartbeat must be at least 10ms and at most half of --election-timeout");
+        }
+        if self.commit_timeout < self.election_timeout {
+            return refuse("--commit-timeout must not be shorter than --election-timeout");
         }
         if self.listen == self.http && self.listen.port() != 0 {
             return refuse("--listen and --http are the same address: give them different ports");
@@ -197,6 +219,10 @@ mod tests {
         assert!(
             refusal(Partial { advertise: Some("0.0.0.0:1".parse().unwrap()), ..minimal() }).contains("dial")
         );
+        let slow = Partial { heartbeat: Some("1s".parse().unwrap()), ..minimal() };
+        assert!(refusal(slow).contains("--election-timeout"));
+        let short = Partial { commit_timeout: Some("1ms".parse().unwrap()), ..minimal() };
+        assert!(refusal(short).contains("--commit-timeout"));
         assert!(refusal(Partial { advertise_http: Some("h:1".into()), ..minimal() }).contains("http://"));
     }
 

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, MutexGuard};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
@@ -59,7 +60,7 @@ impl Database {
         }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
-        let alone = ExclusiveLock::take(file, &self.alone).map_err(fail)?;
+        let alone = ExclusiveLock::take(file, self).map_err(fail)?;
         // By now it may be closed; being alone does no harm then.
         Ok((self.lock(), Some(alone)))
     }
@@ -216,16 +217,18 @@ impl State {
 /// SQLite's EXCLUSIVE lock of a rollback database, held until dropped.
 pub(super) struct ExclusiveLock<'a> {
     file: File,
+    /// Its fence, which stays.
+    reserved: &'a AtomicBool,
     /// The lock belongs to an open file that all of the daemon shares; this keeps its threads apart.
     _gate: MutexGuard<'a, ()>,
 }
 
 impl<'a> ExclusiveLock<'a> {
     /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
-    fn take(file: File, gate: &'a Mutex<()>) -> io::Result<Self> {
-        let gate = gate.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    fn take(file: File, database: &'a Database) -> io::Result<Self> {
+        let gate = database.alone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // Also where the second or third fails, what was taken is let go.
-        let guard = Self { file, _gate: gate };
+        let guard = Self { file, reserved: &database.reserved, _gate: gate };
         lock(&guard.file, LockKind::Exclusive, lock_bytes::RESERVED, 1)?;
         lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1)?;
         lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)?;
@@ -235,7 +238,13 @@ impl<'a> ExclusiveLock<'a> {
 
 impl Drop for ExclusiveLock<'_> {
     fn drop(&mut self) {
-        if let Err(error) = unlock(&self.file, lock_bytes::PENDING, lock_bytes::SHARED_SIZE + 2) {
+        let fence = match self.reserved.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => unlock(&self.file, lock_bytes::RESERVED, 1),
+        };
+        let others = unlock(&self.file, lock_bytes::PENDING, 1)
+            .and_then(|()| unlock(&self.file, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE));
+        if let Err(error) = fence.and(others) {
             tracing::error!(%error, "cannot release the lock of a database file");
         }
     }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::checkpoint::Backfill;
 use super::cut::Cut;
@@ -167,6 +168,7 @@ impl Database {
             return Ok(false);
         }
         state.mounted = None;
+        self.reserved.store(false, Ordering::SeqCst);
         if state.dropped {
             state.wal = None;
             return Ok(true);

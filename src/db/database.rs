@@ -9,6 +9,7 @@ use super::commit::Flight;
 use super::cow::CowSnapshots;
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
+use super::roles::Wait;
 use super::shared::Shared;
 use super::{DbError, DbFiles, Done, FileKind};
 use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
@@ -32,6 +33,8 @@ pub struct Database {
     pub(super) journal_vanishes: AtomicBool,
     /// Whether a change set may be in limbo; so that nobody has to look.
     pub(super) in_limbo: AtomicBool,
+    /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
+    pub(super) reserved: AtomicBool,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -107,6 +110,7 @@ impl Database {
             overlay: Overlay::new(),
             journal_vanishes: AtomicBool::new(false),
             in_limbo: AtomicBool::new(false),
+            reserved: AtomicBool::new(false),
             alone: Mutex::new(()),
         })
     }
@@ -276,6 +280,7 @@ impl Database {
                 .as_ref()
                 .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
             && self.may_serve(&state).is_ok()
+            && !self.wants_fence(&state)
         {
             state.handles += 1;
             drop(state);
@@ -292,7 +297,11 @@ impl Database {
                 // Who opens it now may be the next writer: before he overruns what a dead one left.
                 database.heal(&mut state);
             }
+            let lacks_fence = answer.is_ok() && database.lacks_fence(&state);
             drop(state);
+            if lacks_fence && let Err(error) = database.reserve(Wait::No) {
+                tracing::warn!(%error, "cannot fence a database; its writers are refused instead of waiting");
+            }
             done(answer);
         });
     }

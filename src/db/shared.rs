@@ -88,9 +88,14 @@ impl Shared {
         self.handing_over.store(handing_over, Ordering::SeqCst);
     }
 
+    /// Whether the primary is being moved as planned.
+    pub fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::SeqCst)
+    }
+
     /// Whether applications may begin to write.
     pub fn writable(&self) -> bool {
-        self.access() == Access::Write && !self.handing_over.load(Ordering::SeqCst)
+        self.access() == Access::Write && !self.is_handing_over()
     }
 
     /// Says whether logs left behind by the last run may hold what applications wrote: only a primary's do.

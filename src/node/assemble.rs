@@ -12,7 +12,7 @@ use super::guard::Guard;
 use super::joining::{enlist, find_cluster, look_up};
 use super::place::Place;
 use super::primary::VoterAccess;
-use super::replication::{Parts, Replication, parse_cluster};
+use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::tally::count_events;
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
@@ -60,6 +60,11 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         failures: failed.clone(),
+        timing: Timing {
+            heartbeat: settings.heartbeat,
+            election_timeout: settings.election_timeout,
+            commit_timeout: settings.commit_timeout,
+        },
     };
     let replication = Arc::new(take_place(settings, place, parts).await?);
     tasks.spawn(count_events(store.clone(), shutdown.clone()));

@@ -24,8 +24,9 @@ impl Place {
         let refuse = |why: String| Err(NodeError::Cluster(why));
         let data = settings.data.display();
         // A replica may become a voter: what it has is kept, and completed by difference.
-        let promoted = (identity.role, settings.role) == (Role::Replica, Role::Voter);
-        if identity.role != settings.role && !(promoted && !settings.join.is_empty()) {
+        let promoted =
+            (identity.role, settings.role) == (Role::Replica, Role::Voter) && !settings.join.is_empty();
+        if identity.role != settings.role && !promoted {
             return refuse(format!(
                 "data directory {data} belongs to a {}: give --role {}, or an empty --data",
                 identity.role, identity.role

@@ -40,6 +40,9 @@ pub(super) enum Replication {
     },
 }
 
+/// Whom a voter tells where it is, and what it tells.
+pub(super) type Enlistment = (Arc<dyn ClusterControl>, Candidate);
+
 /// What both kinds are made of.
 pub(super) struct Parts {
     pub(super) store: Arc<Store>,
@@ -51,6 +54,15 @@ pub(super) struct Parts {
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
+    pub(super) timing: Timing,
+}
+
+/// What is waited for how long.
+#[derive(Clone, Copy)]
+pub(super) struct Timing {
+    pub(super) heartbeat: std::time::Duration,
+    pub(super) election_timeout: std::time::Duration,
+    pub(super) commit_timeout: std::time::Duration,
 }
 
 /// How long a node that ends waits for another one to become primary.
@@ -75,6 +87,9 @@ impl Replication {
             http: own.http.clone(),
             beginning,
             book,
+            heartbeat: parts.timing.heartbeat,
+            election_timeout: parts.timing.election_timeout,
+            commit_timeout: parts.timing.commit_timeout,
             ..RaftOptions::new(
                 cluster.to_string(),
                 identity.node,
@@ -93,7 +108,8 @@ impl Replication {
         let _ = slot.set(Arc::downgrade(&raft));
         parts.store.set_sink(raft.sink());
         let (view, views) = watch::channel(PrimaryView::default());
-        parts.tasks.spawn(tell_followers(raft.watch_primary(), own.clone(), view, parts.shutdown.clone()));
+        let (states, stop) = (raft.watch_primary(), parts.shutdown.clone());
+        parts.tasks.spawn(tell_followers(raft.clone(), states, own.clone(), view, stop));
         let ready = watch::Sender::new(true).subscribe();
         let who = wire_identity(&parts.identity, cluster, own.http.clone())?;
         let store = parts.store.clone();
@@ -158,7 +174,7 @@ impl Replication {
         cluster: &ClusterId,
         node: NodeId,
         nodes: Vec<String>,
-    ) -> Result<Option<(Arc<dyn ClusterControl>, Candidate)>, NodeError> {
+    ) -> Result<Option<Enlistment>, NodeError> {
         let Replication::Voter { raft, own, .. } = self else { return Ok(None) };
         let candidate = joining::candidate(node, own, raft.has_log())?;
         Ok(Some((self.control(cluster, nodes), candidate)))
@@ -285,6 +301,7 @@ impl Parts {
 
 /// Keeps what followers are told about the primary in step with the log.
 async fn tell_followers(
+    raft: Arc<RaftNode>,
     mut states: watch::Receiver<PrimaryState>,
     own: PrimaryInfo,
     view: watch::Sender<PrimaryView>,
@@ -296,6 +313,7 @@ async fn tell_followers(
             primary: primary_of(&state, &own),
             term: state.term,
             path: Vec::new(),
+            voters: raft.peers().into_iter().chain([own.addr.clone()]).collect(),
         });
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::transport::AddressBook;
+use crate::config::Settings;
 use crate::types::{NodeId, NodeName};
 
 /// What a node's Raft is started with.
@@ -49,8 +50,7 @@ pub enum Beginning {
 }
 
 impl RaftOptions {
-    /// The defaults for a node: 256 MiB or 24 h of entries kept, segments of 16 MiB, 5 s for a commit, a heartbeat
-    /// each 100 ms, an election after 220 to 440 ms.
+    /// The defaults for a node: 256 MiB or 24 h of entries kept, segments of 16 MiB, and the configuration's times.
     pub fn new(cluster: String, node: NodeId, name: NodeName, dir: PathBuf) -> Self {
         Self {
             cluster,
@@ -64,9 +64,9 @@ impl RaftOptions {
             retention_bytes: 256 << 20,
             retention: Duration::from_secs(24 * 3600),
             segment_bytes: 16 << 20,
-            commit_timeout: Duration::from_secs(5),
-            heartbeat: Duration::from_millis(100),
-            election_timeout: Duration::from_millis(220),
+            commit_timeout: Settings::COMMIT_TIMEOUT,
+            heartbeat: Settings::HEARTBEAT,
+            election_timeout: Settings::ELECTION_TIMEOUT,
         }
     }
 

@@ -107,13 +107,10 @@ impl Submit {
         tokio::spawn(async move {
             // Openraft complains about a receiver that is gone before the entry is committed.
             let _committed = committed;
-            match done.await {
+            // Otherwise it is applied, or out of this log: the next leader's log tells, or the time runs out.
+            if let Ok(Err(error @ ClientWriteError::ForwardToLeader(_))) = done.await {
                 // Refused before it was appended: certain.
-                Ok(Err(error @ ClientWriteError::ForwardToLeader(_))) => {
-                    pending.fail(&origin, CommitError::Refused(error.to_string()));
-                }
-                // Applied, or out of this log: the next leader's log tells, or the time runs out.
-                Ok(_) | Err(_) => {}
+                pending.fail(&origin, CommitError::Refused(error.to_string()));
             }
         });
     }

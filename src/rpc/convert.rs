@@ -101,7 +101,7 @@ fn heartbeat_to_wire(heartbeat: Heartbeat) -> wire::Heartbeat {
     let Heartbeat { view, timestamp_ms } = heartbeat;
     let primary = view.primary.map(|p| wire::PrimaryInfo { name: p.name, addr: p.addr, http: p.http });
     let path = view.path.into_iter().map(NodeId::get).collect();
-    wire::Heartbeat { primary, term: view.term, timestamp_ms, path }
+    wire::Heartbeat { primary, term: view.term, timestamp_ms, path, voters: view.voters }
 }
 
 fn heartbeat_from_wire(heartbeat: wire::Heartbeat) -> Result<Heartbeat, StreamError> {
@@ -112,8 +112,11 @@ fn heartbeat_from_wire(heartbeat: wire::Heartbeat) -> Result<Heartbeat, StreamEr
     if primary.as_ref().is_some_and(|p| p.name.len() + p.addr.len() + p.http.len() > 4096) {
         return Err(invalid("the primary's name and addresses have more than 4096 bytes"));
     }
+    if heartbeat.voters.len() > 16 || heartbeat.voters.iter().any(|addr| addr.len() > 300) {
+        return Err(invalid("more than 16 voters, or an address of more than 300 bytes"));
+    }
     let path = heartbeat.path.into_iter().map(NodeId::new).collect();
-    let view = PrimaryView { primary, term: heartbeat.term, path };
+    let view = PrimaryView { primary, term: heartbeat.term, path, voters: heartbeat.voters };
     Ok(Heartbeat { view, timestamp_ms: heartbeat.timestamp_ms })
 }
 

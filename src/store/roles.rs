@@ -164,8 +164,8 @@ fn wait_for_all(
         databases.into_iter().map(|database| in_thread(move || work(&database))).collect();
     let mut outcome = Ok(());
     for thread in started? {
-        let ended = thread.join().unwrap_or_else(|_| Ok(()));
-        outcome = outcome.and(ended.map_err(StoreError::from));
+        let ended = thread.join().map_err(|_| StoreError::Fatal("changing roles ended abnormally".into()));
+        outcome = outcome.and(ended.and_then(|done| done.map_err(StoreError::from)));
     }
     outcome
 }

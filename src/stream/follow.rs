@@ -263,13 +263,14 @@ fn give_up(shared: &Shared, addr: &str, error: &StreamError) {
     });
 }
 
-/// The last upstream node, those configured, and the primary last heard of.
+/// The last upstream node, those configured, the primary last heard of, and the other voters.
 fn candidates(shared: &Shared) -> Vec<String> {
     let status = shared.status.borrow();
     let primary = status.view.primary.as_ref().map(|primary| primary.addr.clone());
     let mut candidates: Vec<String> = Vec::new();
-    for addr in status.upstream.iter().cloned().chain(shared.options.upstreams.iter().cloned()).chain(primary)
-    {
+    let configured = shared.options.upstreams.iter().cloned();
+    let voters = status.view.voters.iter().cloned();
+    for addr in status.upstream.iter().cloned().chain(configured).chain(primary).chain(voters) {
         if !addr.is_empty() && !candidates.contains(&addr) {
             candidates.push(addr);
         }

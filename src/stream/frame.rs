@@ -52,6 +52,8 @@ pub struct PrimaryView {
     pub term: u64,
     /// The nodes this node follows, nearest first; empty on a voter. A node that finds itself here follows itself.
     pub path: Vec<NodeId>,
+    /// HOST:PORT of the voters: where to go when the node that is followed is lost.
+    pub voters: Vec<String>,
 }
 
 /// The databases of a node.

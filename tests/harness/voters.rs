@@ -23,10 +23,15 @@ impl Voters {
 
     /// `count` of them.
     pub fn start(count: usize, passthrough: bool) -> Option<Self> {
+        Self::start_below(&std::env::temp_dir(), count, passthrough)
+    }
+
+    /// As [`Self::start`], with the temporary directory below `parent`: the file system that is measured.
+    pub fn start_below(parent: &std::path::Path, count: usize, passthrough: bool) -> Option<Self> {
         if !needs_skein() {
             return None;
         }
-        let dir = tempfile::Builder::new().prefix("skein-voters-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix("skein-voters-").tempdir_in(parent).unwrap();
         let mut settings = Settings::primary("n1");
         settings.passthrough = passthrough;
         let mut first = Node::new(dir.path(), settings);
@@ -36,7 +41,7 @@ impl Voters {
             voters.add();
         }
         // An even one waits until there is another.
-        voters.wait_voting(count - usize::from(count % 2 == 0));
+        voters.wait_voting(count - usize::from(count.is_multiple_of(2)));
         Some(voters)
     }
 

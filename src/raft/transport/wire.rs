@@ -55,12 +55,9 @@ pub(super) fn append_from(request: AppendRequest) -> Result<AppendEntriesRequest
     let prev_log_id = request.previous.map(log_id_from);
     let entries = request.entries.into_iter().map(codec::decode_entry).collect::<Result<Vec<_>, _>>();
     let entries = entries.map_err(|error| invalid(&error.to_string()))?;
-    let mut next = prev_log_id.map_or(0, |id| id.index + 1);
-    for entry in &entries {
-        if entry.log_id.index != next {
-            return Err(invalid("entries are not consecutive"));
-        }
-        next += 1;
+    let first = prev_log_id.map_or(0, |id| id.index + 1);
+    if !(first..).zip(&entries).all(|(index, entry)| entry.log_id.index == index) {
+        return Err(invalid("entries are not consecutive"));
     }
     Ok(AppendEntriesRequest {
         vote: vote_from(request.vote)?,

@@ -74,7 +74,8 @@ impl Node {
         let entries = Mutex::new((LogIndex::new(1), Vec::new()));
         let log = Arc::new(FakeLog { entries, applied: watch::Sender::new(LogIndex::ZERO) });
         let primary = PrimaryInfo { name: "n1".into(), addr: String::new(), http: "http://n1".into() };
-        let view = watch::Sender::new(PrimaryView { primary: Some(primary), term: 1, path: vec![] });
+        let view =
+            watch::Sender::new(PrimaryView { primary: Some(primary), term: 1, path: vec![], voters: vec![] });
         let (ready, stop) = (watch::Sender::new(true), CancellationToken::new());
         let serving = Serving::new(
             identity,
