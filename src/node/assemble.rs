@@ -1,6 +1,7 @@
 //! The order a node starts in, and the reverse it stops in.
 
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +45,7 @@ pub(super) struct Running {
 /// Starts a node and returns when applications may start.
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
     let (identity, place) = identify(settings)?;
-    refuse_stale_mount(&identity.get())?;
+    wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
     let (blobs, store) = open_store(settings, &identity, place).await?;
@@ -175,18 +176,33 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, Place), NodeError
     Ok((Arc::new(IdentityFile::new(data, identity)?), place))
 }
 
+/// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
+const STALE_MAX: Duration = Duration::from_secs(10);
+
 /// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).
-fn refuse_stale_mount(identity: &Identity) -> Result<(), NodeError> {
+async fn wait_for_stale_mount(identity: &Identity) -> Result<(), NodeError> {
     let Some((connection, mount_point)) = &identity.last_mount else { return Ok(()) };
-    let Some(stale) = stale_mount(*connection, mount_point) else { return Ok(()) };
-    let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
-    Err(NodeError::Mount {
-        path: mount_point.clone(),
-        why: format!(
-            "the last run of this node died, and its mount is still used by processes with pid {}: end them, then start again",
-            pids.join(", ")
-        ),
-    })
+    let deadline = Instant::now() + STALE_MAX;
+    let mut said = false;
+    loop {
+        let Some(stale) = stale_mount(*connection, mount_point) else { return Ok(()) };
+        let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
+        let pids = pids.join(", ");
+        if Instant::now() >= deadline {
+            return Err(NodeError::Mount {
+                path: mount_point.clone(),
+                why: format!(
+                    "the mount of this node's last run is still used by processes with pid {pids}: end them, then start again"
+                ),
+            });
+        }
+        if !said {
+            tracing::warn!(%pids, "waiting for processes that use the mount of this node's last run");
+            said = true;
+        }
+        // Nothing tells when a process closes its files.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 async fn open_store(

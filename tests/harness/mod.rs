@@ -11,14 +11,17 @@ use std::time::{Duration, Instant};
 
 mod app;
 mod cluster;
+pub mod delay;
 pub mod http;
 mod node;
+mod small_disk;
 pub mod sql;
 mod voters;
 
 pub use app::{App, example};
 pub use cluster::{Cluster, Options, wait};
 pub use node::{Node, Settings, free_address, skein, unmount};
+pub use small_disk::SmallDisk;
 pub use voters::Voters;
 
 /// How long anything that must happen may take before the test calls it a failure.

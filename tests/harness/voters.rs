@@ -45,6 +45,11 @@ impl Voters {
         Some(voters)
     }
 
+    /// Nodes that are voters of one cluster already; `dir` is where they live.
+    pub fn of(nodes: Vec<Node>, dir: tempfile::TempDir) -> Self {
+        Self { nodes, dir }
+    }
+
     /// One more voter.
     pub fn add(&mut self) -> usize {
         let mut settings = Settings::primary(&format!("n{}", self.nodes.len() + 1));

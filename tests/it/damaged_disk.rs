@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crate::harness::sql;
-use crate::harness::{App, Cluster, Node, Options, Settings, is_plain, needs_skein, skein, unmount};
+use crate::harness::{App, Cluster, Node, Options, Settings, SmallDisk, is_plain, needs_skein, skein};
 
 /// Regular files below `dir`, largest first.
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -158,19 +158,10 @@ fn a_full_disk_fails_commits_and_loses_none() {
     for options in [Options::replicas(0), Options::replicas(0).without_passthrough()] {
         for journal in ["wal", "delete"] {
             let dir = tempfile::tempdir().unwrap();
-            let small = dir.path().join("small");
-            fs::create_dir(&small).unwrap();
             // Room for the log's first segments and a little more.
-            let size = format!("size={}m", crate::harness::number("SKEIN_SMALL_DISK_MIB", 200));
-            nix::mount::mount(
-                Some("tmpfs"),
-                &small,
-                Some("tmpfs"),
-                nix::mount::MsFlags::empty(),
-                Some(size.as_str()),
-            )
-            .unwrap();
-            let guard = Unmount(small.clone());
+            let mib = crate::harness::number("SKEIN_SMALL_DISK_MIB", 200);
+            let disk = SmallDisk::mount(&dir.path().join("small"), mib);
+            let small = disk.path();
             fs::create_dir(small.join("data")).unwrap();
             let mut settings = Settings::primary("n1");
             settings.data = Some(small.join("data"));
@@ -193,7 +184,7 @@ fn a_full_disk_fails_commits_and_loses_none() {
             let larger = "size=900m";
             nix::mount::mount(
                 None::<&str>,
-                &small,
+                small,
                 None::<&str>,
                 nix::mount::MsFlags::MS_REMOUNT,
                 Some(larger),
@@ -213,15 +204,7 @@ fn a_full_disk_fails_commits_and_loses_none() {
                     .success()
             );
             drop(node);
-            drop(guard);
+            drop(disk);
         }
-    }
-}
-
-struct Unmount(PathBuf);
-
-impl Drop for Unmount {
-    fn drop(&mut self) {
-        unmount(&self.0);
     }
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod damaged_disk;
 mod failover;
+mod far_apart;
 mod fault;
 mod guarantees;
 mod mounted_files;
