@@ -106,9 +106,8 @@ impl Client {
             }
             None => {
                 let waits = self.waits();
-                let error = who(&format!("hangs {limit:?} after its time was over: {waits}"));
-                self.kill9()?;
-                Err(error)
+                let killed = self.kill9().map_or_else(|error| format!("; {error}"), |()| String::new());
+                Err(who(&format!("does not end within {limit:?}: {waits}{killed}")))
             }
         }
     }
