@@ -14,7 +14,7 @@ use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::{JournalMode, LogIndex, PageCount};
+use crate::types::{Access, JournalMode, LogIndex, PageCount};
 
 /// Frames in the log of an open database at which the daemon checkpoints it, as SQLite's default.
 const CHECKPOINT_FRAMES: u32 = 1000;
@@ -48,13 +48,26 @@ impl Database {
         Ok(())
     }
 
-    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers
-    /// without the state's lock: one of them may first open another connection, or ask for the position.
+    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
+    /// writers without the state's lock: one of them may first open another connection, or ask for the position.
     pub(super) fn lock_for_writing(
         &self,
     ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for readers", source);
         let mut state = self.lock();
+        if let Some(wal) = state.wal.as_ref().filter(|wal| !wal.fence.raised())
+            && self.access() != Access::Write
+        {
+            // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
+            let work = wal.work.try_clone().map_err(fail)?;
+            drop(state);
+            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            state = self.lock();
+            if let Some(wal) = state.wal.as_mut() {
+                self.set_fence(wal)?;
+            }
+            return Ok((state, None));
+        }
         if !state.is_open_rollback() {
             return Ok((state, None));
         }

@@ -10,6 +10,7 @@ use super::checkpoint::Backfill;
 use super::cut::Cut;
 use super::database::{Database, State};
 use super::fence::Fence;
+use super::keeper::KeptFence;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::{DbError, FileKind, KernelCache};
@@ -54,6 +55,8 @@ pub(super) struct WalAttachment {
     pub unpublished_change: Option<ChangeSet>,
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
     pub cut: Option<Cut>,
+    /// What keeps the fence when this process is gone; `None` on a replica, whose applications never write.
+    pub kept: Option<KeptFence>,
 }
 
 /// The end of the captured part of a WAL.
@@ -134,6 +137,11 @@ impl Database {
             unpublished: None,
         };
         let (pin, fence) = (Pin::default(), Fence::default());
+        let keeper = self.shared.keeper().filter(|_| self.access() != Access::ReadOnly);
+        let kept = keeper.map(|keeper| KeptFence::new(keeper, &work)).transpose().unwrap_or_else(|error| {
+            tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
+            None
+        });
         Ok(WalAttachment {
             database,
             backfill_into: None,
@@ -148,6 +156,7 @@ impl Database {
             synced: false,
             unpublished_change: None,
             cut: None,
+            kept,
         })
     }
 

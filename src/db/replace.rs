@@ -34,7 +34,7 @@ impl HeldWriters<'_> {
 impl Drop for HeldWriters<'_> {
     fn drop(&mut self) {
         if self.wal
-            && self.database.access() == crate::types::Access::Write
+            && self.database.shared.writable()
             && let Some(wal) = self.database.lock().wal.as_mut()
             && let Err(error) = wal.fence.lift(&wal.work)
         {

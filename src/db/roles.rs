@@ -87,6 +87,11 @@ impl Database {
         wal.publish_captured(pages).map(drop).map_err(fail)
     }
 
+    /// Whether no writer of an earlier time is still at work.
+    pub fn is_fenced(&self) -> bool {
+        self.lock().wal.as_ref().is_none_or(|wal| wal.fence.raised())
+    }
+
     /// Before a planned move of the primary: keeps writers out, and commits what they have done. Blocking; writers at
     /// work are waited for.
     ///

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{ChangeSink, Database, KernelCache, Tailer};
+use super::{ChangeSink, Database, FenceKeeper, KernelCache, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -24,6 +24,7 @@ pub struct Shared {
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     tailer: OnceLock<Tailer>,
+    keeper: OnceLock<Arc<dyn FenceKeeper>>,
 }
 
 /// Hears of every step of any database.
@@ -66,6 +67,7 @@ impl Shared {
             sink: OnceLock::new(),
             cache: OnceLock::new(),
             tailer: OnceLock::new(),
+            keeper: OnceLock::new(),
         }
     }
 
@@ -126,6 +128,16 @@ impl Shared {
     /// The mount, once connected.
     pub fn cache(&self) -> Option<&Arc<dyn KernelCache>> {
         self.cache.get()
+    }
+
+    /// Connects who keeps fences when this process is gone; the first call counts.
+    pub fn set_keeper(&self, keeper: Arc<dyn FenceKeeper>) {
+        let _ = self.keeper.set(keeper);
+    }
+
+    /// Who keeps fences when this process is gone, once connected.
+    pub fn keeper(&self) -> Option<&Arc<dyn FenceKeeper>> {
+        self.keeper.get()
     }
 
     /// Connects the watcher of write-ahead logs; the first call counts.

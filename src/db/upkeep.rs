@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::DbError;
 use super::database::{Database, State};
+use super::keeper::KeptFence;
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
@@ -43,6 +44,14 @@ impl Database {
         }
         let mut state = self.lock();
         state.log_left_behind = state.wal.is_some();
+        if let Some(wal) = state.wal.as_mut() {
+            // Writers wait until they ask another node, or this one again. One at work is fenced when he is done, by who
+            // keeps the fence.
+            if let Err(error) = wal.fence.try_raise(&wal.work) {
+                tracing::warn!(db = %self.name(), %error, "cannot fence what is still open");
+            }
+            wal.kept.take().into_iter().for_each(KeptFence::leave);
+        }
         (state.wal, state.mounted) = (None, None);
     }
 

@@ -4,6 +4,9 @@
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
+#[doc = include_str!("failover.md")]
+pub mod failover {}
+
 #[doc = include_str!("rollback_overlay.md")]
 pub mod rollback_overlay {}
 

@@ -31,5 +31,6 @@ mod upload;
 mod wal;
 mod workers;
 
+pub use processes::GUARD_COMMAND;
 pub use session::{Mount, MountError, MountOptions};
-pub use stale::{StaleMount, abort_dead_mount, stale_mount};
+pub use stale::{StaleMount, abort_dead_mount, is_used, stale_mount};

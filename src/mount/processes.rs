@@ -15,9 +15,34 @@ pub(super) fn using(minor: u32) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let mut users: Vec<i32> = pids.filter(|&pid| pid != own && uses(pid, minor)).collect();
+    let mut users: Vec<i32> = pids.filter(|&pid| pid != own && !is_guard(pid) && uses(pid, minor)).collect();
     users.sort_unstable();
     users
+}
+
+/// Name of the hidden command of the process that watches over a mount. It uses the mount only for its applications'
+/// sake, and so is none of them.
+pub const GUARD_COMMAND: &str = "guard-mount";
+
+/// The guards of the connection with this number.
+pub(super) fn guards_of(connection: u64) -> Vec<i32> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
+    let own = connection.to_string();
+    pids.filter(|&pid| guarded(pid).is_some_and(|guarded| guarded == own)).collect()
+}
+
+fn is_guard(pid: i32) -> bool {
+    guarded(pid).is_some()
+}
+
+/// The connection that a process guards, where it is a guard.
+fn guarded(pid: i32) -> Option<String> {
+    let words = fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).ok()?;
+    let mut words = words.split(|byte| *byte == 0).skip(1);
+    (words.next()? == GUARD_COMMAND.as_bytes()).then_some(())?;
+    let _parent = words.next()?;
+    String::from_utf8(words.next()?.to_vec()).ok()
 }
 
 fn uses(pid: i32, minor: u32) -> bool {

@@ -42,6 +42,8 @@ pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
     }
     let pids = processes::using(minor);
     if pids.is_empty() {
+        // Nobody is left to be fenced.
+        dismiss_guards(connection);
         if mounted.is_some() {
             clean_up(mount_point);
         } else if lives {
@@ -53,6 +55,20 @@ pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
         return None;
     }
     Some(StaleMount { connection, pids })
+}
+
+/// Whether applications still use the file system with this connection number; the process that watches over it does
+/// not count.
+pub fn is_used(connection: u64) -> bool {
+    u32::try_from(connection).is_ok_and(|minor| !processes::using(minor).is_empty())
+}
+
+/// Ends the processes that fenced a mount nobody uses any more.
+fn dismiss_guards(connection: u64) {
+    for pid in processes::guards_of(connection) {
+        // It may be gone by itself.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+    }
 }
 
 /// Whether a mount is at `mount_point` whose daemon has died.

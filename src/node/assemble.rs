@@ -32,7 +32,7 @@ pub(super) struct Running {
     /// What goes wrong from now on; the node cannot go on then.
     pub(super) failures: mpsc::Receiver<NodeError>,
     mount: Mount,
-    guard: Option<Guard>,
+    guard: Option<Arc<Guard>>,
     store: Arc<Store>,
     replication: Arc<Replication>,
     ready: watch::Sender<Result<(), String>>,
@@ -70,7 +70,10 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     let mount = mount(settings, store.clone()).await?;
-    let guard = guard(&identity, &mount);
+    let guard = guard(&identity, &mount).map(Arc::new);
+    if let Some(guard) = &guard {
+        store.set_fence_keeper(guard.clone());
+    }
     let last_mount = Some((mount.connection(), settings.mount.clone()));
     identity.update(|identity| identity.last_mount = last_mount)?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
@@ -130,7 +133,9 @@ impl Running {
         if let Err(error) = blocking(move || store.close()).await? {
             tracing::warn!(%error, "the next start redoes what could not be made durable");
         }
-        drop(self.guard);
+        if let Some(guard) = &self.guard {
+            guard.leave();
+        }
         let mut unmounted = Ok(());
         match failed {
             true => self.mount.abandon(),
@@ -319,7 +324,7 @@ async fn wait_until_usable(
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
     match replication {
-        Replication::Voter { raft, own, handoffs, .. } => {
+        Replication::Voter { raft, own, term, handoffs, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
             let states = raft.watch_primary();
@@ -328,6 +333,7 @@ async fn wait_until_usable(
                 store: store.clone(),
                 raft: raft.clone(),
                 own: own.clone(),
+                term: term.clone(),
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
                 settled,
                 failures: failures.clone(),

@@ -1,27 +1,37 @@
-//! A second process that lets go of the mount of a daemon that was killed.
+//! A second process that watches over the mount of a daemon that dies, and over its applications.
 //!
 //! A killed daemon may have a request to its own mount under way (opening a database's files, writing an applied
 //! page). Once its FUSE threads have taken such a request and died, the kernel waits for an answer that cannot come,
 //! and the dying thread itself keeps the device open that would end the wait: the process never goes, and holds its
 //! data directory. Aborting the connection from outside ends it. Source: fs/fuse/dev.c, `request_wait_answer`.
+//!
+//! Passed-through files outlive the daemon, and with its process the fences go: applications would write what no log
+//! captures. So the second process has a duplicate of each fence's open file, takes the write locks when the daemon
+//! dies, and keeps them until no application uses the mount any more.
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
-use nix::sys::signal::{SigSet, Signal};
-use nix::unistd::{Pid, gettid, setsid};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, sendmsg, socketpair};
+use nix::unistd::{Pid, gettid};
 
 use super::NodeError;
-use crate::mount::abort_dead_mount;
+use super::watch::Word;
+use crate::db::FenceKeeper;
+use crate::mount::GUARD_COMMAND;
 
-/// Name of the hidden command the second process runs.
-pub const GUARD_COMMAND: &str = "guard-mount";
-
-/// The second process; ended when dropped, which must come before unmounting.
+/// The second process. Dropped it ends at once; see [`Guard::leave`].
 #[derive(Debug)]
-pub(super) struct Guard(Child);
+pub(super) struct Guard {
+    socket: OwnedFd,
+    child: Mutex<Option<Child>>,
+}
 
 impl Guard {
     /// Starts the process. It shares `lock`, the lock of the data directory, so that nobody can mount anew while it
@@ -49,41 +59,77 @@ impl Guard {
             connection.to_string().into(),
             mount_point.into(),
         ];
+        let (socket, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .map_err(|error| failed(error.to_string()))?;
         let child = Command::new(program)
             .args(arguments)
-            .stdin(Stdio::from(lock))
+            .stdin(Stdio::from(theirs))
             .stdout(Stdio::from(root))
             .current_dir("/")
             .spawn();
-        child.map(Self).map_err(|error| failed(error.to_string()))
+        let child = child.map_err(|error| failed(error.to_string()))?;
+        let guard = Self { socket, child: Mutex::new(Some(child)) };
+        guard.say(Word::Lock, Some(&lock)).map_err(|error| failed(error.to_string()))?;
+        Ok(guard)
+    }
+
+    fn say(&self, word: Word, file: Option<&File>) -> io::Result<()> {
+        let bytes = word.encode();
+        let descriptors: Vec<_> = file.iter().map(|file| file.as_raw_fd()).collect();
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        sendmsg::<()>(self.socket.as_raw_fd(), &[IoSlice::new(&bytes)], control, flags, None)?;
+        Ok(())
+    }
+
+    /// The node ends in order: the process goes on only where applications are still to be fenced, and lets go of
+    /// everything else.
+    pub(super) fn leave(&self) {
+        match self.say(Word::Leave, None) {
+            Ok(()) => {
+                self.wait_for_answer();
+                // Whoever ends this process takes care of the other.
+                drop(self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take());
+            }
+            Err(error) => tracing::warn!(%error, "the process that guards the mount is gone"),
+        }
+    }
+}
+
+impl Guard {
+    /// Waits a little until the process has let go of the mount's root, so that it can be unmounted.
+    fn wait_for_answer(&self) {
+        let mut waited = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
+        if !matches!(poll(&mut waited, ANSWER_MAX_MS), Ok(1..)) {
+            tracing::warn!("the process that guards the mount does not answer");
+        }
+    }
+}
+
+/// How long the process has to let go, in milliseconds.
+const ANSWER_MAX_MS: u16 = 2000;
+
+impl FenceKeeper for Guard {
+    fn keep(&self, number: u64, work: &File) -> io::Result<()> {
+        self.say(Word::Keep(number), Some(work))
+    }
+
+    fn give_up(&self, number: u64) {
+        if let Err(error) = self.say(Word::GiveUp(number), None) {
+            tracing::debug!(%error, "the process that guards the mount is gone");
+        }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // Where it has ended already there is nothing to end.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let child = self.child.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        if let Some(mut child) = child {
+            // Where it has ended already there is nothing to end.
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
-}
-
-/// What the second process does: waits until the process `parent` has died, then aborts the connection its mount has
-/// left behind. Runs on a process of one thread.
-///
-/// # Errors
-/// Where the kernel refuses to tell of the death, or to abort.
-pub fn guard_mount(parent: i32, connection: u64, mount_point: &Path) -> Result<(), NodeError> {
-    let failed = |error: nix::errno::Errno| NodeError::System(format!("guarding the mount: {error}"));
-    // A group of its own: Ctrl-C on a terminal is for the daemon.
-    setsid().map_err(failed)?;
-    let told = SigSet::from_iter([Signal::SIGUSR1]);
-    let blocked = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    blocked.thread_block().map_err(failed)?;
-    nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1).map_err(failed)?;
-    // The parent may have died before the request was in place.
-    if Pid::parent() == Pid::from_raw(parent) {
-        told.wait().map_err(failed)?;
-    }
-    let aborted = abort_dead_mount(mount_point, connection);
-    aborted.map_err(|error| NodeError::Mount { path: mount_point.to_owned(), why: error.to_string() })
 }

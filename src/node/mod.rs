@@ -20,12 +20,14 @@ mod signals;
 mod tally;
 mod view;
 mod voter;
+mod watch;
 
+pub use crate::mount::GUARD_COMMAND;
 pub use addresses::hostname;
 pub use error::NodeError;
-pub use guard::{GUARD_COMMAND, guard_mount};
 pub use identity::{DataDir, FORMAT_VERSION, Identity, IdentityFile, draw_cluster_id};
 pub use lifecycle::run;
+pub use watch::guard_mount;
 
 /// Runs work that blocks beside the runtime's threads.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, NodeError> {

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -16,6 +17,8 @@ pub(super) struct VoterAccess {
     pub(super) raft: Arc<RaftNode>,
     /// This node as primary.
     pub(super) own: PrimaryInfo,
+    /// The term that what applications may do, and the primary they are told, belong to.
+    pub(super) term: Arc<AtomicU64>,
     /// Planned moves of the primary.
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Becomes true once a primary is known: applications may start.
@@ -57,6 +60,9 @@ impl VoterAccess {
             }
             let place = self.place_of(&state);
             if entered.as_ref() != Some(&place) {
+                if place.is_self {
+                    self.term.store(state.term, Ordering::SeqCst);
+                }
                 if let Err(failure) = self.enter(&place).await {
                     return self.fail(failure).await;
                 }
@@ -65,6 +71,9 @@ impl VoterAccess {
                 }
                 entered = Some(place);
             }
+            // On the way up before, on the way down after the rest: no node ever says that it is primary in a term of
+            // another one.
+            self.term.store(state.term, Ordering::SeqCst);
             let deadline = state.until.filter(|_| state.is_self);
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::net::TcpListener;
@@ -28,6 +29,8 @@ pub(super) enum Replication {
         own: PrimaryInfo,
         /// What is asked of the cluster as a whole.
         control: Arc<VoterControl>,
+        /// The term of what applications may do here.
+        term: Arc<AtomicU64>,
         /// Planned moves of the primary; taken once, by who carries them out.
         handoffs: Mutex<Option<mpsc::Receiver<HandoffOrder>>>,
     },
@@ -121,9 +124,9 @@ impl Replication {
             raft: Some(raft.service()),
             cluster: Some((cluster.to_string(), control.clone())),
         };
-        parts.serve(serving, services);
+        parts.serve(serving, services, Some(raft.connections()));
         let handoffs = Mutex::new(Some(handoffs));
-        Ok(Replication::Voter { raft, target, own, control, handoffs })
+        Ok(Replication::Voter { raft, target, own, control, term: Arc::default(), handoffs })
     }
 
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
@@ -244,7 +247,7 @@ impl Replication {
     /// The Raft term; 0 where unknown.
     pub(super) fn term(&self) -> u64 {
         match self {
-            Replication::Voter { raft, .. } => raft.term(),
+            Replication::Voter { term, .. } => term.load(Ordering::SeqCst),
             Replication::Replica { follower, .. } => follower.view().borrow().term,
         }
     }
@@ -280,17 +283,22 @@ impl Parts {
                 let (view, ready) = (follower.view(), follower.ready());
                 let log = follower.recent();
                 let made = Serving::new(who, log, self.store.clone(), view, ready, self.shutdown.clone());
-                self.serve(serving.get_or_init(|| made).clone(), rpc::Services::default());
+                self.serve(serving.get_or_init(|| made).clone(), rpc::Services::default(), None);
             }
             Err(error) => drop(self.failures.send(error).await),
         }
     }
 
-    fn serve(self, serving: Arc<Serving>, services: rpc::Services) {
+    fn serve(
+        self,
+        serving: Arc<Serving>,
+        services: rpc::Services,
+        raft: Option<mpsc::Sender<std::net::TcpStream>>,
+    ) {
         let (routes, shutdown) = (rpc::routes(serving, services), self.shutdown);
         let (listener, failures) = (self.listener, self.failures);
         self.tasks.spawn(async move {
-            if let Err(error) = rpc::serve(listener, routes, shutdown).await {
+            if let Err(error) = rpc::serve(listener, routes, raft, shutdown).await {
                 let error = NodeError::Replication(format!("the gRPC server failed: {error}"));
                 // Nobody to tell: the node ends already.
                 let _ = failures.send(error).await;

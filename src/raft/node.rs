@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use openraft::Raft;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::committed::RaftLog;
@@ -50,6 +50,7 @@ pub struct RaftNode {
     log: Arc<RaftLog>,
     store: Arc<StoreShared>,
     service: RaftServer,
+    connections: mpsc::Sender<std::net::TcpStream>,
     primary: watch::Receiver<PrimaryState>,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -62,6 +63,7 @@ pub(super) struct Started {
     pub log: Arc<RaftLog>,
     pub store: Arc<StoreShared>,
     pub service: RaftServer,
+    pub connections: mpsc::Sender<std::net::TcpStream>,
     pub primary: watch::Receiver<PrimaryState>,
 }
 
@@ -89,9 +91,20 @@ impl RaftNode {
         })?;
         let ended = || RaftError::Raft("its thread ended while starting".into());
         match receiver.blocking_recv().map_err(|_| ended())? {
-            Ok(Started { raft, sink, log, store, service, primary }) => {
+            Ok(Started { raft, sink, log, store, service, connections, primary }) => {
                 let thread = Mutex::new(Some(thread));
-                Ok(Arc::new(Self { options, raft, sink, log, store, service, primary, stop, thread }))
+                Ok(Arc::new(Self {
+                    options,
+                    raft,
+                    sink,
+                    log,
+                    store,
+                    service,
+                    connections,
+                    primary,
+                    stop,
+                    thread,
+                }))
             }
             Err(error) => {
                 // It has told its reason; what else it may say is of no use.
@@ -114,6 +127,11 @@ impl RaftNode {
     /// The gRPC service that the other voters need.
     pub fn service(&self) -> RaftServer {
         self.service.clone()
+    }
+
+    /// Takes connections that began with [`DIRECT`](super::DIRECT).
+    pub fn connections(&self) -> mpsc::Sender<std::net::TcpStream> {
+        self.connections.clone()
     }
 
     /// Who is primary, as it changes.

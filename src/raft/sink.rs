@@ -121,7 +121,7 @@ impl Submit {
             if need == 0 {
                 break;
             }
-            let peers = peers.iter().map(|(id, peer)| self.network.client(*id, peer)).collect();
+            let peers = peers.iter().map(|(id, peer)| self.network.bulk_client(*id, peer)).collect();
             if let Err(why) = ship(peers, self.blobs.clone(), *blob, need).await {
                 return self.pending.fail(&proposal.origin, CommitError::Refused(why));
             }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::committed::RaftLog;
@@ -20,7 +20,7 @@ use super::segment_log::LogOptions;
 use super::sink::{Proposals, RaftSink, Submit};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
-use super::transport::{Network, RaftService};
+use super::transport::{Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use super::{membership, target};
 use crate::io::blobs::BlobStore;
@@ -67,7 +67,8 @@ pub(super) async fn run(
         Ok(parts) => parts,
         Err(error) => return drop(started.send(Err(error))),
     };
-    let Parts { running, proposals, submit, keep } = parts;
+    let Parts { running, proposals, submit, keep, connections } = parts;
+    tokio::spawn(serve_direct(running.service.clone(), connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
@@ -97,6 +98,7 @@ struct Parts {
     proposals: Proposals,
     submit: Submit,
     keep: Retention,
+    connections: mpsc::Receiver<std::net::TcpStream>,
 }
 
 async fn start(
@@ -156,8 +158,10 @@ async fn start(
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
     let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
     let submit = Submit { raft: raft.clone(), pending, network, blobs };
-    let running = Started { raft, sink: Arc::new(sink), log, store: shared, service, primary };
-    Ok(Parts { running, proposals, submit, keep })
+    let (sender, connections) = mpsc::channel(64);
+    let sink = Arc::new(sink);
+    let running = Started { raft, sink, log, store: shared, service, connections: sender, primary };
+    Ok(Parts { running, proposals, submit, keep, connections })
 }
 
 /// A single voter need not wait for an election timeout, nor for leases of others (trap 3): there are none.

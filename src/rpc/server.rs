@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::cluster::cluster_service;
@@ -18,7 +18,7 @@ use super::compress::Compressor;
 use super::wire::replication_server::{Replication, ReplicationServer};
 use super::{MESSAGE_BYTES_MAX, convert, status::to_status, wire};
 use crate::ltx::BlobRef;
-use crate::raft::RaftServer;
+use crate::raft::{DIRECT, RaftServer};
 use crate::store::ClusterControl;
 use crate::stream::{FollowSession, Globs, Serving, SnapshotPiece, StreamError};
 use crate::types::{Checksum, DbName, LogIndex};
@@ -61,17 +61,20 @@ pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
     routes
 }
 
-/// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end.
+/// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Connections for Raft's
+/// thread go to `raft`.
 ///
 /// # Errors
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
+    raft: Option<mpsc::Sender<std::net::TcpStream>>,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming =
-        TcpIncoming::from(listener).with_nodelay(Some(true)).with_keepalive(Some(Duration::from_secs(30)));
+    let (sender, connections) = mpsc::channel(64);
+    tokio::spawn(accept(listener, sender, raft, shutdown.clone()));
+    let incoming = ReceiverStream::new(connections).map(Ok::<_, std::io::Error>);
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
@@ -84,6 +87,64 @@ pub async fn serve(
     tokio::select! {
         served = served => served,
         () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
+    }
+}
+
+/// Accepts connections, and gives each to whom it is for.
+async fn accept(
+    listener: TcpListener,
+    ours: mpsc::Sender<TcpStream>,
+    raft: Option<mpsc::Sender<std::net::TcpStream>>,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => drop(tokio::spawn(sort(stream, ours.clone(), raft.clone()))),
+            Err(error) => {
+                // Too many open files, mostly: some will be closed.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Looks at the first bytes: a connection for Raft's thread says so.
+async fn sort(
+    stream: TcpStream,
+    ours: mpsc::Sender<TcpStream>,
+    raft: Option<mpsc::Sender<std::net::TcpStream>>,
+) {
+    let sorted = tokio::time::timeout(GREETING_MAX, async {
+        stream.set_nodelay(true)?;
+        let mut head = [0; DIRECT.len()];
+        // Both kinds begin with more bytes than that, and different ones.
+        loop {
+            match stream.peek(&mut head).await? {
+                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                peeked if peeked == head.len() => break,
+                // Nothing tells when there is more than now.
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+        match raft.filter(|_| head == DIRECT) {
+            Some(raft) => {
+                let mut stream = stream;
+                stream.read_exact(&mut head).await?;
+                drop(raft.send(stream.into_std()?).await);
+            }
+            None => drop(ours.send(stream).await),
+        }
+        Ok::<_, std::io::Error>(())
+    });
+    match sorted.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection broke before it said what it is for"),
+        Err(_) => tracing::debug!("a connection did not say what it is for"),
     }
 }
 

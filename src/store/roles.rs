@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Store, StoreError};
 use crate::db::{Database, DbError};
@@ -71,31 +72,51 @@ fn parse(text: &str) -> Option<LogIndex> {
 }
 
 impl Store {
-    /// Fences or unfences all databases; returns when it holds for every one. Blocking.
+    /// Fences or unfences all databases. Blocking, but a writer at work when the fence comes down is not waited for: what
+    /// he commits is not acknowledged (FULL), or cut when he is done (NORMAL).
     ///
     /// # Errors
     /// Where a lock cannot be taken, or what a crash left in a WAL can neither be captured nor set aside.
-    pub fn set_access(&self, access: Access) -> Result<(), StoreError> {
+    pub fn set_access(self: &Arc<Self>, access: Access) -> Result<(), StoreError> {
         let _one_at_a_time = self.lock_roles();
         if access == Access::Write {
+            self.follows.store(false, Ordering::SeqCst);
             // Tails that are still there were made on what is applied by now.
             self.lock_since().begin(self.applied_index())?;
-            self.shared.set_handing_over(false);
+            // Nobody writes on top before what a crash left behind is settled.
+            self.shared.set_handing_over(true);
             self.shared.set_access(access);
-            for database in self.all() {
-                database.set_access()?;
-                database.settle_tail()?;
-            }
-            return Ok(());
+            let settled = self.all().iter().try_for_each(|database| database.settle_tail());
+            self.shared.set_handing_over(false);
+            settled?;
+            return Ok(self.all().iter().try_for_each(|database| database.set_access())?);
         }
+        self.follows.store(false, Ordering::SeqCst);
         self.shared.set_access(access);
         self.shared.set_handing_over(false);
         // All that need no waiting at once: a writer at work must not keep other databases writable.
         let slow: Vec<_> = self.all().into_iter().filter(|database| !database.try_fence()).collect();
-        // A rollback database is fenced by the access alone; its readers are not waited for.
-        let (slow, lazy): (Vec<_>, Vec<_>) = slow.into_iter().partition(|database| database.has_wal());
-        lazy.into_iter().try_for_each(|database| in_thread(move || database.set_access()).map(drop))?;
-        wait_for_all(slow, |database| database.set_access())
+        for database in slow {
+            let store = self.clone();
+            in_thread(move || {
+                let fenced = database.set_access().inspect_err(|error| {
+                    tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
+                    database.fail(error);
+                });
+                store.follow_if_due();
+                fenced
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What [`follow_history`](Self::follow_history) left undone because a writer was at work.
+    fn follow_if_due(&self) {
+        if self.follows.load(Ordering::SeqCst)
+            && let Err(error) = self.follow_history()
+        {
+            tracing::error!(%error, "cannot bring databases in step with the new primary");
+        }
     }
 
     /// Another node is primary, and its log has decided everything that was proposed here: what is left in the logs of
@@ -105,10 +126,17 @@ impl Store {
     /// Where a file cannot be written. A database that cannot be brought in step is not served, and resynced.
     pub fn follow_history(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.lock_roles();
+        self.follows.store(true, Ordering::SeqCst);
         if self.access() == Access::Write || self.lock_since().index().is_none() {
             return Ok(());
         }
+        let mut undone = false;
         for database in self.all() {
+            if !database.is_fenced() {
+                tracing::warn!(db = %database.name(), "an application is in the middle of a transaction it began when this node was primary; waiting for it");
+                undone = true;
+                continue;
+            }
             if let Err(error) = database.follow_history() {
                 tracing::error!(db = %database.name(), %error, "cannot bring the database in step with the new primary");
                 if matches!(error, DbError::Io { .. }) {
@@ -116,7 +144,7 @@ impl Store {
                 }
             }
         }
-        self.lock_since().end()
+        if undone { Ok(()) } else { self.lock_since().end() }
     }
 
     /// The node ends while applications have databases open, and nothing keeps them from writing any more: what they

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use super::event::StoreEvent;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
-use crate::db::{Database, DbError, Done, KernelCache, Shared, Tailer};
+use crate::db::{Database, DbError, Done, FenceKeeper, KernelCache, Shared, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
@@ -44,6 +44,8 @@ pub struct Store {
     steps: watch::Sender<u64>,
     roles: Mutex<()>,
     since: Mutex<PrimarySince>,
+    /// Another node is primary, and its history is this node's.
+    pub(super) follows: AtomicBool,
 }
 
 /// One line of `skein db list`.
@@ -104,6 +106,7 @@ impl Store {
             steps,
             roles: Mutex::new(()),
             since: Mutex::new(since),
+            follows: AtomicBool::new(false),
         });
         super::open::scrub(store.all(), access)?;
         Ok(store)
@@ -132,6 +135,11 @@ impl Store {
     /// Connects the mount; until then no application has anything open.
     pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
         self.shared.set_cache(cache);
+    }
+
+    /// Connects who keeps fences when this process is gone.
+    pub fn set_fence_keeper(&self, keeper: Arc<dyn FenceKeeper>) {
+        self.shared.set_keeper(keeper);
     }
 
     /// The data directory's names.

@@ -234,6 +234,21 @@ impl Node {
         self.child.as_ref().expect("the node runs").id()
     }
 
+    /// Kills the process that watches over the mount, which would fence the applications of a dead node.
+    pub fn kill_guard(&self) {
+        let daemon = self.pid().to_string();
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<_> = words.split(|byte| *byte == 0).collect();
+            if words.get(1) == Some(&&b"guard-mount"[..]) && words.get(2) == Some(&daemon.as_bytes()) {
+                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+            }
+        }
+    }
+
     /// Resident memory of the daemon in bytes (`VmRSS`), and its peak (`VmHWM`).
     pub fn memory_bytes(&self) -> (u64, u64) {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();

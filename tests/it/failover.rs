@@ -382,3 +382,82 @@ fn the_newest_transaction_is_known_on_every_node_and_waited_for() {
     assert!(!refused.status.success());
     others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
 }
+
+#[test]
+fn operators_are_told_what_cannot_be_and_change_what_can() {
+    let Some(mut voters) = Voters::start(1, true) else { return };
+    let refused = |voters: &Voters, args: &[&str]| {
+        let output = voters.nodes[0].client(args);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(text.trim_end().lines().count(), 1, "{text}");
+        text
+    };
+    assert!(refused(&voters, &["handoff"]).contains("no other voter"));
+    assert!(refused(&voters, &["handoff", "nobody"]).contains("no voter or standby is named nobody"));
+    assert!(refused(&voters, &["members", "remove", "n1"]).contains("skein handoff"));
+    assert!(refused(&voters, &["members", "promote", "n7"]).contains("members list"));
+    assert!(refused(&voters, &["members", "add", "127.0.0.1:1"]).contains("127.0.0.1:1"));
+    voters.add();
+    voters.add();
+    voters.wait_voting(3);
+    // Any node takes an operator's wish, wherever the primary is.
+    for node in &voters.nodes {
+        let list = node.must_client(&["members", "list"]);
+        assert_eq!(list.matches("votes").count(), 3, "{list}");
+        assert_eq!(list.matches("healthy").count(), 3, "{list}");
+    }
+    let primary = voters.primary();
+    let (a, b) = ((primary + 1) % 3, (primary + 2) % 3);
+    let name = |which: usize| voters.nodes[which].settings.name.clone();
+    voters.nodes[a].must_client(&["members", "demote", &name(b)]);
+    let list = voters.nodes[b].must_client(&["members", "list"]);
+    assert!(list.lines().any(|line| line.starts_with(&name(b)) && line.contains("standby")), "{list}");
+    voters.nodes[b].must_client(&["members", "promote", &name(b)]);
+    voters.wait_voting(3);
+    voters.nodes[b].must_client(&["members", "remove", &name(a)]);
+    assert!(!voters.nodes[b].must_client(&["members", "list"]).contains(&format!("{} ", name(a))));
+    // It still runs, and is let in again.
+    let listen = voters.nodes[a].listen.to_string();
+    voters.nodes[b].must_client(&["members", "add", &listen]);
+    voters.wait_voting(3);
+    voters.nodes[a].must_client(&["handoff", &name(a)]);
+    assert_eq!(voters.primary(), a);
+}
+
+#[test]
+fn nobody_writes_on_the_mount_of_a_node_that_is_gone() {
+    let Some(mut voters) = Voters::three() else { return };
+    for orderly in [false, true] {
+        for primary in [true, false] {
+            let which = if primary { voters.primary() } else { voters.follower() };
+            let db = format!("{orderly}-{primary}.db");
+            let writer = sql::create(&voters.nodes[voters.primary()].path(&db), "wal", 4096);
+            table(&writer);
+            insert(&writer, "x").unwrap();
+            voters.same_bytes(&db);
+            let left = voters.open(which, &db);
+            sql::run(&left, "PRAGMA synchronous=normal");
+            left.busy_timeout(Duration::from_millis(300)).unwrap();
+            assert_eq!(count(&left), 1);
+            drop(writer);
+            match orderly {
+                true => drop(voters.nodes[which].terminate()),
+                false => voters.nodes[which].kill9(),
+            }
+            // The fence comes down with the daemon; a moment may pass until it does.
+            let refused = within(Duration::from_secs(5), || insert(&left, "lost").err());
+            let refused = refused.expect("writes are taken that nobody captures");
+            let code = refused.sqlite_error_code();
+            assert_eq!(code, Some(rusqlite::ErrorCode::DatabaseBusy), "{orderly} {primary}: {refused}");
+            let shown = count(&left);
+            assert!(insert(&left, "lost").is_err());
+            assert_eq!(count(&left), shown, "a reader goes on");
+            drop(left);
+            voters.nodes[which].must_start();
+            voters.wait_voting(3);
+            insert(&voters.open(voters.primary(), &db), "y").unwrap();
+            voters.same_bytes(&db);
+        }
+    }
+}

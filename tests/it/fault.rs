@@ -111,6 +111,8 @@ fn what_was_written_over_a_committed_transaction_on_a_dead_mount_is_kept_aside()
     // It dies when the transaction is in the log, before its writer hears of it.
     cluster.primary.settings.env = vec![("SKEIN_FAULT".into(), "pages_pending:3:kill".into())];
     cluster.primary.must_start();
+    // Nobody fences the writer: the daemon and the process that watches over it die together.
+    cluster.primary.kill_guard();
     let writer = sql::open(&path);
     sql::run(&writer, "PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=0");
     let insert = |rows: u32| {

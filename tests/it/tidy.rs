@@ -37,7 +37,7 @@ const DOORS: [(&str, &[&str]); 10] = [
     ("prost", &["rpc", "raft"]),
     ("axum", &["http", "proxy"]),
     ("hyper", &["http", "proxy"]),
-    ("hyper_util", &["http", "proxy"]),
+    ("hyper_util", &["http", "proxy", "raft"]),
     ("object_store", &["backup"]),
     ("clap", &["cli", "main"]),
     ("anyhow", &["cli", "main"]),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use super::{Recorder, change};
 use crate::db::CommitError;
@@ -79,10 +80,12 @@ impl Group {
         options.beginning = beginning;
         let blobs = Arc::new(BlobStore::open(dir.join("blobs")).unwrap());
         let node = RaftNode::start(options, voter.target.clone(), blobs).unwrap();
-        let (service, stop, addr) = (node.service(), CancellationToken::new(), voter.addr);
-        let stopped = stop.clone().cancelled_owned();
-        let serving = tonic::transport::Server::builder().add_service(service);
-        self.servers.spawn(async move { serving.serve_with_shutdown(addr, stopped).await });
+        let (routes, stop, addr) = (Routes::new(node.service()), CancellationToken::new(), voter.addr);
+        let (connections, stopped) = (node.connections(), stop.clone());
+        self.servers.spawn(async move {
+            let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
+            crate::rpc::serve(listener, routes, Some(connections), stopped).await.unwrap();
+        });
         voter.node = Some((node, stop));
     }
 

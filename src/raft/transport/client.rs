@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
+use hyper_util::rt::TokioIo;
 use openraft::OptionalSend;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -13,11 +14,13 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tonic::transport::{Channel, Endpoint};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
 use super::wire::raft_client::RaftClient;
-use super::{AddressBook, MESSAGE_BYTES_MAX, Route, wire};
+use super::{AddressBook, DIRECT, MESSAGE_BYTES_MAX, Route, wire};
 use crate::raft::codec;
 use crate::raft::types::{Peer, TypeConfig, Vote};
 
@@ -42,6 +45,8 @@ pub(in crate::raft) struct PeerClient {
     route: Route,
     peer: Peer,
     connection: Option<(String, RaftClient<Channel>)>,
+    /// Whether the peer's Raft thread itself serves it.
+    direct: bool,
 }
 
 impl Network {
@@ -52,7 +57,13 @@ impl Network {
             route: Route { cluster: self.cluster.clone(), from: self.id, to: id },
             peer: peer.clone(),
             connection: None,
+            direct: true,
         }
+    }
+
+    /// The same for what is large: it must not keep the peer's Raft thread busy.
+    pub fn bulk_client(&self, id: u64, peer: &Peer) -> PeerClient {
+        PeerClient { direct: false, ..self.client(id, peer) }
     }
 }
 
@@ -63,6 +74,16 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: u64, node: &Peer) -> PeerClient {
         self.client(target, node)
     }
+}
+
+/// Connects and says that the connection is for the Raft thread.
+async fn connect_direct(uri: Uri) -> std::io::Result<TokioIo<TcpStream>> {
+    let no_address = || std::io::Error::other("no HOST:PORT");
+    let authority = uri.authority().ok_or_else(no_address)?;
+    let mut stream = TcpStream::connect(authority.as_str()).await?;
+    stream.set_nodelay(true)?;
+    stream.write_all(DIRECT).await?;
+    Ok(TokioIo::new(stream))
 }
 
 fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
@@ -100,7 +121,11 @@ impl PeerClient {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20);
-        let client = RaftClient::new(endpoint.connect_lazy())
+        let channel = match self.direct {
+            true => endpoint.connect_with_connector_lazy(tower::service_fn(connect_direct)),
+            false => endpoint.connect_lazy(),
+        };
+        let client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         self.connection = Some((addr, client.clone()));

@@ -3,6 +3,11 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{Snapshot, SnapshotMeta};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ship::receive;
@@ -52,6 +57,28 @@ impl RaftService {
         }
         let raft = self.raft.get().ok_or_else(|| Status::unavailable("this node is starting"))?;
         Ok((raft.clone(), route))
+    }
+}
+
+/// Serves connections that begin with [`DIRECT`](super::DIRECT), which is read already, on the present thread until
+/// `stop`.
+pub(in crate::raft) async fn serve_direct(
+    service: RaftServer,
+    connections: mpsc::Receiver<std::net::TcpStream>,
+    stop: CancellationToken,
+) {
+    let incoming = ReceiverStream::new(connections).filter_map(|stream| {
+        let stream =
+            TcpStream::from_std(stream).inspect_err(|error| tracing::warn!(%error, "a connection is lost"));
+        std::future::ready(stream.ok().map(Ok::<_, std::io::Error>))
+    });
+    let served = Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the server for voters ended");
     }
 }
 

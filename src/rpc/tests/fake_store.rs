@@ -227,18 +227,21 @@ impl ReplicaTarget for FakeStore {
     }
 
     fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>> {
-        Ok(Box::new(FakeBlob { store: self, size: 0 }))
+        Ok(Box::new(FakeBlob { store: self, size: 0, last: Vec::new() }))
     }
 }
 
 struct FakeBlob<'a> {
     store: &'a FakeStore,
     size: u64,
+    last: Vec<u8>,
 }
 
 impl Write for FakeBlob<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         self.size += data.len() as u64;
+        self.last.extend_from_slice(data);
+        self.last.drain(..self.last.len().saturating_sub(8));
         Ok(data.len())
     }
 
@@ -249,7 +252,9 @@ impl Write for FakeBlob<'_> {
 
 impl BlobSink for FakeBlob<'_> {
     fn keep(self: Box<Self>, blob: BlobRef) -> io::Result<()> {
-        assert_eq!(self.size, blob.size_bytes);
+        if self.size != blob.size_bytes || self.last != blob.digest.to_be_bytes() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
         self.store.blobs.lock().unwrap().insert(blob, Blob { size: self.size, tail: blob.digest });
         Ok(())
     }

@@ -129,7 +129,7 @@ impl Node {
 pub async fn listen(serving: Arc<Serving>, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    tokio::spawn(serve(listener, routes(serving, Services::default()), stop));
+    tokio::spawn(serve(listener, routes(serving, Services::default()), None, stop));
     addr
 }
 

@@ -1,0 +1,212 @@
+//! What the process that guards a mount does: see `guard`.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
+use nix::unistd::{Pid, setsid};
+
+use super::NodeError;
+use crate::io::ofd_lock::{LockKind, try_lock};
+use crate::mount::{abort_dead_mount, is_used};
+use crate::sqlite::lock_bytes;
+
+/// What the daemon says, 9 bytes: a kind and a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Word {
+    /// The lock of the data directory comes with it.
+    Lock,
+    /// The open file of a fence comes with it.
+    Keep(u64),
+    /// That fence is not needed any more.
+    GiveUp(u64),
+    /// The daemon ends in order.
+    Leave,
+}
+
+impl Word {
+    /// Its bytes.
+    pub(super) fn encode(self) -> [u8; 9] {
+        let (kind, number) = match self {
+            Word::Lock => (b'L', 0),
+            Word::Keep(number) => (b'K', number),
+            Word::GiveUp(number) => (b'G', number),
+            Word::Leave => (b'E', 0),
+        };
+        let mut bytes = [kind; 9];
+        bytes[1..].copy_from_slice(&number.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = u64::from_be_bytes(bytes.get(1..9)?.try_into().ok()?);
+        match bytes[0] {
+            b'L' => Some(Word::Lock),
+            b'K' => Some(Word::Keep(number)),
+            b'G' => Some(Word::GiveUp(number)),
+            b'E' => Some(Word::Leave),
+            _ => None,
+        }
+    }
+}
+
+/// Between two looks whether applications still use the mount: nothing tells.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two tries to fence a database whose writer is at work.
+const TRY_EVERY: Duration = Duration::from_millis(2);
+
+/// Everything the process holds for the daemon.
+#[derive(Default)]
+struct Held {
+    lock: Option<File>,
+    fences: HashMap<u64, File>,
+}
+
+/// How the daemon ended.
+#[derive(PartialEq, Eq)]
+enum End {
+    Died,
+    InOrder,
+}
+
+/// Waits until the process `parent` has died or ended, then fences its databases for as long as applications use them,
+/// and aborts the connection of a dead one. Runs on a process of one thread.
+///
+/// # Errors
+/// Where the kernel refuses to tell of the death, or to abort.
+pub fn guard_mount(parent: i32, connection: u64, mount_point: &Path) -> Result<(), NodeError> {
+    let failed = |error: nix::errno::Errno| NodeError::System(format!("guarding the mount: {error}"));
+    // A group of its own: Ctrl-C on a terminal is for the daemon.
+    setsid().map_err(failed)?;
+    let told = SigSet::from_iter([Signal::SIGUSR1]);
+    let blocked = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    blocked.thread_block().map_err(failed)?;
+    let death = SignalFd::with_flags(&told, SfdFlags::SFD_CLOEXEC).map_err(failed)?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGUSR1).map_err(failed)?;
+    let mut held = Held::default();
+    // The parent may have died before the request was in place.
+    let end = match Pid::parent() == Pid::from_raw(parent) {
+        true => held.listen(&death).map_err(failed)?,
+        false => End::Died,
+    };
+    held.fence();
+    match end {
+        End::Died => {
+            let aborted = abort_dead_mount(mount_point, connection);
+            aborted
+                .map_err(|error| NodeError::Mount { path: mount_point.to_owned(), why: error.to_string() })?;
+        }
+        // What is unmounted must not be held.
+        End::InOrder => {
+            let_go_of_root().map_err(failed)?;
+            // The daemon may have lost its patience.
+            let _ = send(io::stdin().as_raw_fd(), b"E", MsgFlags::MSG_NOSIGNAL);
+        }
+    }
+    held.lock = None;
+    held.stay(connection);
+    Ok(())
+}
+
+fn let_go_of_root() -> Result<(), nix::errno::Errno> {
+    let nothing = File::options()
+        .write(true)
+        .open("/dev/null")
+        .map_err(|error| nix::errno::Errno::from_raw(error.raw_os_error().unwrap_or(nix::libc::EIO)))?;
+    nix::unistd::dup2_stdout(nothing)
+}
+
+impl Held {
+    /// Does what the daemon says until it dies or ends.
+    fn listen(&mut self, death: &SignalFd) -> Result<End, nix::errno::Errno> {
+        let socket = io::stdin();
+        loop {
+            let mut waited = [
+                PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+                PollFd::new(death.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut waited, PollTimeout::NONE) {
+                Err(nix::errno::Errno::EINTR) => continue,
+                polled => polled?,
+            };
+            let died = waited[1].revents().is_some_and(|events| !events.is_empty());
+            while let Some(word) = self.hear(socket.as_fd().as_raw_fd())? {
+                if word == Word::Leave {
+                    return Ok(End::InOrder);
+                }
+            }
+            let hung_up = waited[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+            if died || hung_up {
+                return Ok(End::Died);
+            }
+        }
+    }
+
+    /// Takes the next word, `None` where there is none now.
+    fn hear(&mut self, socket: RawFd) -> Result<Option<Word>, nix::errno::Errno> {
+        let mut bytes = [0; 9];
+        let mut space = nix::cmsg_space!(RawFd);
+        let (length, file) = {
+            let mut buffers = [IoSliceMut::new(&mut bytes)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let received = match recvmsg::<()>(socket, &mut buffers, Some(&mut space), flags) {
+                Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                received => received?,
+            };
+            let mut file = None;
+            for message in received.cmsgs()? {
+                if let ControlMessageOwned::ScmRights(descriptors) = message {
+                    // SAFETY: the kernel has made these descriptors for this message, and nobody else knows of them.
+                    let mut owned = descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+                    file = owned.next().map(File::from);
+                }
+            }
+            (received.bytes, file)
+        };
+        let Some(word) = Word::decode(&bytes[..length]) else { return Ok(None) };
+        match (word, file) {
+            (Word::Lock, file) => self.lock = file,
+            (Word::Keep(number), Some(file)) => drop(self.fences.insert(number, file)),
+            (Word::GiveUp(number), _) => drop(self.fences.remove(&number)),
+            (Word::Keep(_) | Word::Leave, _) => {}
+        }
+        Ok(Some(word))
+    }
+
+    /// Takes the write locks that can be had now; says whether it has all.
+    fn fence(&self) -> bool {
+        let take = |work: &File| try_lock(work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1);
+        // What cannot be locked at all is on no mount any more.
+        self.fences.values().filter(|work| !take(work).unwrap_or(true)).count() == 0
+    }
+
+    /// Keeps the fences until nobody is left who could write.
+    fn stay(&self, connection: u64) {
+        while !self.fences.is_empty() && is_used(connection) {
+            let all = self.fence();
+            std::thread::sleep(if all { LOOK_EVERY } else { TRY_EVERY });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_socket_and_nonsense_is_none() {
+        for word in [Word::Lock, Word::Keep(7), Word::GiveUp(u64::MAX), Word::Leave] {
+            assert_eq!(Word::decode(&word.encode()), Some(word));
+        }
+        assert_eq!(Word::decode(b"K123"), None);
+        assert_eq!(Word::decode(b"?12345678"), None);
+        assert_eq!(Word::decode(b""), None);
+    }
+}
