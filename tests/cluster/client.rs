@@ -95,20 +95,17 @@ impl Client {
     /// # Errors
     /// Where it does not within `limit`, or fails; then it has been killed.
     pub fn end(&mut self, limit: Duration) -> Result<(), String> {
-        let who = |what: &str| {
-            format!("client {} of {}: {what}", self.orders.client, self.orders.database.display())
-        };
+        let who = format!("client {} of {}", self.orders.client, self.orders.database.display());
         match harness::within(limit, || self.child.try_wait().unwrap()) {
             Some(status) if status.success() => Ok(()),
             Some(status) => {
                 let said = std::fs::read_to_string(self.orders.record.with_extension("stderr"));
-                Err(who(&format!("{status}: {}", said.unwrap_or_default())))
+                Err(format!("{who}: {status}: {}", said.unwrap_or_default()))
             }
             None => {
                 let waits = self.waits();
-                let error = who(&format!("hangs {limit:?} after its time was over: {waits}"));
-                self.kill9()?;
-                Err(error)
+                let killed = self.kill9().map_or_else(|error| format!("; {error}"), |()| String::new());
+                Err(format!("{who} does not end within {limit:?}: {waits}{killed}"))
             }
         }
     }

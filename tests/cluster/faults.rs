@@ -48,8 +48,13 @@ pub struct Fault {
 }
 
 impl Kind {
-    /// The kind of a seed: each once, in a drawn order, then each once again in another.
+    /// The kind of a seed: each once, in a drawn order, then each once again in another. `SKEIN_CLUSTER_FAULT` names
+    /// one that is to happen in every round.
     pub fn of(seed: u64) -> Self {
+        if let Ok(name) = std::env::var("SKEIN_CLUSTER_FAULT") {
+            let named = KINDS.into_iter().find(|kind| format!("{kind:?}") == name);
+            return named.unwrap_or_else(|| panic!("SKEIN_CLUSTER_FAULT={name} is none of {KINDS:?}"));
+        }
         let mut kinds = KINDS;
         kinds.shuffle(&mut StdRng::seed_from_u64(seed / KINDS_COUNT));
         kinds[usize::try_from(seed % KINDS_COUNT).expect("few")]
