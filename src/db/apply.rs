@@ -64,6 +64,8 @@ impl Database {
             lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
             state = self.lock();
             if let Some(wal) = state.wal.as_mut() {
+                // The lock is had already; now it is known as the fence, and let go where it is none any more.
+                wal.fence.try_raise(&wal.work).map_err(fail)?;
                 self.set_fence(wal)?;
             }
             return Ok((state, None));

@@ -206,6 +206,10 @@ impl Database {
             // Applications changed the database earlier, and may have set its times since.
             file.set_modified(modified).map_err(fail)?;
         }
+        // Who keeps the fence may be slow to close it.
+        if let Some(wal) = &state.wal {
+            unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE).map_err(fail)?;
+        }
         state.wal = None;
         state.captured = None;
         for kind in [FileKind::Wal, FileKind::Shm] {
