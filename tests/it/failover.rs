@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use rusqlite::Connection;
 
+use crate::guarantees::quote;
 use crate::harness::sql;
 use crate::harness::{App, Voters, eventually, within};
 
@@ -30,6 +31,7 @@ fn discarded(voters: &Voters, which: usize) -> Vec<std::path::PathBuf> {
 
 #[test]
 fn acknowledged_commits_survive_the_loss_of_the_primary_in_every_mode() {
+    quote("when it is lost, another takes over by itself, with every commit that was held by a quorum");
     for passthrough in [true, false] {
         let Some(mut voters) = Voters::start(3, passthrough) else { return };
         let mut apps = Vec::new();
@@ -63,6 +65,7 @@ fn acknowledged_commits_survive_the_loss_of_the_primary_in_every_mode() {
 
 #[test]
 fn a_deposed_primary_gives_up_what_was_not_replicated_and_keeps_it_aside() {
+    quote("could not replicate never becomes part of a database again; it is kept in `discarded/`");
     for passthrough in [true, false] {
         let Some(voters) = Voters::start(3, passthrough) else { return };
         let first = voters.primary();
@@ -184,6 +187,7 @@ fn write_on_the_primary(
 
 #[test]
 fn writers_wait_during_a_handoff_and_none_fails_that_asks_the_new_primary() {
+    quote("loses nothing that was acknowledged, and fails no writer that waits where the primary goes");
     let Some(voters) = Voters::three() else { return };
     for journal in ["wal", "delete"] {
         let db = format!("{journal}.db");
@@ -427,6 +431,7 @@ fn operators_are_told_what_cannot_be_and_change_what_can() {
 
 #[test]
 fn nobody_writes_on_the_mount_of_a_node_that_is_gone() {
+    quote("Applications that still have files of a node open that is gone can read, and cannot write.");
     let Some(mut voters) = Voters::three() else { return };
     for orderly in [false, true] {
         for primary in [true, false] {

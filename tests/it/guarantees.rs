@@ -7,7 +7,7 @@ use crate::harness::{App, Cluster, Node, Options, eventually, is_plain, needs_sk
 
 const PAGE: &str = include_str!("../../src/docs/guarantees.md");
 
-fn quote(sentence: &str) {
+pub fn quote(sentence: &str) {
     assert!(PAGE.contains(sentence), "the guarantees page no longer says: {sentence}");
 }
 
