@@ -208,7 +208,8 @@ impl Database {
         }
         // Who keeps the fence may be slow to close it.
         if let Some(wal) = &state.wal {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE).map_err(fail)?;
+            unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE)
+                .map_err(fail)?;
         }
         state.wal = None;
         state.captured = None;
