@@ -72,13 +72,19 @@ impl Database {
             let Some(tail) = &state.tail else { return Ok(None) };
             (tail.clone(), state.captured)
         };
-        let frames = uncaptured(&tail, captured)?;
-        Ok(Some((tail, frames)))
+        match uncaptured(&tail, captured) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            frames => Ok(Some((tail, frames?))),
+        }
     }
 
     fn forget_tail(&self, tail: &Path) -> io::Result<()> {
         fault::point("tail_remove")?;
-        std::fs::remove_file(tail)?;
+        match std::fs::remove_file(tail) {
+            // Two had the same to do: the node's change of roles, and an entry of the new primary.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut state = self.lock();
         state.tail = None;
         if state.wal.is_none() {

@@ -39,6 +39,11 @@ impl Pending {
         }
     }
 
+    /// Whether somebody still waits for its fate.
+    pub fn contains(&self, origin: &Origin) -> bool {
+        self.lock().contains_key(origin)
+    }
+
     /// Takes a proposal whose fate is about to be told.
     pub fn take(&self, origin: &Origin) -> Option<CommitDone> {
         self.lock().remove(origin).map(|proposal| proposal.done)

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use tokio::sync::mpsc;
@@ -19,6 +22,8 @@ use crate::store::{Change, CommitSink, Origin};
 /// Proposals that may wait for the Raft thread; applications wait for theirs, so there are hardly more than
 /// databases in use.
 const QUEUE_MAX: usize = 65536;
+/// Between two attempts to submit what no quorum could be asked for.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// The log's entrance.
 pub(super) struct RaftSink {
@@ -95,7 +100,15 @@ impl Submit {
     }
 
     /// Submitted in order, answered in any: the next proposal does not wait for the fate of this one.
-    async fn submit(&self, Proposal { origin, term, payload, .. }: Proposal) {
+    ///
+    /// What is refused because no quorum has answered lately, while this node still leads, is submitted again: it is
+    /// certain that it was not appended, and a moment's silence is no reason to fail a commit.
+    fn submit(&self, proposal: Proposal) -> BoxFuture<'_, ()> {
+        Box::pin(self.submit_once(proposal))
+    }
+
+    async fn submit_once(&self, Proposal { origin, term, payload, .. }: Proposal) {
+        let again = payload.clone();
         let (responder, committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
         self.pending.begin(&origin);
         let written =
@@ -103,16 +116,29 @@ impl Submit {
         if let Err(fatal) = written {
             return self.pending.fail(&origin, CommitError::Unknown(fatal.to_string()));
         }
-        let pending = self.pending.clone();
+        let this = self.clone();
         tokio::spawn(async move {
             // Openraft complains about a receiver that is gone before the entry is committed.
             let _committed = committed;
             // Otherwise it is applied, or out of this log: the next leader's log tells, or the time runs out.
             if let Ok(Err(error @ ClientWriteError::ForwardToLeader(_))) = done.await {
-                // Refused before it was appended: certain.
-                pending.fail(&origin, CommitError::Refused(error.to_string()));
+                if !this.leads(term) {
+                    // Refused before it was appended: certain.
+                    return this.pending.fail(&origin, CommitError::Refused(error.to_string()));
+                }
+                tokio::time::sleep(RETRY_AFTER).await;
+                if this.pending.contains(&origin) {
+                    let proposal = Proposal { origin, term, payload: again, blobs: Vec::new() };
+                    this.submit(proposal).await;
+                }
             }
         });
+    }
+
+    fn leads(&self, term: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.state == ServerState::Leader && metrics.current_term == term
     }
 
     async fn ship_and_submit(self, proposal: Proposal) {

@@ -6,7 +6,7 @@ use crate::config::LogFormat;
 
 /// What is logged where `RUST_LOG` says nothing.
 /// openraft warns of every message that does not get through; who is primary and who is reached is said by Skein itself.
-const DEFAULT_FILTER: &str = "skein=info,openraft=error,openraft::raft::raft_inner=off,warn";
+const DEFAULT_FILTER: &str = "skein=info,openraft=off,warn";
 
 /// Sends the program's log to stderr; what is logged is `RUST_LOG`'s. A second call changes nothing.
 ///
