@@ -132,6 +132,10 @@ impl Database {
         if !self.lacks_fence(&state) {
             return Ok(true);
         }
+        if wait == Wait::No && self.overlay.size().is_some() {
+            // With this lock held SQLite takes no journal for a hot one, and would read what the transaction staged.
+            return Ok(false);
+        }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
         // The open file is one for all of the daemon: who applies an entry holds this, too.
