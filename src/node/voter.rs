@@ -100,7 +100,13 @@ impl LogTarget for VoterTarget {
         let runtime = self.runtime.clone();
         Box::pin(async move {
             applier.fetch_all(index).await?;
-            let durable = runtime.spawn_blocking(move || store.checkpoint()).await;
+            let durable = runtime.spawn_blocking(move || {
+                // What was to be redone has been replaced; while databases wait for redo they cannot be made durable,
+                // and the log before `index` is about to go.
+                store.end_replay();
+                store.checkpoint()
+            });
+            let durable = durable.await;
             durable.map_err(io::Error::other)?.map_err(io::Error::other)
         })
     }
