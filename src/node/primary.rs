@@ -74,8 +74,8 @@ impl VoterAccess {
             // On the way up before, on the way down after the rest: no node ever says that it is primary in a term of
             // another one.
             self.term.store(state.term, Ordering::SeqCst);
-            // One that has passed was acted on; waiting for it again would never wait.
-            let deadline = state.until.filter(|until| state.is_self && *until > Instant::now());
+            // One that was acted on is not waited for again.
+            let deadline = state.until.filter(|_| entered.as_ref().is_some_and(|place| place.is_self));
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = until(deadline) => {}
