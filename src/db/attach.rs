@@ -163,7 +163,7 @@ impl Database {
     /// Raises or lifts the fence of an attachment as this node's access demands.
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
-        if self.shared.writable() {
+        if self.writable() {
             return wal.fence.lift(&wal.work).map_err(fail);
         }
         wal.fence.raise(&wal.work).map_err(fail)?;
