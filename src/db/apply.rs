@@ -35,6 +35,9 @@ impl Database {
         if let Some(why) = &state.failed {
             return Err(self.corrupt(why.clone()));
         }
+        if self.shared.is_ending() {
+            return Err(self.unavailable("the node is ending; its next start applies the entry"));
+        }
         let undecided = state.limbo.is_some();
         if undecided && self.land_in_limbo(&mut state, index, change)? {
             drop((state, alone));

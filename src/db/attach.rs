@@ -87,6 +87,10 @@ impl Database {
         if state.wal.is_some() {
             return Ok(());
         }
+        if self.shared.is_ending() {
+            // The path may no longer be the mount's.
+            return Err(self.unavailable("the node is ending"));
+        }
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let path = cache.mount_point().join(self.name().as_str());
         let mut attachment = self.open_attachment(&path, state)?;

@@ -345,6 +345,9 @@ impl Database {
     }
 
     pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
+        if self.shared.is_ending() {
+            return Err(self.unavailable("the node is ending"));
+        }
         if let Some(why) = &state.failed {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }

@@ -20,6 +20,7 @@ pub struct Shared {
     pub observer: Observer,
     access: AtomicU8,
     handing_over: AtomicBool,
+    ending: AtomicBool,
     tails_count: AtomicBool,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
@@ -63,6 +64,7 @@ impl Shared {
             observer,
             access: AtomicU8::new(access as u8),
             handing_over: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             tails_count: AtomicBool::new(false),
             sink: OnceLock::new(),
             cache: OnceLock::new(),
@@ -93,6 +95,16 @@ impl Shared {
     /// Whether the primary is being moved as planned.
     pub fn is_handing_over(&self) -> bool {
         self.handing_over.load(Ordering::SeqCst)
+    }
+
+    /// The node ends: what applications have open is let go of, and nothing is opened any more.
+    pub fn set_ending(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the node ends.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     /// Whether applications may begin to write.

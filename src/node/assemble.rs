@@ -126,6 +126,7 @@ impl Running {
         if !failed {
             self.replication.step_down().await;
         }
+        self.replication.stop_applying();
         let mut stopped = Ok(());
         if !voter {
             stopped = self.replication.stop().await;

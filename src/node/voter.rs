@@ -59,7 +59,7 @@ impl VoterTarget {
         });
     }
 
-    /// Lets what is slow end.
+    /// Applies nothing more: the databases are about to be closed.
     pub(super) fn stop(&self) {
         self.applier.stop();
     }

@@ -352,6 +352,7 @@ impl Store {
         if let Some(tailer) = self.shared.tailer() {
             tailer.stop();
         }
+        self.shared.set_ending();
         self.all().iter().for_each(|database| database.close());
         self.remember_left_open()?;
         self.checkpoint()
