@@ -35,9 +35,8 @@ impl Database {
         if let Some(why) = &state.failed {
             return Err(self.corrupt(why.clone()));
         }
-        if self.shared.is_ending() {
-            return Err(self.unavailable("the node is ending; its next start applies the entry"));
-        }
+        // The next start applies the entry.
+        self.check_not_ending()?;
         let undecided = state.limbo.is_some();
         if undecided && self.land_in_limbo(&mut state, index, change)? {
             drop((state, alone));

@@ -81,6 +81,8 @@ impl Database {
     }
 
     fn capture_journal(&self, state: &mut State) -> Result<Option<ltx::ChangeSet>, DbError> {
+        // What was staged is forgotten by now.
+        self.check_not_ending()?;
         if self.overlay.size().is_none() {
             return Ok(None);
         }

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{ChangeSink, Database, FenceKeeper, KernelCache, Tailer};
+use super::{ChangeSink, Database, FileKeeper, KernelCache, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -25,7 +25,7 @@ pub struct Shared {
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     tailer: OnceLock<Tailer>,
-    keeper: OnceLock<Arc<dyn FenceKeeper>>,
+    keeper: OnceLock<Arc<dyn FileKeeper>>,
 }
 
 /// Hears of every step of any database.
@@ -143,12 +143,12 @@ impl Shared {
     }
 
     /// Connects who keeps fences when this process is gone; the first call counts.
-    pub fn set_keeper(&self, keeper: Arc<dyn FenceKeeper>) {
+    pub fn set_keeper(&self, keeper: Arc<dyn FileKeeper>) {
         let _ = self.keeper.set(keeper);
     }
 
     /// Who keeps fences when this process is gone, once connected.
-    pub fn keeper(&self) -> Option<&Arc<dyn FenceKeeper>> {
+    pub fn keeper(&self) -> Option<&Arc<dyn FileKeeper>> {
         self.keeper.get()
     }
 
