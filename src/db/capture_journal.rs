@@ -42,11 +42,9 @@ impl Database {
             return done(Ok(()));
         }
         let database = self.clone();
-        let finish: Done = Box::new(move |answer| {
-            if answer.is_err() && matches!(end, JournalEnd::Written) {
-                return database.take_back(answer, done);
-            }
-            done(answer.and_then(|()| database.finish_journal(&end)));
+        let finish: Done = Box::new(move |answer| match answer {
+            Ok(()) => done(database.finish_journal(&end)),
+            Err(error) => take_back(vec![database], error, done),
         });
         match self.capture_journal(&mut state) {
             Ok(Some(change)) => {
@@ -174,8 +172,16 @@ impl Database {
     /// Forgets a transaction under a rollback journal that cannot commit any more: another content takes the place
     /// of what it was made on. Nobody may be in the middle of it.
     pub(super) fn drop_staged(&self) -> io::Result<()> {
+        if self.forget_staged()? {
+            self.tell_kernel(FileKind::Journal);
+        }
+        Ok(())
+    }
+
+    /// The same but for what the kernel has cached of the journal; returns whether anything was staged.
+    fn forget_staged(&self) -> io::Result<bool> {
         if !self.overlay.discard() {
-            return Ok(());
+            return Ok(false);
         }
         // With its journal a later opener would roll back to the content before. Cut, not removed: an application
         // may keep it open for its next transaction.
@@ -184,22 +190,14 @@ impl Database {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
-        if let Some(cache) = self.shared.cache() {
-            cache.data_changed(self.name(), FileKind::Database);
-            cache.data_changed(self.name(), FileKind::Journal);
-        }
-        Ok(())
+        self.tell_kernel(FileKind::Database);
+        Ok(true)
     }
 
-    /// A transaction that was not committed, and of which SQLite has given up the journal by then.
-    fn take_back(self: &Arc<Self>, answer: Result<(), DbError>, done: Done) {
-        // The kernel's cache is told, which may wait for the caller's request.
-        self.off_thread(done, move |database, done| {
-            let dropped = database.drop_staged();
-            done(
-                answer.and(dropped.map_err(|source| database.io_error("taking back a transaction", source))),
-            );
-        });
+    fn tell_kernel(&self, kind: FileKind) {
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), kind);
+        }
     }
 
     fn finish_journal(&self, end: &JournalEnd) -> Result<(), DbError> {
@@ -211,6 +209,23 @@ impl Database {
         }
         ended
     }
+}
+
+/// Takes back a transaction of these databases, which was not committed because of `error`, before its writer hears of
+/// that and lets go of his locks: what others read then could be taken for a later commit, by its change counter.
+pub(crate) fn take_back(databases: Vec<Arc<Database>>, error: DbError, done: Done) {
+    let Some(first) = databases.first().cloned() else { return done(Err(error)) };
+    // Whoever tells the kernel must not be one of those who answer it.
+    first.off_thread(done, move |_, done| {
+        for database in &databases {
+            if let Err(source) = database.forget_staged() {
+                database.fail(&database.io_error("taking back a transaction", source));
+            }
+        }
+        done(Err(error));
+        // The writer's last request may have been to the journal.
+        databases.iter().for_each(|database| database.tell_kernel(FileKind::Journal));
+    });
 }
 
 impl State {

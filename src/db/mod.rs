@@ -44,6 +44,7 @@ mod tailer;
 mod upkeep;
 mod wal_writer;
 
+pub(crate) use capture_journal::take_back;
 pub use contract::{ChangeSink, CommitDone, CommitError, Done, KernelCache};
 pub use database::Database;
 pub use error::DbError;

@@ -26,22 +26,33 @@ pub(super) enum Wait {
 impl Wait {
     /// Takes an exclusive lock on one byte; says whether it is had.
     fn lock(self, file: &File, byte: u64) -> io::Result<bool> {
-        /// How often a lock is asked for that is waited for with a limit.
-        const EVERY: Duration = Duration::from_millis(1);
-        match self {
-            Self::Yes => lock(file, LockKind::Exclusive, byte, 1).map(|()| true),
-            Self::No => try_lock(file, LockKind::Exclusive, byte, 1),
-            Self::Until(deadline) => loop {
-                if try_lock(file, LockKind::Exclusive, byte, 1)? {
-                    return Ok(true);
-                }
-                if Instant::now() >= deadline {
-                    return Ok(false);
-                }
-                // fcntl(2) waits without a limit or not at all, and tells nobody of a lock that is let go.
-                std::thread::sleep(EVERY);
-            },
+        if self == Self::Yes {
+            return lock(file, LockKind::Exclusive, byte, 1).map(|()| true);
         }
+        loop {
+            if try_lock(file, LockKind::Exclusive, byte, 1)? {
+                return Ok(true);
+            }
+            if !self.goes_on() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether it is to be tried again; a moment later, then.
+    fn goes_on(self) -> bool {
+        /// How often it is tried: fcntl(2) waits without a limit or not at all, and tells nobody else of a lock that is
+        /// let go.
+        const EVERY: Duration = Duration::from_micros(500);
+        let goes_on = match self {
+            Self::Yes => true,
+            Self::Until(deadline) => Instant::now() < deadline,
+            Self::No => false,
+        };
+        if goes_on {
+            std::thread::sleep(EVERY);
+        }
+        goes_on
     }
 }
 
@@ -187,40 +198,39 @@ impl Database {
         Ok(false)
     }
 
-    /// Takes SQLite's RESERVED lock of a rollback database; says whether it is had. While it is held SQLite takes no
-    /// journal for a hot one, so what a writer left staged is dropped first: nobody may read it for committed.
+    /// Takes SQLite's RESERVED lock of a rollback database; says whether it is had. Where a dead writer has left something
+    /// staged it is dropped first: while this lock is held, SQLite takes no journal for a hot one, and would read it.
     pub(super) fn take_reserved(&self, file: &File, wait: Wait) -> Result<bool, DbError> {
         let fail = |source: io::Error| self.io_error("waiting for writers", source);
         loop {
-            // Whoever begins to read asks for this one first.
+            // While this one is held nobody begins to read, nor to write to the file.
             if try_lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)? {
-                let taken = self.try_reserved_unread(file);
+                let taken = self.try_reserved(file);
                 unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
                 if taken.map_err(fail)? {
                     return Ok(true);
                 }
             }
-            if !wait.lock(file, lock_bytes::RESERVED).map_err(fail)? {
+            // Nor may this one be had before it is known that nothing is staged, so it cannot be waited for.
+            if !wait.goes_on() {
                 return Ok(false);
             }
-            if self.overlay.size().is_none() || self.reserved.load(Ordering::SeqCst) {
-                return Ok(true);
-            }
-            unlock(file, lock_bytes::RESERVED, 1).map_err(fail)?;
-            // Somebody may be rolling it back; he holds this one.
-            if !wait.lock(file, lock_bytes::PENDING).map_err(fail)? {
-                return Ok(false);
-            }
-            unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
         }
     }
 
-    fn try_reserved_unread(&self, file: &File) -> io::Result<bool> {
-        if !try_lock(file, LockKind::Exclusive, lock_bytes::RESERVED, 1)? {
+    fn try_reserved(&self, file: &File) -> io::Result<bool> {
+        let reserve = || try_lock(file, LockKind::Exclusive, lock_bytes::RESERVED, 1);
+        if self.overlay.size().is_none() {
+            return reserve();
+        }
+        // Who reads already may be about to look whether this lock is held.
+        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+        if !try_lock(file, LockKind::Exclusive, first, size)? {
             return Ok(false);
         }
-        // Its writer has let go of the lock: it has failed or died.
-        self.drop_staged().inspect_err(|_| drop(unlock(file, lock_bytes::RESERVED, 1))).map(|()| true)
+        let reserved = self.drop_staged().and_then(|()| reserve());
+        unlock(file, first, size)?;
+        reserved
     }
 
     fn unreserve(&self, state: &mut State) -> Result<(), DbError> {

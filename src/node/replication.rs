@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -242,6 +243,13 @@ impl Replication {
         if !matches!(handed, Ok(Ok(_))) {
             tracing::warn!("nobody took over; the others elect a primary by themselves");
         }
+    }
+
+    /// Whether this node's time as primary has passed without word from a quorum; it is fenced a moment later.
+    pub(super) fn has_expired(&self) -> bool {
+        let Replication::Voter { raft, .. } = self else { return false };
+        let state = raft.watch_primary();
+        state.borrow().until.is_some_and(|until| until <= Instant::now())
     }
 
     /// The Raft term; 0 where unknown.

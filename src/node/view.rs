@@ -34,11 +34,13 @@ pub(super) struct NodeView {
 
 impl Api for NodeView {
     fn overview(&self) -> Overview {
+        // A process that was stopped may be asked before it has noticed.
+        let expired = self.replication.has_expired();
         Overview {
             name: self.name.clone(),
             role: self.role,
-            primary: self.store.primary(),
-            is_primary: self.store.access() == Access::Write,
+            primary: self.store.primary().filter(|_| !expired),
+            is_primary: self.store.access() == Access::Write && !expired,
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::run_sink::RunSink;
 use super::{ChangeKind, Store};
-use crate::db::{Database, DbError, Done};
+use crate::db::{CommitError, Database, DbError, Done, take_back};
 use crate::sqlite::journal;
 use crate::types::DbName;
 
@@ -32,9 +32,10 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
             }
             Ok(None) => {}
             Err(error) => {
-                let why = crate::db::CommitError::Refused(error.to_string());
+                let why = CommitError::Refused(error.to_string());
                 members.iter().for_each(|member| member.landed(Err(why.clone())));
-                return done(Err(error));
+                members.push(database);
+                return take_back(members, error, done);
             }
         }
     }
@@ -46,15 +47,11 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
         ChangeKind::Commit(sets),
         Box::new(move |fate| {
             members.iter().for_each(|member| member.landed(fate.clone()));
-            let answer = match fate {
-                Ok(_) => remove(&path).map_err(|source| DbError::Io {
-                    db,
-                    what: "removing the super-journal".into(),
-                    source,
-                }),
-                Err(error) => Err(DbError::Unavailable { db, why: error.to_string() }),
-            };
-            done(answer);
+            let what = "removing the super-journal".into();
+            match fate {
+                Ok(_) => done(remove(&path).map_err(|source| DbError::Io { db, what, source })),
+                Err(error) => take_back(members, DbError::Unavailable { db, why: error.to_string() }, done),
+            }
         }),
     );
 }

@@ -22,9 +22,11 @@ pub enum Kind {
     KillAll,
     /// SIGTERM: an end in order.
     EndPrimary,
+    /// The clocks of the nodes jump apart, by hours: the primary's ahead, the others' back.
+    JumpClocks,
 }
 
-const KINDS: [Kind; 9] = [
+const KINDS: [Kind; 10] = [
     Kind::KillPrimary,
     Kind::KillFollower,
     Kind::PausePrimary,
@@ -34,6 +36,7 @@ const KINDS: [Kind; 9] = [
     Kind::CutOffFollower,
     Kind::KillAll,
     Kind::EndPrimary,
+    Kind::JumpClocks,
 ];
 
 /// How many kinds there are: as many rounds of seeds that follow one another meet each of them.
@@ -79,6 +82,10 @@ impl Fault {
             Kind::CutOffFollower => nodes.network.cut_off(follower),
             Kind::KillAll => (0..nodes.len()).for_each(|index| nodes.kill9(index)),
             Kind::EndPrimary => nodes.terminate(primary)?,
+            Kind::JumpClocks => (0..nodes.len()).for_each(|index| {
+                let hours = if index == primary { 2 } else { -1 - i64::try_from(index).expect("few") };
+                nodes.set_clock(index, hours * 3600);
+            }),
         }
         Ok(())
     }
@@ -100,6 +107,7 @@ impl Fault {
         match self.kind {
             Kind::KillFollower | Kind::CutOffFollower => without(self.follower),
             Kind::PausePrimary | Kind::KillAll => Vec::new(),
+            Kind::JumpClocks => (0..nodes.len()).collect(),
             _ => without(self.primary),
         }
     }
@@ -108,6 +116,9 @@ impl Fault {
     pub fn heal(self, nodes: &mut Nodes) {
         if self.kind == Kind::PausePrimary {
             nodes.resume(self.primary);
+        }
+        if self.kind == Kind::JumpClocks {
+            (0..nodes.len()).for_each(|index| nodes.set_clock(index, 0));
         }
         nodes.network.heal();
     }

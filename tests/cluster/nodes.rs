@@ -71,13 +71,45 @@ impl Nodes {
                 (_, Shape::OneVoterTwoReplicas) => Settings::replica(&name, founder),
             };
             let at = nodes.network.nodes[index].clone();
-            let mut node = Node::new(nodes.dir.path(), Settings { passthrough, ..settings });
+            let mut settings = Settings { passthrough, ..settings };
+            settings.env.extend(nodes.clock(index));
+            nodes.set_clock(index, 0);
+            let mut node = Node::new(nodes.dir.path(), settings);
             (node.listen, node.http) =
                 (SocketAddr::new(at.address.into(), LISTEN), SocketAddr::new(at.address.into(), HTTP));
             nodes.placed.push(Placed { node, at, is_paused: false });
             nodes.start_again(&[index]).unwrap_or_else(|error| panic!("{error}"));
         }
         Some(nodes)
+    }
+
+    /// The environment in which a daemon's wall clock is what [`Self::set_clock`] says; its monotonic clock is the
+    /// machine's, as when an operator or NTP sets the time. None, said aloud, where the library for it is missing.
+    fn clock(&self, index: usize) -> Vec<(String, String)> {
+        let Some(library) = harness::find_library("faketime/libfaketimeMT.so.1") else {
+            harness::skip("clocks do not jump: no libfaketime (package faketime)");
+            return Vec::new();
+        };
+        let file = self.clock_file(index);
+        [
+            ("LD_PRELOAD", library.as_path()),
+            ("FAKETIME_TIMESTAMP_FILE", &file),
+            ("FAKETIME_CACHE_DURATION", Path::new("1")),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", Path::new("1")),
+            ("FAKETIME_DISABLE_SHM", Path::new("1")),
+            ("NO_FAKE_STAT", Path::new("1")),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.display().to_string()))
+        .into()
+    }
+
+    fn clock_file(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("clock-{index}"))
+    }
+
+    /// Sets a node's clock so many seconds off; it takes a second to be noticed.
+    pub fn set_clock(&self, index: usize, seconds: i64) {
+        std::fs::write(self.clock_file(index), format!("{seconds:+}\n")).unwrap();
     }
 
     /// The end of what each daemon said, without what it says of every refused write.

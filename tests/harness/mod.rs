@@ -70,6 +70,13 @@ pub fn needs_skein() -> bool {
     can_mount()
 }
 
+/// A library below the directories where systems keep them.
+pub fn find_library(name: &str) -> Option<PathBuf> {
+    let arch = std::env::consts::ARCH;
+    let places = [format!("/usr/lib/{arch}-linux-gnu"), "/usr/lib64".into(), "/usr/lib".into()];
+    places.iter().map(|place| PathBuf::from(place).join(name)).find(|path| path.exists())
+}
+
 fn has_fusermount() -> bool {
     std::process::Command::new("fusermount3").arg("--version").output().is_ok()
 }
