@@ -178,13 +178,15 @@ impl Database {
         Ok(())
     }
 
-    /// The same but for what the kernel has cached of the journal; returns whether anything was staged.
+    /// The same but for what the kernel has cached of the journal; returns whether there was anything.
     fn forget_staged(&self) -> io::Result<bool> {
-        if !self.overlay.discard() {
+        let staged = self.overlay.discard();
+        // With its journal a later opener, also one on a later primary, would roll back to the content before. A writer
+        // whose first write was refused leaves one, too.
+        if !staged && !self.journal_in_force() {
             return Ok(false);
         }
-        // With its journal a later opener would roll back to the content before. Cut, not removed: an application
-        // may keep it open for its next transaction.
+        // Cut, not removed: an application may keep it open for its next transaction.
         match File::options().write(true).open(self.files().path(FileKind::Journal)) {
             Ok(journal) => journal.set_len(0)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}

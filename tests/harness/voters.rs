@@ -104,6 +104,13 @@ impl Voters {
         found.unwrap_or_else(|| panic!("nobody is primary"))
     }
 
+    /// Moves the primary as planned.
+    pub fn hand_to(&self, to: usize) {
+        let name = &self.nodes[to].settings.name;
+        self.nodes[to].must_client(&["handoff", name]);
+        assert_eq!(self.primary(), to);
+    }
+
     /// Any node that is not primary.
     pub fn follower(&self) -> usize {
         let primary = self.primary();

@@ -108,8 +108,7 @@ fn a_deposed_primary_gives_up_what_was_not_replicated_and_keeps_it_aside() {
         assert!(!dump.is_empty());
         assert!(others.iter().all(|which| discarded(&voters, *which).is_empty()));
         // Primary again, the connections that stayed open write.
-        let name = voters.nodes[first].settings.name.clone();
-        voters.nodes[second].must_client(&["handoff", &name]);
+        voters.hand_to(first);
         writer.busy_timeout(Duration::from_secs(5)).unwrap();
         insert(&writer, "again").unwrap();
         insert(&held, "and again").unwrap();
@@ -150,6 +149,38 @@ fn a_commit_without_a_quorum_fails_and_is_not_seen_anywhere_it_did_not_happen() 
     for db in ["a.db", "b.db"] {
         voters.same_bytes(db);
     }
+}
+
+#[test]
+fn a_journal_left_behind_never_takes_back_what_another_primary_committed() {
+    let Some(voters) = Voters::three() else { return };
+    let (first, second) = (voters.primary(), (voters.primary() + 1) % 3);
+    let path = voters.nodes[first].path("a.db");
+    let writer = sql::create(&path, "delete", 1024);
+    table(&writer);
+    sql::run(
+        &writer,
+        "INSERT INTO t(v) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<200) SELECT 'before' FROM n",
+    );
+    sql::run(&writer, "PRAGMA cache_size=2; BEGIN IMMEDIATE; UPDATE t SET v = 'never'");
+    let journal = path.with_file_name("a.db-journal");
+    let hot = std::fs::read(&journal).unwrap();
+    sql::run(&writer, "ROLLBACK");
+    drop(writer);
+    // As a writer leaves it that dies before it has written to the database.
+    std::fs::write(&journal, &hot).unwrap();
+    let reader = voters.open(second, "a.db");
+    voters.hand_to(second);
+    insert(&reader, "elsewhere").unwrap();
+    sql::run(&reader, "UPDATE t SET v = 'changed' WHERE id <= 100");
+    voters.same_bytes("a.db");
+    voters.hand_to(first);
+    let again = voters.open(first, "a.db");
+    assert_eq!(sql::number(&again, "SELECT count(*) FROM t WHERE v = 'changed'"), 100);
+    assert_eq!(count(&again), 201);
+    insert(&again, "and on").unwrap();
+    sql::check_integrity(&again);
+    voters.same_bytes("a.db");
 }
 
 #[test]
