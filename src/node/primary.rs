@@ -135,7 +135,11 @@ impl VoterAccess {
             return Ok(());
         }
         let store = self.store.clone();
-        let fenced = blocking(move || store.hand_over()).await?;
+        let fenced = blocking(move || {
+            // From here on this node is primary no more, and does not know yet who is.
+            store.hand_over().inspect(|()| store.set_primary(None))
+        });
+        let fenced = fenced.await?;
         let outcome: Result<NodeName, ClusterError> = match fenced {
             Ok(()) => self.raft.transfer(to.as_ref()).await,
             Err(error) => Err(ClusterError::Unavailable(error.to_string())),
