@@ -81,6 +81,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
                 changed
             });
             let more = tokio::select! {
+                biased;
                 changed = server.changed() => changed.is_ok(),
                 changed = data.changed(), if every => changed.is_ok(),
                 changed = watched.settled.changed(), if !resolved => changed.is_ok(),
@@ -143,6 +144,9 @@ impl Watched {
             return None;
         }
         let age = metrics.last_quorum_acked?.elapsed();
-        Some(Instant::now() + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default())
+        Some(
+            tokio::time::Instant::now().into_std()
+                + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default(),
+        )
     }
 }

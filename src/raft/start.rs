@@ -5,12 +5,14 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::network::NetSnapshot;
+use openraft::{Config, Raft, RaftNetworkFactory, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::committed::RaftLog;
 use super::log_store::LogStore;
+use super::membership;
 use super::node::{RaftError, RaftHandle, Started};
 use super::options::{Beginning, RaftOptions};
 use super::pending::Pending;
@@ -22,7 +24,6 @@ use super::state_machine::StateMachine;
 use super::target::SharedTarget;
 use super::transport::{Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
-use super::{membership, target};
 use crate::io::blobs::BlobStore;
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
@@ -54,16 +55,38 @@ fn config(options: &RaftOptions) -> Result<Arc<Config>, RaftError> {
     config.validate().map(Arc::new).map_err(raft_error)
 }
 
-/// The life of the Raft thread.
-pub(super) async fn run(
+/// The network between voters that a node's options lead to.
+pub(super) fn network(options: &RaftOptions) -> Network {
+    Network {
+        cluster: options.cluster.clone(),
+        id: options.node.get(),
+        book: options.book.clone(),
+        patience: options.lease(),
+    }
+}
+
+/// What a node's Raft is made for.
+pub(super) struct Surroundings<N> {
+    /// What entries are applied to.
+    pub target: SharedTarget,
+    /// Large change sets.
+    pub blobs: Arc<BlobStore>,
+    /// The way to the other voters.
+    pub network: N,
+}
+
+/// The life of a node's Raft, on the runtime it is called on, until `stop`.
+pub(super) async fn run<N: RaftNetworkFactory<TypeConfig>>(
     options: RaftOptions,
-    target: SharedTarget,
-    blobs: Arc<BlobStore>,
+    around: Surroundings<N>,
     stop: CancellationToken,
     started: oneshot::Sender<Result<Started, RaftError>>,
-) {
+) where
+    N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
+{
     let pending = Arc::new(Pending::default());
-    let parts = match start(&options, &target, blobs, pending.clone()).await {
+    let target = around.target.clone();
+    let parts = match start(&options, around, pending.clone()).await {
         Ok(parts) => parts,
         Err(error) => return drop(started.send(Err(error))),
     };
@@ -101,12 +124,15 @@ struct Parts {
     connections: mpsc::Receiver<std::net::TcpStream>,
 }
 
-async fn start(
+async fn start<N: RaftNetworkFactory<TypeConfig>>(
     options: &RaftOptions,
-    target: &SharedTarget,
-    blobs: Arc<BlobStore>,
+    around: Surroundings<N>,
     pending: Arc<Pending>,
-) -> Result<Parts, RaftError> {
+) -> Result<Parts, RaftError>
+where
+    N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
+{
+    let Surroundings { target, blobs, network } = around;
     if options.beginning == Beginning::Never && !segments_exist(&options.dir) {
         return Err(RaftError::NoCluster(options.dir.clone()));
     }
@@ -123,15 +149,9 @@ async fn start(
         // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
         tokio::time::sleep(options.lease()).await;
     }
-    let network = Network {
-        cluster: options.cluster.clone(),
-        id,
-        book: options.book.clone(),
-        patience: options.lease(),
-    };
     let handle = Arc::new(OnceLock::new());
     let service = RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone());
-    let raft = Raft::new(id, config(options)?, network.clone(), store, machine).await.map_err(raft_error)?;
+    let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
         let peer = Peer {
             name: options.name.to_string(),
@@ -154,10 +174,10 @@ async fn start(
         led_term: led_term.clone(),
         lease: options.lease(),
     });
-    let log = Arc::new(RaftLog::new(entries.clone(), target::LogTarget::shippable(&**target)));
+    let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
     let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
-    let submit = Submit { raft: raft.clone(), pending, network, blobs };
+    let submit = Submit { raft: raft.clone(), pending, network: self::network(options), blobs };
     let (sender, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
     let running = Started { raft, sink, log, store: shared, service, connections: sender, primary };
