@@ -194,7 +194,7 @@ impl Writer {
             tokio::task::yield_now().await;
         }
         #[cfg(test)]
-        super::segment_log::power::work(&self.dir).await;
+        crate::io::power::work(&self.dir).await;
         if !lock(&self.unsynced).is_empty()
             && let Err(error) = self.sync()
         {

@@ -22,7 +22,7 @@ use super::segment_log::LogOptions;
 use super::sink::{Proposals, RaftSink, Submit};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
-use super::transport::{Network, RaftService, serve_direct};
+use super::transport::{BlobSender, Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
 
@@ -65,18 +65,23 @@ pub(super) fn network(options: &RaftOptions) -> Network {
     }
 }
 
+/// The ways to the other voters: for messages, and for what is too large for them.
+pub(super) trait Ways: RaftNetworkFactory<TypeConfig> + BlobSender + Clone {}
+
+impl<N: RaftNetworkFactory<TypeConfig> + BlobSender + Clone> Ways for N {}
+
 /// What a node's Raft is made for.
 pub(super) struct Surroundings<N> {
     /// What entries are applied to.
     pub target: SharedTarget,
     /// Large change sets.
     pub blobs: Arc<BlobStore>,
-    /// The way to the other voters.
+    /// The ways to the other voters.
     pub network: N,
 }
 
 /// The life of a node's Raft, on the runtime it is called on, until `stop`.
-pub(super) async fn run<N: RaftNetworkFactory<TypeConfig>>(
+pub(super) async fn run<N: Ways>(
     options: RaftOptions,
     around: Surroundings<N>,
     stop: CancellationToken,
@@ -124,7 +129,7 @@ struct Parts {
     connections: mpsc::Receiver<std::net::TcpStream>,
 }
 
-async fn start<N: RaftNetworkFactory<TypeConfig>>(
+async fn start<N: Ways>(
     options: &RaftOptions,
     around: Surroundings<N>,
     pending: Arc<Pending>,
@@ -151,6 +156,7 @@ where
     }
     let handle = Arc::new(OnceLock::new());
     let service = RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone());
+    let sender = Arc::new(network.clone());
     let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
         let peer = Peer {
@@ -177,7 +183,7 @@ where
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
     let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
-    let submit = Submit { raft: raft.clone(), pending, network: self::network(options), blobs };
+    let submit = Submit { raft: raft.clone(), pending, id, sender, blobs };
     let (sender, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
     let running = Started { raft, sink, log, store: shared, service, connections: sender, primary };

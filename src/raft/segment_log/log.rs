@@ -159,7 +159,7 @@ impl SegmentLog {
             record.encode(self.current.epoch, self.synced, &mut buffer);
         }
         #[cfg(test)]
-        super::power::before_write(&self.current.path, &self.current.file, self.offset, buffer.len());
+        crate::io::power::before_write(&self.current.path, &self.current.file, self.offset, buffer.len());
         let written = fault::point("raft_append_write")
             .and_then(|()| self.current.file.write_all_at(&buffer, self.offset));
         let bytes = buffer.len() as u64;
@@ -229,7 +229,7 @@ impl SegmentLog {
         }
         let done = fault::point("raft_append_sync").and_then(|()| self.current.file.sync_data());
         #[cfg(test)]
-        let done = done.and_then(|()| super::power::sync(&self.current.path));
+        let done = done.and_then(|()| crate::io::power::sync(&self.current.path));
         match done {
             Ok(()) => {
                 self.synced = self.offset;

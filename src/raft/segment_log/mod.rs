@@ -8,8 +8,6 @@
 
 mod error;
 mod log;
-#[cfg(test)]
-pub mod power;
 mod reader;
 mod record;
 mod recovery;

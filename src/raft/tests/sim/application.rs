@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::dice;
 use super::history::Fate;
+use super::invariants::acked_is_durable;
+use super::large;
 use super::node::file_of;
 use super::transaction::{self, Kind, kinds};
 use super::world::{Live, World};
@@ -50,7 +52,7 @@ fn is_free(live: &Live, busy: &Busy, db: &DbName) -> bool {
 
 fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) -> Result<(), String> {
     let dbs: Vec<DbName> = kinds.iter().map(|kind| kind.db.clone()).collect();
-    let number = world.history().propose(dbs.clone());
+    let number = world.history().propose((live.id, live.run), dbs.clone());
     let scratch = world.root.join("scratch");
     let mut sets = Vec::new();
     for kind in kinds {
@@ -60,7 +62,9 @@ fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) ->
             None => Vec::new(),
         };
         let pos = database.map_or(crate::types::Pos::ZERO, |database| database.pos());
-        sets.push(transaction::make(kind, pos, &image, number, &scratch)?);
+        let mut set = transaction::make(kind, pos, &image, number, &scratch)?;
+        large::move_out(live.store.blobs(), &mut set)?;
+        sets.push(set);
     }
     let text: Vec<String> = sets.iter().map(|set| format!("{} to {}", set.db, set.pos())).collect();
     world.note(format!("n{} proposes {number}: {}", live.id, text.join(", ")));
@@ -78,7 +82,13 @@ fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) ->
 }
 
 /// The fate of a proposal: what is in the log goes into the node's own databases at once, nothing else does.
-fn tell(world: &World, live: &Live, change: &Change, dbs: &[DbName], fate: Result<LogIndex, CommitError>) {
+fn tell(
+    world: &Arc<World>,
+    live: &Live,
+    change: &Change,
+    dbs: &[DbName],
+    fate: Result<LogIndex, CommitError>,
+) {
     if !world.runs(live.id, live.run) {
         return;
     }
@@ -87,6 +97,7 @@ fn tell(world: &World, live: &Live, change: &Change, dbs: &[DbName], fate: Resul
         Ok(index) => {
             let known = world.history().committed(index, change);
             world.check(known);
+            world.check(acked_is_durable::blobs(world, index, change));
             let applied = live.store.apply(index, change);
             world.check(
                 applied.map_err(|error| format!("n{} cannot apply its own {number}: {error}", live.id)),

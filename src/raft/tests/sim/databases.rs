@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::invariants::{pos_monotonic, reads_are_a_prefix};
+use super::large;
 use super::peers::{SimConnector, address};
 use super::power_cut::copy_tree;
 use super::transaction::kinds;
@@ -114,6 +115,47 @@ impl SimTarget {
         }
     }
 
+    /// Looks at every page on disk.
+    fn check_pages(&self) {
+        for database in kinds().iter().filter_map(|kind| self.store.get(&kind.db)) {
+            match database.scrub() {
+                Ok(None) => {}
+                Ok(Some(pgno)) => {
+                    let (node, db) = (self.node, database.name());
+                    self.world.broken(format!("page {pgno} of {db} on n{node} is not repaired by redo"));
+                }
+                Err(error) => self.world.broken(error),
+            }
+        }
+    }
+
+    /// Waits until an entry is applied, the simulation standing still: large change sets are applied on a thread of
+    /// their own.
+    fn settle(&self, index: LogIndex) {
+        let mut settled = self.applier.settled();
+        if *settled.borrow() >= index {
+            return;
+        }
+        let (told, done) = mpsc::channel();
+        self.world.aside.spawn(async move {
+            let applied = settled.wait_for(|settled| *settled >= index).await;
+            // Nobody waits any more where it took too long.
+            let _ = told.send(applied.is_ok());
+        });
+        if !done.recv_timeout(ASIDE_MAX).unwrap_or(false) {
+            self.world.broken(format!("n{} cannot apply entry {index}", self.node));
+        }
+    }
+
+    /// What an entry keeps beside the log is sought among all nodes where this one lacks it.
+    fn bring_blobs(&self, change: &Change) {
+        let blobs = self.store.blobs();
+        for blob in change.blobs().filter(|blob| !blobs.contains((blob.digest, blob.size_bytes))) {
+            self.world.note(format!("n{} fetches blob {blob}", self.node));
+            self.world.check(large::fetch(&self.world, blob, blobs));
+        }
+    }
+
     fn is_dead(&self) -> bool {
         !self.world.runs(self.node, self.run)
     }
@@ -183,10 +225,11 @@ impl LogTarget for Shared {
             }
         }
         let changes = change.is_some();
-        this.applier.take(index, change);
-        if *this.applier.settled().borrow() < index {
-            this.world.broken(format!("n{} cannot apply entry {index}", this.node));
+        if let Some(change) = &change {
+            this.bring_blobs(change);
         }
+        this.applier.take(index, change);
+        this.settle(index);
         if changes {
             this.check_positions();
         }
@@ -196,6 +239,10 @@ impl LogTarget for Shared {
         self.0.store.proposals_resolved();
         self.0.limbo.lock().unwrap().clear();
         if !self.0.is_dead() {
+            if let Some(number) = self.0.world.history().open_of((self.0.node, self.0.run)) {
+                // What an earlier term left out of this log never gets into it, and its proposer waits for that word.
+                self.0.world.broken(format!("proposal {number} has no fate in term {term}"));
+            }
             self.0.world.note(format!("n{} follows the log of term {term}", self.0.node));
         }
     }
@@ -224,6 +271,7 @@ impl LogTarget for Shared {
         self.0.store.end_replay();
         self.0.replayed.send_replace(true);
         self.0.check_positions();
+        self.0.check_pages();
     }
 
     fn fetch(&self, index: LogIndex) -> BoxFuture<'static, io::Result<()>> {

@@ -8,8 +8,8 @@ use super::dice;
 use super::node::{crash, start};
 use super::power_cut::Death;
 use super::world::{Live, World};
+use crate::io::power;
 use crate::raft::Beginning;
-use crate::raft::segment_log::power;
 use crate::store::Layout;
 
 /// Makes things go wrong for `length`, then repairs everything.

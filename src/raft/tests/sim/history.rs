@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::tails::Tail;
 use crate::store::{Change, ChangeKind};
 use crate::types::{DbName, LogIndex, Pos};
 
@@ -21,6 +22,8 @@ pub enum Fate {
 /// A transaction that an application proposed.
 #[derive(Clone, Debug)]
 pub struct Proposed {
+    /// The node and its run.
+    pub by: (u64, u64),
     /// The databases it changes.
     pub dbs: Vec<DbName>,
     /// What its proposer was told.
@@ -51,15 +54,17 @@ pub struct History {
     pub writers: BTreeMap<u64, u64>,
     /// The last position seen of a database in one run of a node.
     pub seen: BTreeMap<(u64, u64, DbName), u64>,
+    /// What dead primaries left behind.
+    pub tails: Vec<Tail>,
     /// Sum of a database's bytes at a position.
     pub bytes: BTreeMap<(DbName, u64, u64), u64>,
 }
 
 impl History {
     /// A number for the next proposal.
-    pub fn propose(&mut self, dbs: Vec<DbName>) -> u64 {
+    pub fn propose(&mut self, by: (u64, u64), dbs: Vec<DbName>) -> u64 {
         let number = self.proposals.len() as u64 + 1;
-        self.proposals.insert(number, Proposed { dbs, fate: Fate::Open });
+        self.proposals.insert(number, Proposed { by, dbs, fate: Fate::Open });
         number
     }
 
@@ -68,6 +73,12 @@ impl History {
         if let Some(proposed) = self.proposals.get_mut(&number) {
             proposed.fate = fate;
         }
+    }
+
+    /// A proposal of one run of a node whose proposer has been told nothing yet.
+    pub fn open_of(&self, by: (u64, u64)) -> Option<u64> {
+        let mut open = self.proposals.iter().filter(|(_, new)| new.by == by && new.fate == Fate::Open);
+        open.next().map(|(number, _)| *number)
     }
 
     /// All proposals by number.

@@ -16,9 +16,12 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
-use super::dice;
 use super::world::World;
+use super::{dice, large};
+use crate::io::blobs::BlobStore;
+use crate::ltx::BlobRef;
 use crate::raft::node::RaftHandle;
+use crate::raft::transport::{BlobSender, Sending};
 use crate::raft::types::{Peer, TypeConfig, Vote};
 
 type Handle = openraft::type_config::alias::SnapshotOf<TypeConfig, ()>;
@@ -282,5 +285,19 @@ impl RaftNetworkV2<TypeConfig> for SimClient {
     fn backoff(&self) -> Option<Backoff> {
         let wait = self.network.patience / 5;
         Some(Backoff::new(std::iter::repeat(wait)))
+    }
+}
+
+impl BlobSender for SimNetwork {
+    fn send(&self, to: u64, _peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending {
+        let client = SimClient { network: self.clone(), to };
+        Box::pin(async move {
+            let world = client.network.world.clone();
+            let receive = |_| async move {
+                let live = world.live(to).ok_or("nobody listens")?;
+                large::copy(&blobs, live.store.blobs(), blob).map_err(|error| error.to_string())
+            };
+            client.call("blob", receive).await.map_err(|error| error.to_string())
+        })
     }
 }

@@ -13,11 +13,12 @@ use super::databases::{Shared, SimTarget};
 use super::invariants::{acked_is_durable, one_writer_per_term};
 use super::network::SimNetwork;
 use super::peers::address;
-use super::power_cut::{Death, copy_tree, tear_databases, tear_log};
+use super::power_cut::{Death, copy_tree, tear, tear_databases};
+use super::transaction::kinds;
 use super::world::{Live, World};
-use super::{application, dice};
+use super::{application, dice, tails};
 use crate::io::blobs::BlobStore;
-use crate::raft::segment_log::power;
+use crate::io::power;
 use crate::raft::start::{Surroundings, run};
 use crate::raft::{Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::store::{Candidate, Layout, Store, StoreOptions};
@@ -26,11 +27,26 @@ use crate::types::{Access, NodeId};
 /// Simulated time a node's Raft may take to start, its waiting for old promises included.
 const START_MAX: Duration = Duration::from_secs(20);
 
+/// How far clocks may go wrong; leases, given up after four fifths, bear 11 %.
+const DRIFT_PERCENT_MAX: u64 = 5;
+
 fn dir_of(world: &World, id: u64, run: u64) -> PathBuf {
     world.root.join(format!("n{id}")).join(format!("run{run}"))
 }
 
+/// Where a node's files are: those of its run, or those its next run begins with.
+pub fn layout_of(world: &World, id: u64) -> Layout {
+    Layout::new(dir_of(world, id, world.run_on_disk(id)))
+}
+
+/// The rate of a node's clock in percent: what it takes for a second is another time than what its neighbour does.
+fn clock_percent() -> u32 {
+    (100 - DRIFT_PERCENT_MAX + dice::below(2 * DRIFT_PERCENT_MAX + 1)) as u32
+}
+
 fn options(id: u64, layout: &Layout, beginning: Beginning) -> RaftOptions {
+    let percent = clock_percent();
+    let on_its_clock = |time: Duration| time * 100 / percent;
     let name = address(id).parse().unwrap();
     let mut options =
         RaftOptions::new(super::peers::cluster().to_string(), NodeId::new(id), name, layout.raft());
@@ -38,7 +54,9 @@ fn options(id: u64, layout: &Layout, beginning: Beginning) -> RaftOptions {
     options.beginning = beginning;
     options.segment_bytes = 64 << 10;
     options.retention_bytes = 96 << 10;
-    options.commit_timeout = Duration::from_secs(2);
+    options.commit_timeout = on_its_clock(Duration::from_secs(2));
+    options.heartbeat = on_its_clock(options.heartbeat);
+    options.election_timeout = on_its_clock(options.election_timeout);
     options
 }
 
@@ -87,6 +105,7 @@ async fn try_start(
         0..50 => dice::millis(0, 8),
         _ => Duration::ZERO,
     });
+    power::plug(&layout.blobs(), || Duration::ZERO);
     let stop = CancellationToken::new();
     let synced = dir.with_file_name(format!("synced{run_no}"));
     copy_tree(&layout.dbs(), &synced).map_err(|error| error.to_string())?;
@@ -135,14 +154,15 @@ fn leave_behind(world: &World, live: &Live, death: Death) -> io::Result<()> {
     let next = dir_of(world, live.id, live.run + 1);
     copy_tree(&live.dir, &next)?;
     let (old, new) = (Layout::new(live.dir.clone()), Layout::new(next));
-    let unsynced = power::unplug(&old.raft());
+    let (unsynced, blobs) = (power::unplug(&old.raft()), power::unplug(&old.blobs()));
     if death == Death::PowerCut {
         let lost: usize = unsynced.iter().map(|write| write.before.len()).sum();
         world.note(format!("n{} had {lost} bytes of its log not synced", live.id));
-        tear_log(&new.raft(), unsynced)?;
+        tear(&new.raft(), unsynced)?;
+        tear(&new.blobs(), blobs)?;
         tear_databases(&new.dbs(), live.target.synced())?;
     }
-    Ok(())
+    tails::leave(world, live, &new).map_err(io::Error::other)
 }
 
 /// Lets what is left of a run end.
@@ -193,6 +213,7 @@ fn enter(world: &Arc<World>, live: &Live, state: &PrimaryState) {
         (true, Access::Write) | (false, Access::Fenced) => Ok(()),
         (true, _) => {
             promoted(world, live, state.term);
+            discard_tails(world, live);
             live.store.set_access(Access::Write)
         }
         (false, _) => {
@@ -204,6 +225,14 @@ fn enter(world: &Arc<World>, live: &Live, state: &PrimaryState) {
     let follows = state.resolved && state.primary.as_ref().is_some_and(|primary| primary.name != own);
     let settled = changed.and_then(|()| if follows { live.store.follow_history() } else { Ok(()) });
     world.check(settled.map_err(|error| format!("n{} cannot change its role: {error}", live.id)));
+}
+
+/// A primary that finds what its own crash left behind brings it in, or keeps it. To bring it in it would wait for the
+/// log, and the simulation with it.
+fn discard_tails(world: &World, live: &Live) {
+    for database in kinds().iter().filter_map(|kind| live.store.get(&kind.db)) {
+        world.check(database.discard_tail().map_err(|error| error.to_string()));
+    }
 }
 
 fn promoted(world: &World, live: &Live, term: u64) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::dice;
-use crate::raft::segment_log::power::Unsynced;
+use crate::io::power::Unsynced;
 
 /// What a disk writes as a whole.
 const SECTOR: usize = 512;
@@ -55,8 +55,8 @@ fn keeps() -> Keeps {
     dice::pick(&[Keeps::All, Keeps::Nothing, Keeps::Some, Keeps::Beginning]).unwrap_or(Keeps::All)
 }
 
-/// Takes from the log's copy in `dir` what was not synced.
-pub fn tear_log(dir: &Path, unsynced: Vec<Unsynced>) -> io::Result<()> {
+/// Takes from the copy of a log or of blobs in `dir` what was not synced.
+pub fn tear(dir: &Path, unsynced: Vec<Unsynced>) -> io::Result<()> {
     let keeps = keeps();
     let mut broken = false;
     // Backwards: a later write may have gone over an earlier one.

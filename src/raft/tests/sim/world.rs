@@ -128,6 +128,11 @@ impl World {
         self.seat(id, |seat| seat.up && seat.run == run)
     }
 
+    /// The run whose files are the node's: the next one where it does not run.
+    pub fn run_on_disk(&self, id: u64) -> u64 {
+        self.seat(id, |seat| if seat.up { seat.run } else { seat.run + 1 })
+    }
+
     /// The node, where it runs.
     pub fn live(&self, id: u64) -> Option<Arc<Live>> {
         self.seat(id, |seat| seat.live.clone())

@@ -1,7 +1,10 @@
 //! What was acknowledged is in the final history, exactly once.
 
 use super::super::history::{Fate, History};
-use crate::store::Store;
+use super::super::large;
+use super::super::world::World;
+use crate::store::{Change, Store};
+use crate::types::LogIndex;
 
 /// A node that becomes primary has every acknowledged transaction.
 pub fn at_promotion(history: &History, node: u64, store: &Store) -> Result<(), String> {
@@ -21,6 +24,23 @@ pub fn at_promotion(history: &History, node: u64, store: &Store) -> Result<(), S
                     step.pos
                 ));
             }
+        }
+    }
+    Ok(())
+}
+
+/// What entry `index`, just acknowledged, keeps beside the log is on the disks of a majority.
+pub fn blobs(world: &World, index: LogIndex, change: &Change) -> Result<(), String> {
+    let nodes = world.nodes().len();
+    // A node whose databases have it needs it no more.
+    let past = |id: &u64| world.live(*id).is_some_and(|live| live.store.durable_index() >= index);
+    for blob in change.blobs() {
+        let mut holders = large::holders(world, blob);
+        holders.extend(world.nodes().into_iter().filter(past));
+        holders.sort_unstable();
+        holders.dedup();
+        if holders.len() * 2 <= nodes {
+            return Err(format!("entry {index} was acknowledged and only {holders:?} hold blob {blob}"));
         }
     }
     Ok(())

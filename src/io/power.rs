@@ -1,6 +1,6 @@
-//! What a power cut would take from a log, for tests: each write since the last sync, with what it wrote over.
+//! What a power cut would take from a directory, for tests: each write since the last sync, with what it wrote over.
 //!
-//! Knows only logs that were [`plug`]ged on the same thread; others pay one look into an empty map.
+//! Knows only directories that were [`plug`]ged on the same thread; others pay one look into an empty map.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,12 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::io::read_up_to;
+use super::read_up_to;
 
 /// A write that no sync has followed yet.
 #[derive(Clone, Debug)]
 pub struct Unsynced {
-    /// The segment.
+    /// The file.
     pub path: PathBuf,
     /// Where it wrote.
     pub offset: u64,
@@ -22,7 +22,7 @@ pub struct Unsynced {
     pub before: Vec<u8>,
 }
 
-/// One log's disk.
+/// One directory's disk.
 #[derive(Default)]
 struct Disk {
     unsynced: Vec<Unsynced>,
@@ -39,24 +39,29 @@ fn with<T>(dir: &Path, work: impl FnOnce(&mut Disk) -> T) -> Option<T> {
     DISKS.with_borrow_mut(|disks| disks.get_mut(dir).map(work))
 }
 
-/// Remembers from now on what is not synced in the log of directory `dir`; each put-off sync takes as long as `stall`
-/// says.
+/// Remembers from now on what is not synced in directory `dir`; each put-off sync of a log there takes as long as
+/// `stall` says.
 pub fn plug(dir: &Path, stall: impl FnMut() -> Duration + 'static) {
     let disk = Disk { stall: Some(Box::new(stall)), ..Disk::default() };
     DISKS.with_borrow_mut(|disks| disks.insert(dir.to_path_buf(), disk));
 }
 
-/// Forgets the log of directory `dir`; returns what of it was not synced, in the order it was written.
+/// Forgets directory `dir`; returns what of it was not synced, in the order it was written.
 pub fn unplug(dir: &Path) -> Vec<Unsynced> {
     DISKS.with_borrow_mut(|disks| disks.remove(dir)).map(|disk| disk.unsynced).unwrap_or_default()
 }
 
-/// Lets every sync of the log in `dir` fail.
+/// Whether nothing of the file at `path` would be lost.
+pub fn is_synced(path: &Path) -> bool {
+    with(dir_of(path), |disk| disk.unsynced.iter().all(|write| write.path != path)).unwrap_or(true)
+}
+
+/// Lets every sync in `dir` fail.
 pub fn break_disk(dir: &Path) {
     with(dir, |disk| disk.fails = true);
 }
 
-/// Before `length` bytes are written at `offset` of the segment at `path`.
+/// Before `length` bytes are written at `offset` of the file at `path`.
 pub fn before_write(path: &Path, file: &File, offset: u64, length: usize) {
     with(dir_of(path), |disk| {
         let mut before = vec![0; length];
@@ -66,12 +71,18 @@ pub fn before_write(path: &Path, file: &File, offset: u64, length: usize) {
     });
 }
 
-/// The segment at `path` was synced.
+/// Of a new file of `length` bytes at `path` nothing is synced.
+pub fn written_anew(path: &Path, length: u64) {
+    let before = vec![0; length as usize];
+    with(dir_of(path), |disk| disk.unsynced.push(Unsynced { path: path.to_path_buf(), offset: 0, before }));
+}
+
+/// The file at `path` was synced.
 pub fn sync(path: &Path) -> io::Result<()> {
     let outcome = with(dir_of(path), |disk| match disk.fails {
         true => Err(io::Error::from_raw_os_error(nix::libc::EIO)),
         false => {
-            disk.unsynced.clear();
+            disk.unsynced.retain(|write| write.path != path);
             Ok(())
         }
     });
