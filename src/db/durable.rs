@@ -77,6 +77,11 @@ impl Database {
         self.lock().replaying = true;
     }
 
+    /// Whether the file may hold parts of entries that have not been applied again since a crash.
+    pub(crate) fn is_redoing(&self) -> bool {
+        self.lock().redoing()
+    }
+
     /// The log has been applied: file and position must agree now.
     pub(crate) fn end_replay(&self) {
         let mut state = self.lock();

@@ -155,7 +155,10 @@ impl Database {
             }
         }
         state.checksums.set(&chunk)?;
-        state.pos.checksum = total;
+        if !state.redoing() {
+            // What is applied again is checked against the position it starts from.
+            state.pos.checksum = total;
+        }
         Ok(())
     }
 }

@@ -81,10 +81,14 @@ impl BlobStore {
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         fault::point("blob_sync")?;
+        let path = self.path(key);
+        #[cfg(test)]
+        super::power::written_anew(&path, bytes);
         if self.durable {
             writer.file.as_file().sync_data()?;
+            #[cfg(test)]
+            super::power::sync(&path)?;
         }
-        let path = self.path(key);
         writer.file.persist(&path).map_err(|failed| failed.error)?;
         if self.durable { durable::sync_dir(&self.dir) } else { Ok(()) }
     }

@@ -4,6 +4,8 @@ pub mod blobs;
 pub mod durable;
 pub mod fault;
 pub mod ofd_lock;
+#[cfg(test)]
+pub mod power;
 mod read;
 
 pub use read::{read_or_zero, read_up_to};

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -9,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::raft::{LogTarget, RaftNode};
 use crate::rpc::GrpcConnector;
-use crate::store::{Change, Store};
+use crate::store::{Change, Store, StoreError};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
 use crate::types::{LogIndex, NodeId};
 
 /// Entries that may wait for slow databases, in bytes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// How often databases that were fetched are tried to be made durable,
+const DURABLE_TRIES_MAX: u32 = 20;
+/// and the time between two tries.
+const DURABLE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Applies the log to the store.
 pub(super) struct VoterTarget {
@@ -102,6 +107,9 @@ impl LogTarget for VoterTarget {
         self.when_settled(move || {
             store.end_replay();
             replayed.send_replace(true);
+            if let Err(error) = store.scrub() {
+                tracing::warn!(%error, "databases are not compared with their checksums");
+            }
         });
     }
 
@@ -110,14 +118,56 @@ impl LogTarget for VoterTarget {
         let runtime = self.runtime.clone();
         Box::pin(async move {
             applier.fetch_all(index).await?;
-            let durable = runtime.spawn_blocking(move || {
-                // What was to be redone has been replaced; while databases wait for redo they cannot be made durable,
-                // and the log before `index` is about to go.
-                store.end_replay();
-                store.checkpoint()
-            });
-            let durable = durable.await;
-            durable.map_err(io::Error::other)?.map_err(io::Error::other)
+            runtime.spawn(make_durable(store, index)).await.map_err(io::Error::other)?
         })
+    }
+}
+
+/// Makes durable what was fetched up to entry `index`: the log before it is about to go, so that nothing could be
+/// redone from it.
+async fn make_durable(store: Arc<Store>, index: LogIndex) -> io::Result<()> {
+    let mut tries = 1;
+    loop {
+        let store = store.clone();
+        let durable = tokio::task::spawn_blocking(move || {
+            // What was to be redone has been replaced, and what waits for redo cannot be made durable.
+            store.end_replay();
+            store.checkpoint()?;
+            Ok::<_, StoreError>(store.durable_index())
+        });
+        let durable = durable.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        if durable >= index {
+            return Ok(());
+        }
+        if tries == DURABLE_TRIES_MAX {
+            let why =
+                format!("the databases were fetched up to entry {index} and are durable up to {durable}");
+            return Err(io::Error::other(why));
+        }
+        // A reader of an older state holds a checkpoint back, or another one is at work.
+        tries += 1;
+        tokio::time::sleep(DURABLE_AGAIN_AFTER).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::blobs::BlobStore;
+    use crate::store::{Layout, StoreOptions};
+    use crate::types::Access;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_fetched_and_cannot_be_made_durable_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_path_buf());
+        let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
+        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let store = Store::open(options).unwrap();
+        store.applied(LogIndex::new(4));
+        let why = make_durable(store.clone(), LogIndex::new(5)).await.unwrap_err().to_string();
+        assert!(why.contains("up to entry 5 and are durable up to 4"), "{why}");
+        store.applied(LogIndex::new(5));
+        make_durable(store, LogIndex::new(5)).await.unwrap();
     }
 }

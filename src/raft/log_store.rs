@@ -40,6 +40,8 @@ struct Writer {
     log: Arc<Mutex<SegmentLog>>,
     shared: Arc<StoreShared>,
     unsynced: Arc<Mutex<Vec<IOFlushed<TypeConfig>>>>,
+    #[cfg(test)]
+    dir: std::path::PathBuf,
 }
 
 /// What the handles of one store share.
@@ -116,6 +118,8 @@ impl LogStore {
     /// # Errors
     /// Those of [`SegmentLog::open`].
     pub fn open(options: LogOptions) -> Result<Self, LogError> {
+        #[cfg(test)]
+        let dir = options.dir.clone();
         let (log, recovered) = SegmentLog::open(options)?;
         let purged = recovered.purged.and_then(|(_, id)| codec::decode_log_id(&id).ok());
         let reader = log.reader();
@@ -128,7 +132,13 @@ impl LogStore {
             flushed: watch::Sender::new(Some(reader.last_index())),
         });
         let reader = StoreReader { reader, shared: shared.clone() };
-        let writer = Writer { log: Arc::new(Mutex::new(log)), shared, unsynced: Arc::default() };
+        let writer = Writer {
+            log: Arc::new(Mutex::new(log)),
+            shared,
+            unsynced: Arc::default(),
+            #[cfg(test)]
+            dir,
+        };
         Ok(Self { reader, writer })
     }
 
@@ -183,6 +193,8 @@ impl Writer {
         for _ in 0..ROUNDS_BEFORE_SYNC {
             tokio::task::yield_now().await;
         }
+        #[cfg(test)]
+        crate::io::power::work(&self.dir).await;
         if !lock(&self.unsynced).is_empty()
             && let Err(error) = self.sync()
         {

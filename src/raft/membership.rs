@@ -354,6 +354,7 @@ pub(super) async fn promote_learners(raft: RaftHandle, stop: CancellationToken) 
         let learners =
             raft.metrics().borrow_watched().membership_config.membership().learner_ids().count() > 0;
         let more = tokio::select! {
+            biased;
             () = stop.cancelled() => false,
             changed = server.changed() => changed.is_ok(),
             changed = data.changed(), if learners => changed.is_ok(),

@@ -13,6 +13,7 @@ mod options;
 mod pending;
 mod primary;
 mod retention;
+mod runtime;
 mod segment_log;
 mod sink;
 mod start;

@@ -15,7 +15,7 @@ use super::options::RaftOptions;
 use super::primary::PrimaryState;
 use super::segment_log::LogError;
 use super::sink::RaftSink;
-use super::start::run;
+use super::start::{self, Surroundings};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
 use super::transport::RaftServer;
@@ -84,38 +84,38 @@ impl RaftNode {
         let (sender, receiver) = oneshot::channel();
         let stop = CancellationToken::new();
         let inside = (options.clone(), stop.clone());
+        let acks = Acks::default();
+        let network = start::network(&options, acks.clone());
+        let around = Surroundings { target, blobs, network, acks };
         // One thread for all of Raft: from proposal to fate there is no other thread to wake up.
         let thread = std::thread::Builder::new().name("skein-raft".into()).spawn(move || {
             let (options, stop) = inside;
             match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(run(options, target, blobs, stop, sender)),
+                Ok(runtime) => runtime.block_on(start::run(options, around, stop, sender)),
                 Err(error) => drop(sender.send(Err(error.into()))),
             }
         })?;
         let ended = || RaftError::Raft("its thread ended while starting".into());
         match receiver.blocking_recv().map_err(|_| ended())? {
-            Ok(Started { raft, sink, log, store, service, connections, primary, acks }) => {
-                let thread = Mutex::new(Some(thread));
-                Ok(Arc::new(Self {
-                    options,
-                    raft,
-                    sink,
-                    log,
-                    store,
-                    service,
-                    connections,
-                    primary,
-                    acks,
-                    stop,
-                    thread,
-                }))
-            }
+            Ok(started) => Ok(Self::around(options, started, stop, Some(thread))),
             Err(error) => {
                 // It has told its reason; what else it may say is of no use.
                 let _ = thread.join();
                 Err(error)
             }
         }
+    }
+
+    /// A node around a Raft that runs: until `stop`, on `thread` or on the runtime it was started on.
+    pub(super) fn around(
+        options: RaftOptions,
+        started: Started,
+        stop: CancellationToken,
+        thread: Option<std::thread::JoinHandle<()>>,
+    ) -> Arc<Self> {
+        let Started { raft, sink, log, store, service, connections, primary, acks } = started;
+        let thread = Mutex::new(thread);
+        Arc::new(Self { options, raft, sink, log, store, service, connections, primary, acks, stop, thread })
     }
 
     /// The log's entrance.

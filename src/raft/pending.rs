@@ -1,6 +1,8 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::db::{CommitDone, CommitError};
 use crate::store::Origin;

@@ -84,6 +84,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
                 changed
             });
             let more = tokio::select! {
+                biased;
                 changed = server.changed() => changed.is_ok(),
                 changed = data.changed(), if every => changed.is_ok(),
                 changed = watched.settled.changed(), if !resolved => changed.is_ok(),
@@ -147,6 +148,7 @@ impl Watched {
         }
         let voters = metrics.membership_config.membership().get_joint_config();
         let age = self.acks.quorum(self.id, metrics.current_term, voters)?.elapsed();
-        Some(Instant::now() + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default())
+        let now = tokio::time::Instant::now().into_std();
+        Some(now + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default())
     }
 }

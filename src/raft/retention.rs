@@ -83,6 +83,17 @@ impl Retention {
     }
 }
 
+/// Does what reads and writes files off Raft's thread; a simulation, which has but one, does it at once.
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    #[cfg(test)]
+    if super::tests::is_simulated() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
 /// Gives up all entries up to `upto`.
 async fn purge(raft: &RaftHandle, upto: u64) -> Result<(), String> {
     let wait = || raft.wait(Some(Duration::from_secs(5)));
@@ -105,6 +116,7 @@ pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget,
     let mut tick = tokio::time::interval(LOOK_EVERY);
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
@@ -112,7 +124,7 @@ pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget,
         let first = keep.entries.first_index();
         let reader = keep.clone();
         // Reads files: not on Raft's thread.
-        let Ok(blobs) = tokio::task::spawn_blocking(move || reader.blobs_of(first, upto)).await else {
+        let Ok(blobs) = off_thread(move || reader.blobs_of(first, upto)).await else {
             continue;
         };
         if let Err(error) = purge(&raft, upto).await {
@@ -120,7 +132,7 @@ pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget,
             continue;
         }
         let after = keep.clone();
-        let freed = tokio::task::spawn_blocking(move || {
+        let freed = off_thread(move || {
             blobs.into_iter().try_for_each(|blob| after.blobs.remove((blob.digest, blob.size_bytes)))?;
             (after.recycle)().map_err(std::io::Error::from)
         });

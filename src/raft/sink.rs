@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::node::RaftHandle;
 use super::pending::Pending;
-use super::transport::{Network, ship};
+use super::transport::{BlobSender, ship};
 use super::types::{CommittedLeaderId, Payload, TypeConfig};
 use crate::db::{CommitDone, CommitError};
 use crate::io::blobs::BlobStore;
@@ -82,7 +82,9 @@ impl CommitSink for RaftSink {
 pub(super) struct Submit {
     pub raft: RaftHandle,
     pub pending: Arc<Pending>,
-    pub network: Network,
+    /// This node.
+    pub id: u64,
+    pub sender: Arc<dyn BlobSender>,
     pub blobs: Arc<BlobStore>,
 }
 
@@ -147,8 +149,8 @@ impl Submit {
             if need == 0 {
                 break;
             }
-            let peers = peers.iter().map(|(id, peer)| self.network.bulk_client(*id, peer)).collect();
-            if let Err(why) = ship(peers, self.blobs.clone(), *blob, need).await {
+            let send = |(id, peer): &(u64, _)| self.sender.send(*id, peer, self.blobs.clone(), *blob);
+            if let Err(why) = ship(peers.iter().map(send).collect(), need).await {
                 return self.pending.fail(&proposal.origin, CommitError::Refused(why));
             }
         }
@@ -160,7 +162,7 @@ impl Submit {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        let others = membership.voter_ids().filter(|id| *id != self.network.id);
+        let others = membership.voter_ids().filter(|id| *id != self.id);
         let peers = others.filter_map(|id| Some((id, membership.get_node(&id)?.clone()))).collect();
         let need = membership.get_joint_config().iter().map(|config| config.len() / 2).max().unwrap_or(0);
         (peers, need)

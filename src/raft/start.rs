@@ -5,13 +5,15 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use openraft::{Config, Raft, ServerState, SnapshotPolicy};
+use openraft::network::NetSnapshot;
+use openraft::{Config, Raft, RaftNetworkFactory, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
 use super::log_store::LogStore;
+use super::membership;
 use super::node::{RaftError, RaftHandle, Started};
 use super::options::{Beginning, RaftOptions};
 use super::pending::Pending;
@@ -21,9 +23,8 @@ use super::segment_log::LogOptions;
 use super::sink::{Proposals, RaftSink, Submit};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
-use super::transport::{Network, RaftService, serve_direct};
+use super::transport::{BlobSender, Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
-use super::{membership, target};
 use crate::io::blobs::BlobStore;
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
@@ -55,16 +56,46 @@ fn config(options: &RaftOptions) -> Result<Arc<Config>, RaftError> {
     config.validate().map(Arc::new).map_err(raft_error)
 }
 
-/// The life of the Raft thread.
-pub(super) async fn run(
+/// The network between voters that a node's options lead to.
+pub(super) fn network(options: &RaftOptions, acks: Acks) -> Network {
+    Network {
+        cluster: options.cluster.clone(),
+        id: options.node.get(),
+        book: options.book.clone(),
+        acks,
+        patience: options.lease(),
+    }
+}
+
+/// The ways to the other voters: for messages, and for what is too large for them.
+pub(super) trait Ways: RaftNetworkFactory<TypeConfig> + BlobSender + Clone {}
+
+impl<N: RaftNetworkFactory<TypeConfig> + BlobSender + Clone> Ways for N {}
+
+/// What a node's Raft is made for.
+pub(super) struct Surroundings<N> {
+    /// What entries are applied to.
+    pub target: SharedTarget,
+    /// Large change sets.
+    pub blobs: Arc<BlobStore>,
+    /// The ways to the other voters.
+    pub network: N,
+    /// What the network notes of their answers.
+    pub acks: Acks,
+}
+
+/// The life of a node's Raft, on the runtime it is called on, until `stop`.
+pub(super) async fn run<N: Ways>(
     options: RaftOptions,
-    target: SharedTarget,
-    blobs: Arc<BlobStore>,
+    around: Surroundings<N>,
     stop: CancellationToken,
     started: oneshot::Sender<Result<Started, RaftError>>,
-) {
+) where
+    N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
+{
     let pending = Arc::new(Pending::default());
-    let parts = match start(&options, &target, blobs, pending.clone()).await {
+    let target = around.target.clone();
+    let parts = match start(&options, around, pending.clone()).await {
         Ok(parts) => parts,
         Err(error) => return drop(started.send(Err(error))),
     };
@@ -102,12 +133,15 @@ struct Parts {
     connections: mpsc::Receiver<std::net::TcpStream>,
 }
 
-async fn start(
+async fn start<N: Ways>(
     options: &RaftOptions,
-    target: &SharedTarget,
-    blobs: Arc<BlobStore>,
+    around: Surroundings<N>,
     pending: Arc<Pending>,
-) -> Result<Parts, RaftError> {
+) -> Result<Parts, RaftError>
+where
+    N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
+{
+    let Surroundings { target, blobs, network, acks } = around;
     if options.beginning == Beginning::Never && !segments_exist(&options.dir) {
         return Err(RaftError::NoCluster(options.dir.clone()));
     }
@@ -124,17 +158,10 @@ async fn start(
         // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
         tokio::time::sleep(options.lease()).await;
     }
-    let acks = Acks::default();
-    let network = Network {
-        cluster: options.cluster.clone(),
-        id,
-        book: options.book.clone(),
-        acks: acks.clone(),
-        patience: options.lease(),
-    };
     let handle = Arc::new(OnceLock::new());
     let service = RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone());
-    let raft = Raft::new(id, config(options)?, network.clone(), store, machine).await.map_err(raft_error)?;
+    let sender = Arc::new(network.clone());
+    let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
         let peer = Peer {
             name: options.name.to_string(),
@@ -158,10 +185,10 @@ async fn start(
         acks: acks.clone(),
         lease: options.lease(),
     });
-    let log = Arc::new(RaftLog::new(entries.clone(), target::LogTarget::shippable(&**target)));
+    let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
     let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
-    let submit = Submit { raft: raft.clone(), pending, network, blobs };
+    let submit = Submit { raft: raft.clone(), pending, id, sender, blobs };
     let (sender, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
     let running = Started { raft, sink, log, store: shared, service, connections: sender, primary, acks };

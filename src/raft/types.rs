@@ -5,6 +5,8 @@ use std::fmt;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::runtime::Runtime;
+
 /// An encoded change, opaque to Raft.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Payload(pub Bytes);
@@ -54,6 +56,7 @@ openraft::declare_raft_types!(
         NodeId = u64,
         Node = Peer,
         LeaderId = openraft::impls::leader_id_std::LeaderId<Self::Term, Self::NodeId>,
+        AsyncRuntime = Runtime,
 );
 
 /// Position of an entry: term and index.

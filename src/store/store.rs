@@ -108,7 +108,9 @@ impl Store {
             since: Mutex::new(since),
             follows: AtomicBool::new(false),
         });
-        super::open::scrub(store.all(), access)?;
+        if access == Access::ReadOnly {
+            super::open::scrub(store.all(), access)?;
+        }
         Ok(store)
     }
 
@@ -316,6 +318,15 @@ impl Store {
     /// It has been applied as far as it went then; databases that do not agree with it are not served.
     pub fn end_replay(&self) {
         self.all().iter().for_each(|database| database.end_replay());
+    }
+
+    /// Compares a voter's databases with their checksums in the background, once their log is redone: until then pages
+    /// that a power cut took are no news.
+    ///
+    /// # Errors
+    /// Where no thread can be started.
+    pub fn scrub(&self) -> Result<(), StoreError> {
+        super::open::scrub(self.all(), Access::Fenced)
     }
 
     /// Notes that the log has been applied up to `index` (also where the entry changed no database).

@@ -158,6 +158,8 @@ impl SegmentLog {
             places.push((self.offset + buffer.len() as u64, record.stored_bytes() as u32));
             record.encode(self.current.epoch, self.synced, &mut buffer);
         }
+        #[cfg(test)]
+        crate::io::power::before_write(&self.current.path, &self.current.file, self.offset, buffer.len());
         let written = fault::point("raft_append_write")
             .and_then(|()| self.current.file.write_all_at(&buffer, self.offset));
         let bytes = buffer.len() as u64;
@@ -225,7 +227,10 @@ impl SegmentLog {
         if self.synced == self.offset {
             return Ok(());
         }
-        match fault::point("raft_append_sync").and_then(|()| self.current.file.sync_data()) {
+        let done = fault::point("raft_append_sync").and_then(|()| self.current.file.sync_data());
+        #[cfg(test)]
+        let done = done.and_then(|()| crate::io::power::sync(&self.current.path));
+        match done {
             Ok(()) => {
                 self.synced = self.offset;
                 Ok(())

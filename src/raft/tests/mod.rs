@@ -1,8 +1,11 @@
 //! Tests of the log and the state machine together: openraft's own suite, and what it does not ask for.
 
 mod conformance;
+mod sim;
 mod single_voter;
 mod three_voters;
+
+pub(super) use sim::{Draws, OrderedWatch, is_simulated};
 
 use std::io;
 use std::sync::Mutex;

@@ -14,7 +14,9 @@ pub(super) use client::Network;
 pub use server::RaftServer;
 pub(super) use server::RaftService;
 pub(super) use server::serve_direct;
-pub(super) use ship::ship;
+#[cfg(test)]
+pub(super) use ship::Sending;
+pub(super) use ship::{BlobSender, ship};
 
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Request, Status};

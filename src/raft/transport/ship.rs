@@ -5,37 +5,49 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::client::PeerClient;
+use super::client::{Network, PeerClient};
 use super::wire;
 use crate::io::blobs::{BlobStore, BlobWriter};
 use crate::ltx::BlobRef;
+use crate::raft::types::Peer;
 
 /// Bytes of one message.
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces between the disk and the network.
 const PIECES_IN_FLIGHT: usize = 4;
 
-/// Sends a blob to `peers` and returns when `need` of them hold it durably; the others go on receiving.
+/// One voter receives a blob; ends when it holds it durably, or with the reason why it does not.
+pub(in crate::raft) type Sending = BoxFuture<'static, Result<(), String>>;
+
+/// The way of blobs to other voters.
+pub(in crate::raft) trait BlobSender: Send + Sync {
+    /// Sends a blob to voter `to`.
+    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending;
+}
+
+impl BlobSender for Network {
+    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending {
+        let peer = self.bulk_client(to, peer);
+        Box::pin(async move { send(peer, blobs, blob).await.map_err(|status| status.message().to_owned()) })
+    }
+}
+
+/// Has a blob sent to other voters and returns when `need` of them hold it durably; the others go on receiving.
 ///
 /// # Errors
 /// Where too few can be reached; the text names the last reason.
-pub(in crate::raft) async fn ship(
-    peers: Vec<PeerClient>,
-    blobs: Arc<BlobStore>,
-    blob: BlobRef,
-    need: usize,
-) -> Result<(), String> {
-    let (told, mut results) = mpsc::channel(peers.len().max(1));
-    for peer in peers {
-        let (told, blobs) = (told.clone(), blobs.clone());
+pub(in crate::raft) async fn ship(others: Vec<Sending>, need: usize) -> Result<(), String> {
+    let (told, mut results) = mpsc::channel(others.len().max(1));
+    for sending in others {
+        let told = told.clone();
         tokio::spawn(async move {
-            let sent = send(peer, blobs, blob).await;
             // Nobody listening: enough others have it.
-            let _ = told.send(sent).await;
+            let _ = told.send(sending.await).await;
         });
     }
     drop(told);
@@ -43,7 +55,7 @@ pub(in crate::raft) async fn ship(
     while held < need {
         match results.recv().await {
             Some(Ok(())) => held += 1,
-            Some(Err(status)) => last = status.message().to_owned(),
+            Some(Err(why)) => last = why,
             None => return Err(format!("a large change set reached {held} of {need} other voters: {last}")),
         }
     }
