@@ -20,6 +20,7 @@ use super::target::SharedTarget;
 use super::transport::RaftServer;
 use super::types::TypeConfig;
 use crate::io::blobs::BlobStore;
+use crate::security::MovedStream;
 use crate::store::{CommitSink, CommittedLog};
 
 /// openraft with our types.
@@ -50,7 +51,7 @@ pub struct RaftNode {
     log: Arc<RaftLog>,
     store: Arc<StoreShared>,
     service: RaftServer,
-    connections: mpsc::Sender<std::net::TcpStream>,
+    connections: mpsc::Sender<MovedStream>,
     primary: watch::Receiver<PrimaryState>,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
@@ -63,7 +64,7 @@ pub(super) struct Started {
     pub log: Arc<RaftLog>,
     pub store: Arc<StoreShared>,
     pub service: RaftServer,
-    pub connections: mpsc::Sender<std::net::TcpStream>,
+    pub connections: mpsc::Sender<MovedStream>,
     pub primary: watch::Receiver<PrimaryState>,
 }
 
@@ -129,8 +130,8 @@ impl RaftNode {
         self.service.clone()
     }
 
-    /// Takes connections that began with [`DIRECT`](super::DIRECT).
-    pub fn connections(&self) -> mpsc::Sender<std::net::TcpStream> {
+    /// Takes connections that other voters have made to this node's Raft thread.
+    pub fn connections(&self) -> mpsc::Sender<MovedStream> {
         self.connections.clone()
     }
 

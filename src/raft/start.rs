@@ -24,6 +24,7 @@ use super::transport::{Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use super::{membership, target};
 use crate::io::blobs::BlobStore;
+use crate::security::MovedStream;
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
     RaftError::Raft(error.to_string())
@@ -68,7 +69,8 @@ pub(super) async fn run(
         Err(error) => return drop(started.send(Err(error))),
     };
     let Parts { running, proposals, submit, keep, connections } = parts;
-    tokio::spawn(serve_direct(running.service.clone(), connections, stop.clone()));
+    let check = options.peering.check_token();
+    tokio::spawn(serve_direct(running.service.clone(), check, connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
@@ -98,7 +100,7 @@ struct Parts {
     proposals: Proposals,
     submit: Submit,
     keep: Retention,
-    connections: mpsc::Receiver<std::net::TcpStream>,
+    connections: mpsc::Receiver<MovedStream>,
 }
 
 async fn start(
@@ -127,6 +129,7 @@ async fn start(
         cluster: options.cluster.clone(),
         id,
         book: options.book.clone(),
+        peering: options.peering.clone(),
         patience: options.lease(),
     };
     let handle = Arc::new(OnceLock::new());

@@ -71,7 +71,8 @@ impl Nodes {
                 (_, Shape::OneVoterTwoReplicas) => Settings::replica(&name, founder),
             };
             let at = nodes.network.nodes[index].clone();
-            let mut node = Node::new(nodes.dir.path(), Settings { passthrough, ..settings });
+            let extra = vec!["--insecure".to_owned()];
+            let mut node = Node::new(nodes.dir.path(), Settings { passthrough, extra, ..settings });
             (node.listen, node.http) =
                 (SocketAddr::new(at.address.into(), LISTEN), SocketAddr::new(at.address.into(), HTTP));
             nodes.placed.push(Placed { node, at, is_paused: false });
