@@ -30,7 +30,7 @@ const HEAD_MAX: Duration = Duration::from_secs(10);
 const STALLED_MS_MAX: u32 = 60_000;
 /// Connections served at the same time; more of them wait.
 const CONNECTIONS_MAX: usize = 1024;
-/// Largest head of a request, in bytes.
+/// A request whose head is still incomplete after so many bytes is refused.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Most headers of a request.
 const HEADERS_MAX: usize = 100;

@@ -62,7 +62,9 @@ impl Authority {
             .create(&self.dir)
             .map_err(|error| SecurityError::Write { path: self.dir.clone(), why: error.to_string() })?;
         let key = KeyPair::generate().map_err(invalid)?;
-        let mut params = params("skein cluster authority", life)?;
+        // Two authorities never have the same name: whoever believes one is told that the other one is unknown.
+        let number = key.public_key_raw().iter().rev().take(8).map(|byte| format!("{byte:02x}"));
+        let mut params = params(&format!("skein authority {}", number.collect::<String>()), life)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let cert = params.self_signed(&key).map_err(invalid)?;

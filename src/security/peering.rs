@@ -210,7 +210,9 @@ fn reason(error: &io::Error) -> String {
         Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => {
             "its certificate is not valid yet: compare the clocks"
         }
-        Error::InvalidCertificate(Bad::UnknownIssuer) => "its certificate is not of this cluster's authority",
+        Error::InvalidCertificate(Bad::UnknownIssuer | Bad::BadSignature) => {
+            "its certificate is not of this cluster's authority"
+        }
         Error::AlertReceived(Alert::UnknownCA | Alert::DecryptError | Alert::BadCertificate) => {
             "it does not believe this node's certificate: both need the same authority"
         }
