@@ -165,7 +165,11 @@ async fn greet_plain(mut stream: TcpStream) -> Result<Admitted, Refusal> {
     let head = peek(&stream, DIRECT.len()).await?;
     if head == DIRECT {
         stream.read_exact(&mut [0; DIRECT.len()]).await?;
-        return Ok(Admitted::Raft(NodeStream::Plain(stream)));
+        // Raft's thread waits for nobody who has nothing to say.
+        return match peek(&stream, PREFACE.len()).await? == PREFACE {
+            true => Ok(Admitted::Raft(NodeStream::Plain(stream))),
+            false => Err(Refusal::Stranger("it does not speak Skein's protocol".into())),
+        };
     }
     let strange = match head[0] {
         TLS_HANDSHAKE => {
@@ -181,14 +185,15 @@ async fn greet_plain(mut stream: TcpStream) -> Result<Admitted, Refusal> {
 
 /// The next `length` bytes, which stay to be read.
 async fn peek(stream: &TcpStream, length: usize) -> io::Result<Vec<u8>> {
-    let mut head = vec![0; length];
+    let (mut head, mut pause) = (vec![0; length], Duration::from_millis(1));
     loop {
         match stream.peek(&mut head).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             peeked if peeked == length => return Ok(head),
-            // Nothing tells when there is more than now.
-            _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            // Nothing tells when there is more than now; whoever takes long costs little.
+            _ => tokio::time::sleep(pause).await,
         }
+        pause = (pause * 2).min(Duration::from_millis(200));
     }
 }
 
@@ -221,4 +226,82 @@ fn reason(error: &io::Error) -> String {
         _ => return format!("TLS: {cause}"),
     };
     text.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::security::{Authority, CertificateFiles};
+
+    fn with_certificates() -> Peering {
+        let dir = tempfile::tempdir().unwrap();
+        let (authority, life) = (Authority::at(dir.path()), Duration::from_secs(3600));
+        let ca = authority.init(life).unwrap();
+        let own = authority.issue(&"n1".parse().unwrap(), &["127.0.0.1".to_owned()], life).unwrap();
+        let text = |path| std::fs::read_to_string(path).unwrap();
+        let files = CertificateFiles { ca: text(ca.cert), cert: text(own.cert), key: text(own.key) };
+        Peering::new(Some(Arc::new(Certificates::load(files).unwrap())), None)
+    }
+
+    async fn arrive_on_another_runtime(stream: NodeStream) -> Vec<u8> {
+        let moved = stream.leave().unwrap();
+        let other = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (mut stream, mut said) = (moved.arrive().unwrap(), vec![0; PREFACE.len()]);
+                stream.read_exact(&mut said).await.unwrap();
+                stream.write_all(b"heard").await.unwrap();
+                stream.flush().await.unwrap();
+                said
+            })
+        });
+        tokio::task::spawn_blocking(|| other.join().unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_for_raft_are_told_from_others_and_move_to_its_thread() {
+        for peering in [Peering::default(), with_certificates()] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            for direct in [true, false] {
+                let admitting = async {
+                    let admitted = peering.admit(listener.accept().await.unwrap().0).await.unwrap();
+                    match (admitted, direct) {
+                        (Admitted::Raft(stream), true) => {
+                            assert_eq!(arrive_on_another_runtime(stream).await, PREFACE)
+                        }
+                        (Admitted::Others(mut stream), false) => {
+                            let mut preface = vec![0; PREFACE.len()];
+                            stream.read_exact(&mut preface).await.unwrap();
+                            assert_eq!(preface, PREFACE);
+                        }
+                        _ => panic!("direct {direct} is taken for the other"),
+                    }
+                };
+                let dialing = async {
+                    let mut stream = peering.dial("127.0.0.1", port, direct).await.unwrap();
+                    stream.write_all(PREFACE).await.unwrap();
+                    stream.flush().await.unwrap();
+                    if direct {
+                        let mut answer = [0; 5];
+                        stream.read_exact(&mut answer).await.unwrap();
+                        assert_eq!(&answer, b"heard");
+                    }
+                };
+                tokio::join!(admitting, dialing);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_certificate_for_another_host_is_not_believed() {
+        let peering = with_certificates();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let admitting = async { peering.admit(listener.accept().await.unwrap().0).await.is_none() };
+        let (refused, dialed) = tokio::join!(admitting, peering.dial("localhost", port, false));
+        assert!(refused && dialed.is_err());
+    }
 }
