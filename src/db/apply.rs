@@ -8,6 +8,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
+use super::roles::Wait;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
@@ -26,7 +27,7 @@ impl Database {
     /// `Corrupt` where the change set does not continue the position or does not have the checksum it names:
     /// the database must then be resynced. `Io` where a file cannot be read or written.
     pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
-        let (state, _alone) = self.lock_for_writing()?;
+        let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
         if index <= state.index || state.dropped {
             return Ok(());
@@ -34,8 +35,12 @@ impl Database {
         if let Some(why) = &state.failed {
             return Err(self.corrupt(why.clone()));
         }
-        if self.land_in_limbo(&mut state, index, change)? {
-            return Ok(());
+        // The next start applies the entry.
+        self.check_not_ending()?;
+        let undecided = state.limbo.is_some();
+        if undecided && self.land_in_limbo(&mut state, index, change)? {
+            drop((state, alone));
+            return self.set_access();
         }
         let redoing = state.redoing();
         let incoming = self.check_incoming(&state, change)?;
@@ -45,7 +50,8 @@ impl Database {
             self.check_redone(&state)?;
         }
         self.finish_apply(state, timestamp_ms);
-        Ok(())
+        drop(alone);
+        if undecided { self.set_access() } else { Ok(()) }
     }
 
     /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
@@ -54,6 +60,7 @@ impl Database {
         &self,
     ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for readers", source);
+        self.keep_out_checkpoints()?;
         let mut state = self.lock();
         if let Some(wal) = state.wal.as_ref().filter(|wal| !wal.fence.raised())
             && self.access() != Access::Write
@@ -62,6 +69,8 @@ impl Database {
             let work = wal.work.try_clone().map_err(fail)?;
             drop(state);
             lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            // By now there may be more to take back.
+            self.keep_out_checkpoints()?;
             state = self.lock();
             if let Some(wal) = state.wal.as_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
@@ -75,7 +84,7 @@ impl Database {
         }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
-        let alone = ExclusiveLock::take(file, self).map_err(fail)?;
+        let alone = ExclusiveLock::take(file, self)?;
         // By now it may be closed; being alone does no harm then.
         Ok((self.lock(), Some(alone)))
     }
@@ -240,13 +249,15 @@ pub(super) struct ExclusiveLock<'a> {
 
 impl<'a> ExclusiveLock<'a> {
     /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
-    fn take(file: File, database: &'a Database) -> io::Result<Self> {
+    fn take(file: File, database: &'a Database) -> Result<Self, DbError> {
         let gate = database.alone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         // Also where the second or third fails, what was taken is let go.
         let guard = Self { file, reserved: &database.reserved, _gate: gate };
-        lock(&guard.file, LockKind::Exclusive, lock_bytes::RESERVED, 1)?;
-        lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1)?;
-        lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)?;
+        database.take_reserved(&guard.file, Wait::Yes)?;
+        let more = lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).and_then(|()| {
+            lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+        });
+        more.map_err(|source| database.io_error("waiting for readers", source))?;
         Ok(guard)
     }
 }

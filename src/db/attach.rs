@@ -10,7 +10,7 @@ use super::checkpoint::Backfill;
 use super::cut::Cut;
 use super::database::{Database, State};
 use super::fence::Fence;
-use super::keeper::KeptFence;
+use super::keeper::{KeptFile, Legacy};
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::{DbError, FileKind, KernelCache};
@@ -56,7 +56,7 @@ pub(super) struct WalAttachment {
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
     pub cut: Option<Cut>,
     /// What keeps the fence when this process is gone; `None` on a replica, whose applications never write.
-    pub kept: Option<KeptFence>,
+    pub kept: Option<KeptFile>,
 }
 
 /// The end of the captured part of a WAL.
@@ -87,6 +87,8 @@ impl Database {
         if state.wal.is_some() {
             return Ok(());
         }
+        // The path may no longer be the mount's.
+        self.check_not_ending()?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let path = cache.mount_point().join(self.name().as_str());
         let mut attachment = self.open_attachment(&path, state)?;
@@ -138,7 +140,7 @@ impl Database {
         };
         let (pin, fence) = (Pin::default(), Fence::default());
         let keeper = self.shared.keeper().filter(|_| self.access() != Access::ReadOnly);
-        let kept = keeper.map(|keeper| KeptFence::new(keeper, &work)).transpose().unwrap_or_else(|error| {
+        let kept = keeper.map(|keeper| KeptFile::new(keeper, Legacy::Fence, &work)).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
             None
         });
@@ -163,7 +165,7 @@ impl Database {
     /// Raises or lifts the fence of an attachment as this node's access demands.
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
-        if self.shared.writable() {
+        if self.writable() {
             return wal.fence.lift(&wal.work).map_err(fail);
         }
         wal.fence.raise(&wal.work).map_err(fail)?;

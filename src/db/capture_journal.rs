@@ -81,6 +81,8 @@ impl Database {
     }
 
     fn capture_journal(&self, state: &mut State) -> Result<Option<ltx::ChangeSet>, DbError> {
+        // What was staged is forgotten by now.
+        self.check_not_ending()?;
         if self.overlay.size().is_none() {
             return Ok(None);
         }
@@ -90,14 +92,14 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        if state.limbo.is_some() {
-            return Err(self.unavailable("the fate of an earlier transaction is unknown"));
-        }
         match self.encode_journal(state) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
                 self.overlay.discard();
                 Ok(None)
+            }
+            Ok(Some(_)) if state.limbo.is_some() => {
+                Err(self.unavailable("the fate of an earlier transaction is unknown"))
             }
             Ok(Some(batch)) => {
                 let change = batch.change.clone();

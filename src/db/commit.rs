@@ -1,6 +1,7 @@
 //! The way of a captured change set through the log, and what its landing changes here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attach::Captured;
@@ -55,6 +56,9 @@ impl Database {
     pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
         // The log's thread must not copy much.
         if self.overlay.staged_bytes() > INLINE_BYTES_MAX {
+            // Who decides the undecided later must not come too early.
+            let undecided = matches!(fate, Err(CommitError::Unknown(_)));
+            self.in_limbo.fetch_or(undecided, Ordering::SeqCst);
             return self.off_thread(Box::new(|_| ()), move |database, done| {
                 database.land(fate);
                 done(Ok(()));
@@ -74,12 +78,16 @@ impl Database {
         };
         let queued = std::mem::take(&mut state.queued);
         let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
+        let undecided = state.limbo.is_some();
         drop(state);
         self.changed.notify_all();
         // First of all the application, which has waited long enough: the others have threads to wake.
         answer_all(waiters, answer);
         if let Some(moved) = moved {
             (self.shared.observer)(self, moved);
+        }
+        if undecided {
+            self.off_thread(Box::new(|_| ()), |database, done| done(database.keep_writers_waiting()));
         }
         if !queued.is_empty() {
             // The log's thread must not read and encode; somebody else captures what came meanwhile.

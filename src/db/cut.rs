@@ -17,11 +17,11 @@ use super::discard::write_discarded;
 use super::phantom::frames_between;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock};
+use crate::io::ofd_lock::{LockKind, lock, try_lock};
 use crate::ltx;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
-use crate::types::{PageCount, PageSize, Pgno};
+use crate::types::{Access, PageCount, PageSize, Pgno};
 
 /// Frames that were taken back, together with those that took them back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,27 +56,55 @@ impl Database {
     /// Where a file cannot be read or written; the database is not served then.
     pub fn follow_history(self: &Arc<Self>) -> Result<(), DbError> {
         self.discard_tail()?;
-        let mut state = self.lock();
-        while state.exclusive || state.flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        loop {
+            self.keep_out_checkpoints()?;
+            let mut state = self.lock();
+            while state.exclusive || state.flight.is_some() {
+                state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            }
+            self.forget_limbo(&mut state);
+            return match self.cut(&mut state) {
+                // One began in between.
+                Err(DbError::Unavailable { .. }) => continue,
+                Err(error) => {
+                    state.failed.get_or_insert_with(|| error.to_string());
+                    Err(error)
+                }
+                Ok(()) => Ok(()),
+            };
         }
-        state.limbo = None;
-        let cut = self.cut(&mut state);
-        if let Err(error) = &cut {
-            state.failed.get_or_insert_with(|| error.to_string());
-        }
-        cut
     }
 
-    /// Takes back what is in the WAL and not captured, where this node may not write any more.
+    /// Where there is something to take back, waits for a checkpoint of an application under way, whose frames were
+    /// captured before it began, and lets none begin. Without the state's lock: a checkpoint waits for its fsync, whose
+    /// answer may need it.
+    pub(super) fn keep_out_checkpoints(&self) -> Result<(), DbError> {
+        let fail = |source| self.io_error("waiting for a checkpoint", source);
+        if self.access() == Access::Write {
+            return Ok(());
+        }
+        let work =
+            self.lock().wal.as_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
+        let Some(work) = work else { return Ok(()) };
+        lock(&work.map_err(fail)?, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)
+    }
+
+    /// Takes back what is in the WAL and not captured, where this node may not write any more; after
+    /// [`keep_out_checkpoints`](Self::keep_out_checkpoints).
+    ///
+    /// # Errors
+    /// `Unavailable` where a checkpoint of an application is under way; nothing has changed then.
     pub(super) fn cut(&self, state: &mut State) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking back what is not history", source);
-        if self.access() == crate::types::Access::Write {
+        if self.access() == Access::Write {
             return Ok(());
         }
         let (base, pages, page_size) = (state.pos, state.pages, state.page_size);
         let Some(wal) = state.wal.as_mut() else { return Ok(()) };
         let Some((header, first)) = wal.tail() else { return Ok(()) };
+        if !try_lock(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? {
+            return Err(self.unavailable("an application's checkpoint is under way"));
+        }
         fault::point("cut_tail").map_err(fail)?;
         let tail = frames_between(wal, first, header.max_frame).map_err(fail)?;
         let mut read = |pgno: &Pgno, page: &mut [u8]| wal.read_frame(tail[pgno], page);
@@ -126,8 +154,6 @@ impl WalAttachment {
         page_size: PageSize,
         pages: PageCount,
     ) -> std::io::Result<()> {
-        // Waits for a checkpoint under way: what it copies was captured before it began.
-        lock(&self.work, LockKind::Exclusive, lock_bytes::CKPT, 1)?;
         let before = self.cut.map_or(before, |cut| cut.before.min(before));
         let mut append = WalAppend::begin(self, page_size)?;
         history.iter().try_for_each(|(pgno, page)| append.page(*pgno, page))?;

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use super::attach::WalAttachment;
 use super::commit::Flight;
 use super::cow::CowSnapshots;
+use super::keeper::KeptFile;
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::roles::Wait;
@@ -85,6 +86,8 @@ pub(super) struct State {
     pub dropped: bool,
     /// Files of the database through the mount, for applying to a rollback database that is open.
     pub mounted: Option<File>,
+    /// Has the kernel's cache of the file emptied when this process is gone: a transaction has written through it.
+    pub cached: Option<KeptFile>,
 }
 
 impl std::fmt::Debug for State {
@@ -312,6 +315,7 @@ impl Database {
             state.handles = state.handles.saturating_sub(1);
             if state.handles == 0 {
                 database.overlay.rest();
+                state.cached = None;
             }
             if state.handles == 0
                 && let Some(tailer) = database.shared.tailer()
@@ -344,7 +348,12 @@ impl Database {
         });
     }
 
+    pub(super) fn check_not_ending(&self) -> Result<(), DbError> {
+        if self.shared.is_ending() { Err(self.unavailable("the node is ending")) } else { Ok(()) }
+    }
+
     pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
+        self.check_not_ending()?;
         if let Some(why) = &state.failed {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }

@@ -1,38 +1,48 @@
-//! Fences that outlive the daemon: another process holds the open file whose locks they are.
+//! What must be seen to when the daemon dies: another process holds the open files for it.
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Holds a fence's open file for as long as applications may use a mount whose daemon has died or ended, with SQLite's
-/// write lock on it: nobody writes what no log captures.
-pub trait FenceKeeper: Send + Sync + 'static {
-    /// Takes a duplicate of `work`, an open file of `-shm`, under a number of its own.
+/// What is to be done with an open file when the daemon has died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Legacy {
+    /// A `-shm`: SQLite's write lock is held on it for as long as applications may use the mount, also of a daemon that
+    /// has ended, so that nobody writes what no log captures.
+    Fence,
+    /// A database file whose uncommitted pages may be in the kernel's cache: it is emptied before applications hear of
+    /// the death, because they do not find the journal any more that would take the pages back.
+    Cached,
+}
+
+/// Holds open files for the time when the daemon is gone.
+pub trait FileKeeper: Send + Sync + 'static {
+    /// Takes a duplicate of `file` under a number of its own.
     ///
     /// # Errors
-    /// Where it cannot be passed on; the database then has no fence when the daemon is gone.
-    fn keep(&self, number: u64, work: &File) -> io::Result<()>;
+    /// Where it cannot be passed on; nobody sees to the database then when the daemon is gone.
+    fn keep(&self, number: u64, legacy: Legacy, file: &File) -> io::Result<()>;
 
     /// Gives it up: the daemon has let go of the database in order.
     fn give_up(&self, number: u64);
 }
 
-/// A fence that is kept; given up when dropped.
-pub(super) struct KeptFence {
-    keeper: Arc<dyn FenceKeeper>,
+/// A file that is kept; given up when dropped.
+pub(super) struct KeptFile {
+    keeper: Arc<dyn FileKeeper>,
     number: u64,
 }
 
-impl KeptFence {
-    /// Has the fence kept.
+impl KeptFile {
+    /// Has the file kept.
     ///
     /// # Errors
-    /// Those of [`FenceKeeper::keep`].
-    pub fn new(keeper: &Arc<dyn FenceKeeper>, work: &File) -> io::Result<Self> {
+    /// Those of [`FileKeeper::keep`].
+    pub fn new(keeper: &Arc<dyn FileKeeper>, legacy: Legacy, file: &File) -> io::Result<Self> {
         static DRAWN: AtomicU64 = AtomicU64::new(0);
         let number = DRAWN.fetch_add(1, Ordering::Relaxed);
-        keeper.keep(number, work)?;
+        keeper.keep(number, legacy, file)?;
         Ok(Self { keeper: keeper.clone(), number })
     }
 
@@ -42,7 +52,7 @@ impl KeptFence {
     }
 }
 
-impl Drop for KeptFence {
+impl Drop for KeptFile {
     fn drop(&mut self) {
         self.keeper.give_up(self.number);
     }

@@ -24,11 +24,13 @@ impl Database {
         if flight.batch.change.range != change.range || flight.batch.change.post != change.post {
             // Another entry took its place in history, so it never will be part of it. Published frames of it
             // are cut off when the database is resynced, which the mismatch of this entry brings about.
+            self.forget_limbo(state);
             tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
             return Ok(false);
         }
         match flight.source {
             Source::Wal { end, published: true } => {
+                self.forget_limbo(state);
                 self.adopt(state, &flight.batch, index)?;
                 self.advance_capture(state, end);
                 Ok(true)
@@ -38,6 +40,7 @@ impl Database {
             Source::Wal { published: false, .. } | Source::Journal => {
                 state.exclusive = true;
                 let change = change.clone();
+                // Until then applications wait, as they have since its fate became unknown.
                 self.off_thread(Box::new(|_| ()), move |database, done| {
                     done(database.apply_late(index, &change));
                 });
@@ -57,24 +60,54 @@ impl Database {
             state.failed = Some(error.to_string());
             tracing::error!(%error, "cannot apply a transaction that turned out to be committed; the database is not served");
         }
+        self.forget_limbo(&mut state);
         drop(state);
         drop(held);
         self.end_exclusive();
-        applied
+        applied.and_then(|()| self.set_access())
     }
 
-    /// The log of a new leader has decided: what is still in limbo is no part of history.
-    pub(crate) fn leave_limbo(&self) {
-        if !self.in_limbo.swap(false, Ordering::SeqCst) {
-            return;
+    /// The log of a new leader has decided, and is applied: what is still in limbo is no part of history. Blocking.
+    ///
+    /// # Errors
+    /// Those of [`set_access`](Self::set_access).
+    pub fn leave_limbo(self: &Arc<Self>) -> Result<(), DbError> {
+        if !self.in_limbo.load(Ordering::SeqCst) {
+            return Ok(());
         }
         let mut state = self.lock();
-        if let Some(flight) = state.limbo.take() {
+        // A large one is still on its way into limbo.
+        while state.flight.is_some() && state.limbo.is_none() && self.in_limbo.load(Ordering::SeqCst) {
+            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        if let Some(flight) = &state.limbo {
             tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
         }
+        self.forget_limbo(&mut state);
+        drop(state);
+        self.set_access()
     }
 
-    /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured.
+    /// Raises the fence over a database in limbo.
+    pub(super) fn keep_writers_waiting(self: &Arc<Self>) -> Result<(), DbError> {
+        self.set_access().inspect_err(|error| {
+            tracing::warn!(db = %self.name(), %error, "cannot fence a database in limbo; its writers fail instead of waiting");
+        })
+    }
+
+    /// Whether applications may begin to write: this node is primary, and knows what the last transaction came to.
+    pub(super) fn writable(&self) -> bool {
+        self.shared.writable() && !self.in_limbo.load(Ordering::SeqCst)
+    }
+
+    /// Nothing of the database is undecided any more; returns whether something was. The caller sees to the fence.
+    pub(super) fn forget_limbo(&self, state: &mut State) -> bool {
+        state.limbo = None;
+        self.in_limbo.swap(false, Ordering::SeqCst)
+    }
+
+    /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured, and writers
+    /// wait as soon as the one at work is done.
     pub(super) fn put_in_limbo(&self, state: &mut State, flight: Flight) {
         tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "the fate of a transaction is unknown");
         state.limbo = Some(flight);

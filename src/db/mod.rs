@@ -48,7 +48,7 @@ pub use contract::{ChangeSink, CommitDone, CommitError, Done, KernelCache};
 pub use database::Database;
 pub use error::DbError;
 pub use files::{DbFiles, FileKind};
-pub use keeper::FenceKeeper;
+pub use keeper::{FileKeeper, Legacy};
 pub use page_checksums::{Marker, WalPoint};
 pub use shared::{Moved, Observer, Shared};
 pub use snapshot::{SnapshotHeader, SnapshotReader};

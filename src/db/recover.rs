@@ -62,6 +62,7 @@ impl Database {
             failed: None,
             dropped: false,
             mounted: None,
+            cached: None,
         };
         Ok(Self::new(name, files, shared, state))
     }

@@ -34,7 +34,7 @@ impl HeldWriters<'_> {
 impl Drop for HeldWriters<'_> {
     fn drop(&mut self) {
         if self.wal
-            && self.database.shared.writable()
+            && self.database.writable()
             && let Some(wal) = self.database.lock().wal.as_mut()
             && let Err(error) = wal.fence.lift(&wal.work)
         {
@@ -155,15 +155,16 @@ impl Database {
         file: File,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        let (state, _alone) = self.lock_for_writing()?;
+        let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
-        state.limbo = None;
+        let undecided = self.forget_limbo(&mut state);
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
         state.failed = None;
         self.finish_apply(state, timestamp_ms);
-        Ok(())
+        drop(alone);
+        if undecided { self.set_access() } else { Ok(()) }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What the node's access means for one database: the fence, raised and lifted.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::database::{Database, State};
@@ -15,18 +17,50 @@ use crate::types::{Access, JournalMode};
 pub(super) enum Wait {
     /// Until its transaction has ended.
     Yes,
+    /// Until then at most.
+    Until(Instant),
     /// No: the fence stays down then.
     No,
 }
 
+impl Wait {
+    /// Takes an exclusive lock on one byte; says whether it is had.
+    fn lock(self, file: &File, byte: u64) -> io::Result<bool> {
+        /// How often a lock is asked for that is waited for with a limit.
+        const EVERY: Duration = Duration::from_millis(1);
+        match self {
+            Self::Yes => lock(file, LockKind::Exclusive, byte, 1).map(|()| true),
+            Self::No => try_lock(file, LockKind::Exclusive, byte, 1),
+            Self::Until(deadline) => loop {
+                if try_lock(file, LockKind::Exclusive, byte, 1)? {
+                    return Ok(true);
+                }
+                if Instant::now() >= deadline {
+                    return Ok(false);
+                }
+                // fcntl(2) waits without a limit or not at all, and tells nobody of a lock that is let go.
+                std::thread::sleep(EVERY);
+            },
+        }
+    }
+}
+
 impl Database {
-    /// Makes locks and watches what the node's access demands. Blocking: a writer at work is waited for.
+    /// Whether writers must wait: until this node is primary, or until it is known what the last transaction came to.
+    fn writers_wait(&self) -> bool {
+        self.access() == Access::Fenced
+            || self.shared.is_handing_over()
+            || self.in_limbo.load(Ordering::SeqCst)
+    }
+
+    /// Makes locks and watches what the node's access, and a transaction in limbo, demand. Blocking: a writer at work
+    /// is waited for.
     ///
     /// # Errors
     /// Where locks cannot be taken.
     pub fn set_access(self: &Arc<Self>) -> Result<(), DbError> {
-        if self.access() == Access::Write {
-            let mut state = self.lock();
+        if self.access() == Access::Write && !self.writers_wait() {
+            let mut state = self.wait_shared(self.lock());
             self.unreserve(&mut state)?;
             if let Some(wal) = state.wal.as_mut() {
                 self.set_fence(wal)?;
@@ -36,7 +70,7 @@ impl Database {
             }
             return Ok(());
         }
-        if !self.has_wal() && self.reserve(Wait::No)? && self.overlay.size().is_none() {
+        if !self.has_wal() && self.reserve(Wait::No)? {
             return Ok(());
         }
         // Holding the writers does it; the fence stays up because this node may not write any more.
@@ -96,16 +130,20 @@ impl Database {
     /// work are waited for.
     ///
     /// # Errors
-    /// Where a lock cannot be taken, or the log does not take what is captured.
-    pub fn hand_over(self: &Arc<Self>) -> Result<(), DbError> {
+    /// `Unavailable` where one is still at work at `deadline`. Where a lock cannot be taken, or the log does not take
+    /// what is captured.
+    pub fn hand_over(self: &Arc<Self>, deadline: Instant) -> Result<(), DbError> {
         let fail = |source: io::Error| self.io_error("waiting for writers", source);
+        let busy = || self.unavailable("an application is in the middle of a transaction");
         let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone());
         let Some(work) = work else {
-            self.reserve(Wait::Yes)?;
-            return self.finish_journals();
+            return if self.reserve(Wait::Until(deadline))? { self.finish_journals() } else { Err(busy()) };
         };
         // Without the state's lock: the writer at work may be waiting for its capture.
-        lock(&work.map_err(fail)?, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+        let wait = Wait::Until(deadline);
+        if !wait.lock(&work.map_err(fail)?, lock_bytes::WAL_WRITE).map_err(fail)? {
+            return Err(busy());
+        }
         if let Some(wal) = self.lock().wal.as_mut() {
             wal.fence.try_raise(&wal.work).map_err(fail)?;
         }
@@ -119,9 +157,8 @@ impl Database {
 
     /// The same for one that somebody is about to open.
     pub(super) fn wants_fence(&self, state: &State) -> bool {
-        let waits = self.access() == Access::Fenced || self.shared.is_handing_over();
         let rollback = state.wal.is_none() && state.mode != Some(JournalMode::Wal);
-        waits && rollback && !self.reserved.load(Ordering::SeqCst)
+        rollback && self.writers_wait() && !self.reserved.load(Ordering::SeqCst)
     }
 
     /// Raises the fence of a rollback database that applications have open: SQLite's RESERVED lock, as another writer
@@ -132,21 +169,13 @@ impl Database {
         if !self.lacks_fence(&state) {
             return Ok(true);
         }
-        if wait == Wait::No && self.overlay.size().is_some() {
-            // With this lock held SQLite takes no journal for a hot one, and would read what the transaction staged.
-            return Ok(false);
-        }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
-        // The open file is one for all of the daemon: who applies an entry holds this, too.
-        let _alone = self.alone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match wait {
-            Wait::Yes => lock(&file, LockKind::Exclusive, lock_bytes::RESERVED, 1).map_err(fail)?,
-            Wait::No => {
-                if !try_lock(&file, LockKind::Exclusive, lock_bytes::RESERVED, 1).map_err(fail)? {
-                    return Ok(false);
-                }
-            }
+        // The open file is one for all of the daemon: who applies an entry holds this, too, and waits for readers, of
+        // which one may be waiting for us to open another connection.
+        let Ok(_alone) = self.alone.try_lock() else { return Ok(false) };
+        if !self.take_reserved(&file, wait)? {
+            return Ok(false);
         }
         let state = self.lock();
         if self.lacks_fence(&state) {
@@ -156,6 +185,42 @@ impl Database {
         // Primary again, or closed, in between.
         unlock(&file, lock_bytes::RESERVED, 1).map_err(fail)?;
         Ok(false)
+    }
+
+    /// Takes SQLite's RESERVED lock of a rollback database; says whether it is had. While it is held SQLite takes no
+    /// journal for a hot one, so what a writer left staged is dropped first: nobody may read it for committed.
+    pub(super) fn take_reserved(&self, file: &File, wait: Wait) -> Result<bool, DbError> {
+        let fail = |source: io::Error| self.io_error("waiting for writers", source);
+        loop {
+            // Whoever begins to read asks for this one first.
+            if try_lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)? {
+                let taken = self.try_reserved_unread(file);
+                unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
+                if taken.map_err(fail)? {
+                    return Ok(true);
+                }
+            }
+            if !wait.lock(file, lock_bytes::RESERVED).map_err(fail)? {
+                return Ok(false);
+            }
+            if self.overlay.size().is_none() || self.reserved.load(Ordering::SeqCst) {
+                return Ok(true);
+            }
+            unlock(file, lock_bytes::RESERVED, 1).map_err(fail)?;
+            // Somebody may be rolling it back; he holds this one.
+            if !wait.lock(file, lock_bytes::PENDING).map_err(fail)? {
+                return Ok(false);
+            }
+            unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
+        }
+    }
+
+    fn try_reserved_unread(&self, file: &File) -> io::Result<bool> {
+        if !try_lock(file, LockKind::Exclusive, lock_bytes::RESERVED, 1)? {
+            return Ok(false);
+        }
+        // Its writer has let go of the lock: it has failed or died.
+        self.drop_staged().inspect_err(|_| drop(unlock(file, lock_bytes::RESERVED, 1))).map(|()| true)
     }
 
     fn unreserve(&self, state: &mut State) -> Result<(), DbError> {

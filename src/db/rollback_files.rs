@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::database::{Database, State};
+use super::keeper::{KeptFile, Legacy};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::sqlite::journal;
@@ -53,12 +54,31 @@ impl Database {
     /// # Errors
     /// `Invalid` where no journal could roll the write back; `NotPrimary`; `Io`.
     pub fn database_write(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
-        self.write_in(&self.lock(), file, offset, data)
+        let mut state = self.lock();
+        if self.lacks_keeper(&state)
+            && let Err(error) = self.keep_cached(&mut state)
+        {
+            tracing::warn!(db = %self.name(), %error, "should this process die, a transaction under way may be read");
+        }
+        self.write_in(&state, file, offset, data)
     }
 
-    /// The same for FUSE threads; `None` where the lock is taken.
+    /// Whether nobody would empty the kernel's cache of what a transaction writes.
+    fn lacks_keeper(&self, state: &State) -> bool {
+        state.wal.is_none() && state.cached.is_none() && self.shared.keeper().is_some()
+    }
+
+    fn keep_cached(&self, state: &mut State) -> io::Result<()> {
+        if let Some(keeper) = self.shared.keeper() {
+            state.cached = Some(KeptFile::new(keeper, Legacy::Cached, &self.mounted(state)?)?);
+        }
+        Ok(())
+    }
+
+    /// The same for FUSE threads; `None` where the lock is taken, or more than that is to be done.
     pub fn try_database_write(&self, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), DbError>> {
-        self.try_lock().map(|state| self.write_in(&state, file, offset, data))
+        let state = self.try_lock().filter(|state| !self.lacks_keeper(state));
+        state.map(|state| self.write_in(&state, file, offset, data))
     }
 
     fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
@@ -92,6 +112,7 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
+        self.check_not_ending()?;
         // The journal is written before the database, and stays in force until the end.
         if self.overlay.size().is_none() && !self.journal_in_force() {
             return Err(self.invalid(

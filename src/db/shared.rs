@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{ChangeSink, Database, FenceKeeper, KernelCache, Tailer};
+use super::{ChangeSink, Database, FileKeeper, KernelCache, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -20,11 +20,12 @@ pub struct Shared {
     pub observer: Observer,
     access: AtomicU8,
     handing_over: AtomicBool,
+    ending: AtomicBool,
     tails_count: AtomicBool,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     tailer: OnceLock<Tailer>,
-    keeper: OnceLock<Arc<dyn FenceKeeper>>,
+    keeper: OnceLock<Arc<dyn FileKeeper>>,
 }
 
 /// Hears of every step of any database.
@@ -63,6 +64,7 @@ impl Shared {
             observer,
             access: AtomicU8::new(access as u8),
             handing_over: AtomicBool::new(false),
+            ending: AtomicBool::new(false),
             tails_count: AtomicBool::new(false),
             sink: OnceLock::new(),
             cache: OnceLock::new(),
@@ -93,6 +95,16 @@ impl Shared {
     /// Whether the primary is being moved as planned.
     pub fn is_handing_over(&self) -> bool {
         self.handing_over.load(Ordering::SeqCst)
+    }
+
+    /// The node ends: what applications have open is let go of, and nothing is opened any more.
+    pub fn set_ending(&self) {
+        self.ending.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether the node ends.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::SeqCst)
     }
 
     /// Whether applications may begin to write.
@@ -131,12 +143,12 @@ impl Shared {
     }
 
     /// Connects who keeps fences when this process is gone; the first call counts.
-    pub fn set_keeper(&self, keeper: Arc<dyn FenceKeeper>) {
+    pub fn set_keeper(&self, keeper: Arc<dyn FileKeeper>) {
         let _ = self.keeper.set(keeper);
     }
 
     /// Who keeps fences when this process is gone, once connected.
-    pub fn keeper(&self) -> Option<&Arc<dyn FenceKeeper>> {
+    pub fn keeper(&self) -> Option<&Arc<dyn FileKeeper>> {
         self.keeper.get()
     }
 

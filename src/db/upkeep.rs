@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::DbError;
 use super::database::{Database, State};
-use super::keeper::KeptFence;
+use super::keeper::KeptFile;
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
@@ -38,6 +38,11 @@ impl Database {
             Err(error) => tracing::warn!(%error, "cannot detach"),
         }
         drop(state);
+        // What is staged will not be committed. Nobody may read it, also not from the kernel's cache when this process is
+        // gone and the journal cannot be found.
+        if let Err(error) = self.drop_staged() {
+            tracing::warn!(db = %self.name(), %error, "cannot end a transaction that is under way");
+        }
         // As far as its readers allow; the rest is only in its log, and nobody here moves it any more.
         if let Err(error) = self.make_durable() {
             tracing::warn!(%error, "the next start redoes what could not be made durable");
@@ -50,9 +55,9 @@ impl Database {
             if let Err(error) = wal.fence.try_raise(&wal.work) {
                 tracing::warn!(db = %self.name(), %error, "cannot fence what is still open");
             }
-            wal.kept.take().into_iter().for_each(KeptFence::leave);
+            wal.kept.take().into_iter().for_each(KeptFile::leave);
         }
-        (state.wal, state.mounted) = (None, None);
+        (state.wal, state.mounted, state.cached) = (None, None, None);
     }
 
     /// Whether applications had it open when the node let go of it.

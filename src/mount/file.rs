@@ -41,8 +41,8 @@ pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: R
     }
 }
 
-/// Writes: an application's as an event of its database, on another thread where the database is busy.
-pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
+/// Writes for the thread `by`: an application's as an event of its database, on another thread where the database is busy.
+pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
     let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
     let length = data.len() as u32;
     let written = move |target: &Target, reply: ReplyWrite, result: Result<(), DbError>| match result {
@@ -50,7 +50,7 @@ pub(super) fn write(state: &Arc<State>, fh: u64, offset: u64, data: &[u8], reply
         Err(error) => reply.error(of_db(&target.path(), Doing::Write, &error)),
     };
     match (&handle.kind, &handle.target) {
-        (Kind::Upload { .. }, _) => upload::write(state, handle, offset, data.to_vec(), reply),
+        (Kind::Upload { .. }, _) => upload::write(state, handle, by, offset, data.to_vec(), reply),
         (
             Kind::File { file, db: Some(db), .. },
             Target::File(_, kind @ (FileKind::Database | FileKind::Journal)),
@@ -86,10 +86,10 @@ fn write_own(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(data, offset)
 }
 
-/// A file descriptor is closed: only an upload cares.
-pub(super) fn flush(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
+/// A file descriptor is closed by the thread `by`: only an upload cares.
+pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
     match state.handles.get(fh) {
-        Some(handle) if matches!(handle.kind, Kind::Upload { .. }) => upload::flush(state, handle, reply),
+        Some(handle) if matches!(handle.kind, Kind::Upload { .. }) => upload::flush(state, handle, by, reply),
         _ => reply.ok(),
     }
 }
@@ -97,6 +97,9 @@ pub(super) fn flush(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
 /// The last descriptor of a handle is closed.
 pub(super) fn release(state: &Arc<State>, fh: u64) {
     let Some(handle) = state.handles.remove(fh) else { return };
+    if matches!(handle.kind, Kind::Upload { .. }) {
+        return upload::released(state, handle);
+    }
     if handle.file().is_some() {
         state.inodes.close(handle.ino);
     }

@@ -208,7 +208,7 @@ impl Filesystem for Skein {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -218,11 +218,11 @@ impl Filesystem for Skein {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        file::write(&self.state, fh.0, offset, data, reply);
+        file::write(&self.state, request.pid(), fh.0, offset, data, reply);
     }
 
-    fn flush(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
-        file::flush(&self.state, fh.0, reply);
+    fn flush(&self, request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        file::flush(&self.state, request.pid(), fh.0, reply);
     }
 
     fn release(

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +40,7 @@ pub struct Mount {
     mount_point: PathBuf,
     passthrough: bool,
     connection: u64,
+    device: fs::File,
 }
 
 /// Why the filesystem cannot be mounted or unmounted; every text names the remedy.
@@ -135,8 +137,16 @@ impl Mount {
         }
         state.set_passthrough(passthrough);
         notify.set_passthrough(passthrough);
+        let device = session.as_fd().try_clone_to_owned().map_err(failed("duplicating the device"))?;
         let session = session.spawn().map_err(failed("starting the threads of the filesystem"))?;
-        let mut mount = Self { session: Some(session), notify, mount_point, passthrough, connection: 0 };
+        let mut mount = Self {
+            session: Some(session),
+            notify,
+            mount_point,
+            passthrough,
+            connection: 0,
+            device: device.into(),
+        };
         mount.connect(&options.store)?;
         Ok(mount)
     }
@@ -180,6 +190,14 @@ impl Mount {
     pub fn root(&self) -> io::Result<fs::File> {
         use std::os::unix::fs::OpenOptionsExt;
         fs::File::options().read(true).custom_flags(nix::libc::O_PATH).open(&self.mount_point)
+    }
+
+    /// The FUSE device of the mount: applications' requests wait for as long as anybody has it open.
+    ///
+    /// # Errors
+    /// Where it cannot be duplicated.
+    pub fn device(&self) -> io::Result<fs::File> {
+        self.device.try_clone()
     }
 
     /// Leaves the mount in its place, dead once this process has ended: applications get errors instead of the empty

@@ -138,6 +138,7 @@ impl Running {
         if !failed {
             self.replication.step_down().await;
         }
+        self.replication.stop_applying();
         let mut stopped = Ok(());
         if !voter {
             stopped = self.replication.stop().await;
@@ -326,10 +327,11 @@ async fn mount(settings: &Settings, store: Arc<Store>) -> Result<Mount, NodeErro
 
 /// Without a guard everything works but being killed in a bad moment.
 fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
-    let shared = identity.share_lock().and_then(|lock| Ok((lock, mount.root()?)));
-    let started = shared
-        .map_err(|error| NodeError::System(error.to_string()))
-        .and_then(|(lock, root)| Guard::start(lock, root, mount.mount_point(), mount.connection()));
+    let shared = identity.share_lock().and_then(|lock| Ok((lock, mount.root()?, mount.device()?)));
+    let started =
+        shared.map_err(|error| NodeError::System(error.to_string())).and_then(|(lock, root, device)| {
+            Guard::start(lock, root, &device, mount.mount_point(), mount.connection())
+        });
     started.inspect_err(|error| tracing::warn!(%error, "nobody watches over the mount")).ok()
 }
 

@@ -7,7 +7,9 @@
 //!
 //! Passed-through files outlive the daemon, and with its process the fences go: applications would write what no log
 //! captures. So the second process has a duplicate of each fence's open file, takes the write locks when the daemon
-//! dies, and keeps them until no application uses the mount any more.
+//! dies, and keeps them until no application uses the mount any more. And what a transaction under a rollback journal
+//! has written stays in the kernel's cache, while its journal cannot be found any more: the second process empties the
+//! cache. It holds the mount's device, so that applications hear of the death after that.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,7 +25,7 @@ use nix::unistd::{Pid, gettid};
 
 use super::NodeError;
 use super::watch::Word;
-use crate::db::FenceKeeper;
+use crate::db::{FileKeeper, Legacy};
 use crate::mount::GUARD_COMMAND;
 
 /// The second process. Dropped it ends at once; see [`Guard::leave`].
@@ -36,7 +38,8 @@ pub(super) struct Guard {
 impl Guard {
     /// Starts the process. It shares `lock`, the lock of the data directory, so that nobody can mount anew while it
     /// is at work, and `root`, the mount's directory, so that the dead mount stays in its place: without it
-    /// applications would write into the empty directory below. Call on the main thread: the kernel tells of a
+    /// applications would write into the empty directory below, and `device`, so that it hears of a death before they do.
+    /// Call on the main thread: the kernel tells of a
     /// parent's death when the thread that started the child ends.
     ///
     /// # Errors
@@ -44,6 +47,7 @@ impl Guard {
     pub(super) fn start(
         lock: File,
         root: File,
+        device: &File,
         mount_point: &Path,
         connection: u64,
     ) -> Result<Self, NodeError> {
@@ -70,7 +74,8 @@ impl Guard {
             .spawn();
         let child = child.map_err(|error| failed(error.to_string()))?;
         let guard = Self { socket, child: Mutex::new(Some(child)) };
-        guard.say(Word::Lock, Some(&lock)).map_err(|error| failed(error.to_string()))?;
+        let held = guard.say(Word::Lock, Some(&lock)).and_then(|()| guard.say(Word::Device, Some(device)));
+        held.map_err(|error| failed(error.to_string()))?;
         Ok(guard)
     }
 
@@ -111,9 +116,13 @@ impl Guard {
 /// How long the process has to let go, in milliseconds.
 const ANSWER_MAX_MS: u16 = 2000;
 
-impl FenceKeeper for Guard {
-    fn keep(&self, number: u64, work: &File) -> io::Result<()> {
-        self.say(Word::Keep(number), Some(work))
+impl FileKeeper for Guard {
+    fn keep(&self, number: u64, legacy: Legacy, file: &File) -> io::Result<()> {
+        let word = match legacy {
+            Legacy::Fence => Word::Fence(number),
+            Legacy::Cached => Word::Cached(number),
+        };
+        self.say(word, Some(file))
     }
 
     fn give_up(&self, number: u64) {

@@ -262,16 +262,19 @@ impl Replication {
         }
     }
 
+    /// Applies nothing more, while the log still takes what applications have written.
+    pub(super) fn stop_applying(&self) {
+        if let Replication::Voter { target, .. } = self {
+            target.stop();
+        }
+    }
+
     /// Ends it.
     pub(super) async fn stop(&self) -> Result<(), NodeError> {
         match self {
-            Replication::Voter { raft, target, .. } => {
-                let (raft, target) = (raft.clone(), target.clone());
-                blocking(move || {
-                    raft.shutdown();
-                    target.stop();
-                })
-                .await
+            Replication::Voter { raft, .. } => {
+                let raft = raft.clone();
+                blocking(move || raft.shutdown()).await
             }
             Replication::Replica { follower, .. } => {
                 let follower = follower.clone();

@@ -50,7 +50,18 @@ impl VoterTarget {
         Arc::new(Self { store, applier, replayed: watch::Sender::new(false), runtime })
     }
 
-    /// Lets what is slow end.
+    /// Does what may block once everything taken so far is applied in every database.
+    fn when_settled(&self, work: impl FnOnce() + Send + 'static) {
+        let (mut settled, taken) = (self.applier.settled(), self.applier.taken());
+        self.runtime.spawn(async move {
+            if settled.wait_for(|settled| *settled >= taken).await.is_ok() {
+                // The node ends only after it.
+                let _ended = tokio::task::spawn_blocking(work).await;
+            }
+        });
+    }
+
+    /// Applies nothing more: the databases are about to be closed.
     pub(super) fn stop(&self) {
         self.applier.stop();
     }
@@ -62,7 +73,9 @@ impl LogTarget for VoterTarget {
     }
 
     fn term_began(&self, _term: u64) {
-        self.store.proposals_resolved();
+        let store = self.store.clone();
+        // What was committed before may still be on its way into slow databases.
+        self.when_settled(move || store.proposals_resolved());
     }
 
     fn settled(&self) -> watch::Receiver<LogIndex> {
@@ -87,13 +100,10 @@ impl LogTarget for VoterTarget {
 
     fn end_replay(&self) {
         let (store, replayed) = (self.store.clone(), self.replayed.clone());
-        let (mut settled, taken) = (self.applier.settled(), self.applier.taken());
         // Slow databases may still be at it, and comparing all pages is nothing for Raft's thread.
-        self.runtime.spawn(async move {
-            if settled.wait_for(|settled| *settled >= taken).await.is_ok() {
-                let compared = tokio::task::spawn_blocking(move || store.end_replay()).await;
-                replayed.send_replace(compared.is_ok());
-            }
+        self.when_settled(move || {
+            store.end_replay();
+            replayed.send_replace(true);
         });
     }
 

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -23,9 +24,14 @@ use crate::sqlite::lock_bytes;
 pub(super) enum Word {
     /// The lock of the data directory comes with it.
     Lock,
+    /// The device of the mount comes with it: as long as this process holds it, requests of applications wait after the
+    /// daemon's death.
+    Device,
     /// The open file of a fence comes with it.
-    Keep(u64),
-    /// That fence is not needed any more.
+    Fence(u64),
+    /// A file of which the kernel's cache is to be emptied comes with it.
+    Cached(u64),
+    /// That file is not needed any more.
     GiveUp(u64),
     /// The daemon ends in order.
     Leave,
@@ -36,7 +42,9 @@ impl Word {
     pub(super) fn encode(self) -> [u8; 9] {
         let (kind, number) = match self {
             Word::Lock => (b'L', 0),
-            Word::Keep(number) => (b'K', number),
+            Word::Device => (b'D', 0),
+            Word::Fence(number) => (b'F', number),
+            Word::Cached(number) => (b'C', number),
             Word::GiveUp(number) => (b'G', number),
             Word::Leave => (b'E', 0),
         };
@@ -49,7 +57,9 @@ impl Word {
         let number = u64::from_be_bytes(bytes.get(1..9)?.try_into().ok()?);
         match bytes[0] {
             b'L' => Some(Word::Lock),
-            b'K' => Some(Word::Keep(number)),
+            b'D' => Some(Word::Device),
+            b'F' => Some(Word::Fence(number)),
+            b'C' => Some(Word::Cached(number)),
             b'G' => Some(Word::GiveUp(number)),
             b'E' => Some(Word::Leave),
             _ => None,
@@ -66,7 +76,9 @@ const TRY_EVERY: Duration = Duration::from_millis(2);
 #[derive(Default)]
 struct Held {
     lock: Option<File>,
+    device: Option<File>,
     fences: HashMap<u64, File>,
+    cached: HashMap<u64, File>,
 }
 
 /// How the daemon ended.
@@ -76,8 +88,9 @@ enum End {
     InOrder,
 }
 
-/// Waits until the process `parent` has died or ended, then fences its databases for as long as applications use them,
-/// and aborts the connection of a dead one. Runs on a process of one thread.
+/// Waits until the process `parent` has died or ended, then fences its databases for as long as applications use them.
+/// Of a dead one it empties the kernel's cache of what was not committed, and aborts the connection, in this order: until
+/// then requests of applications wait. Runs on a process of one thread.
 ///
 /// # Errors
 /// Where the kernel refuses to tell of the death, or to abort.
@@ -99,18 +112,21 @@ pub fn guard_mount(parent: i32, connection: u64, mount_point: &Path) -> Result<(
     held.fence();
     match end {
         End::Died => {
+            held.empty_caches();
             let aborted = abort_dead_mount(mount_point, connection);
             aborted
                 .map_err(|error| NodeError::Mount { path: mount_point.to_owned(), why: error.to_string() })?;
         }
         // What is unmounted must not be held.
         End::InOrder => {
+            held.device = None;
+            held.cached.clear();
             let_go_of_root().map_err(failed)?;
             // The daemon may have lost its patience.
             let _ = send(io::stdin().as_raw_fd(), b"E", MsgFlags::MSG_NOSIGNAL);
         }
     }
-    held.lock = None;
+    (held.lock, held.device) = (None, None);
     held.stay(connection);
     Ok(())
 }
@@ -173,9 +189,11 @@ impl Held {
         let Some(word) = Word::decode(&bytes[..length]) else { return Ok(None) };
         match (word, file) {
             (Word::Lock, file) => self.lock = file,
-            (Word::Keep(number), Some(file)) => drop(self.fences.insert(number, file)),
-            (Word::GiveUp(number), _) => drop(self.fences.remove(&number)),
-            (Word::Keep(_) | Word::Leave, _) => {}
+            (Word::Device, file) => self.device = file,
+            (Word::Fence(number), Some(file)) => drop(self.fences.insert(number, file)),
+            (Word::Cached(number), Some(file)) => drop(self.cached.insert(number, file)),
+            (Word::GiveUp(number), _) => drop((self.fences.remove(&number), self.cached.remove(&number))),
+            (Word::Fence(_) | Word::Cached(_) | Word::Leave, _) => {}
         }
         Ok(Some(word))
     }
@@ -185,6 +203,16 @@ impl Held {
         let take = |work: &File| try_lock(work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1);
         // What cannot be locked at all is on no mount any more.
         self.fences.values().filter(|work| !take(work).unwrap_or(true)).count() == 0
+    }
+
+    /// Empties the kernel's cache of files that a transaction may have written through it.
+    fn empty_caches(&mut self) {
+        for file in self.cached.values() {
+            // Pages that are being written stay, and count for nothing when the write has failed. Where the kernel
+            // refuses there is nothing else to be done.
+            let _ = posix_fadvise(file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        self.cached.clear();
     }
 
     /// Keeps the fences until nobody is left who could write.
@@ -202,10 +230,12 @@ mod tests {
 
     #[test]
     fn words_survive_the_socket_and_nonsense_is_none() {
-        for word in [Word::Lock, Word::Keep(7), Word::GiveUp(u64::MAX), Word::Leave] {
+        let words =
+            [Word::Lock, Word::Device, Word::Fence(7), Word::Cached(8), Word::GiveUp(u64::MAX), Word::Leave];
+        for word in words {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }
-        assert_eq!(Word::decode(b"K123"), None);
+        assert_eq!(Word::decode(b"F123"), None);
         assert_eq!(Word::decode(b"?12345678"), None);
         assert_eq!(Word::decode(b""), None);
     }

@@ -174,7 +174,16 @@ impl RaftNode {
     /// # Errors
     /// `NotPrimary` where another node leads, `Unavailable` where no quorum answers.
     pub async fn confirm_leading(&self) -> Result<(), ClusterError> {
-        let confirmed = self.raft.ensure_linearizable(ReadPolicy::ReadIndex);
+        let asked = tokio::time::Instant::now();
+        let confirmed = async {
+            let read = self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await;
+            if read.is_ok() {
+                // openraft may have taken an older answer for one to what it has just sent.
+                let (term, configs) = self.term_and_configs();
+                self.acks.confirmed_since(asked, self.options.node.get(), term, &configs).await;
+            }
+            read
+        };
         match tokio::time::timeout(self.options.lease() * 2, confirmed).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => match self.led_members() {
@@ -183,6 +192,12 @@ impl RaftNode {
             },
             Err(_) => Err(ClusterError::Unavailable("no quorum answers".into())),
         }
+    }
+
+    fn term_and_configs(&self) -> (u64, Vec<BTreeSet<u64>>) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.current_term, metrics.membership_config.membership().get_joint_config().clone())
     }
 
     /// The members, where this node leads.

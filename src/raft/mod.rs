@@ -3,6 +3,7 @@
 //! Owns the log's files and openraft; never touches a database itself: entries go to a [`LogTarget`]. Words of Raft
 //! (leader, follower) stay inside this module.
 
+mod acks;
 mod codec;
 mod committed;
 mod log_store;

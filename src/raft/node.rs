@@ -8,6 +8,7 @@ use openraft::Raft;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acks;
 use super::committed::RaftLog;
 use super::log_store::StoreShared;
 use super::options::RaftOptions;
@@ -53,6 +54,7 @@ pub struct RaftNode {
     service: RaftServer,
     connections: mpsc::Sender<MovedStream>,
     primary: watch::Receiver<PrimaryState>,
+    pub(super) acks: Acks,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -66,6 +68,7 @@ pub(super) struct Started {
     pub service: RaftServer,
     pub connections: mpsc::Sender<MovedStream>,
     pub primary: watch::Receiver<PrimaryState>,
+    pub acks: Acks,
 }
 
 impl RaftNode {
@@ -92,7 +95,7 @@ impl RaftNode {
         })?;
         let ended = || RaftError::Raft("its thread ended while starting".into());
         match receiver.blocking_recv().map_err(|_| ended())? {
-            Ok(Started { raft, sink, log, store, service, connections, primary }) => {
+            Ok(Started { raft, sink, log, store, service, connections, primary, acks }) => {
                 let thread = Mutex::new(Some(thread));
                 Ok(Arc::new(Self {
                     options,
@@ -103,6 +106,7 @@ impl RaftNode {
                     service,
                     connections,
                     primary,
+                    acks,
                     stop,
                     thread,
                 }))

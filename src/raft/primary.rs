@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use openraft::ServerState;
 use openraft::async_runtime::WatchReceiver;
 use openraft::error::Fatal;
-use openraft::{Instant as _, ServerState};
 use tokio::sync::watch;
 
+use super::acks::Acks;
 use super::log_store::StoreShared;
 use super::node::RaftHandle;
 use super::types::{TypeConfig, position};
@@ -57,6 +58,8 @@ pub(super) struct Watched {
     pub store: Arc<StoreShared>,
     /// The term this node leads, for its proposals.
     pub led_term: Arc<AtomicU64>,
+    /// Who has answered this node as leader.
+    pub acks: Acks,
     /// How long a leader may go without word from a quorum.
     pub lease: Duration,
 }
@@ -142,7 +145,8 @@ impl Watched {
         if voters == 1 {
             return None;
         }
-        let age = metrics.last_quorum_acked?.elapsed();
+        let voters = metrics.membership_config.membership().get_joint_config();
+        let age = self.acks.quorum(self.id, metrics.current_term, voters)?.elapsed();
         Some(Instant::now() + (self.lease * 4 / 5).checked_sub(age).unwrap_or_default())
     }
 }

@@ -9,6 +9,7 @@ use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::acks::Acks;
 use super::committed::RaftLog;
 use super::log_store::LogStore;
 use super::node::{RaftError, RaftHandle, Started};
@@ -125,11 +126,13 @@ async fn start(
         // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
         tokio::time::sleep(options.lease()).await;
     }
+    let acks = Acks::default();
     let network = Network {
         cluster: options.cluster.clone(),
         id,
         book: options.book.clone(),
         peering: options.peering.clone(),
+        acks: acks.clone(),
         patience: options.lease(),
     };
     let handle = Arc::new(OnceLock::new());
@@ -155,6 +158,7 @@ async fn start(
         replayed: target.replayed(),
         store: shared.clone(),
         led_term: led_term.clone(),
+        acks: acks.clone(),
         lease: options.lease(),
     });
     let log = Arc::new(RaftLog::new(entries.clone(), target::LogTarget::shippable(&**target)));
@@ -163,7 +167,7 @@ async fn start(
     let submit = Submit { raft: raft.clone(), pending, network, blobs };
     let (sender, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
-    let running = Started { raft, sink, log, store: shared, service, connections: sender, primary };
+    let running = Started { raft, sink, log, store: shared, service, connections: sender, primary, acks };
     Ok(Parts { running, proposals, submit, keep, connections })
 }
 

@@ -70,7 +70,9 @@ impl Store {
             return Err(DbError::Corrupt { db: set.db.clone(), why }.into());
         }
         if let Err(error) = database.apply(index, set) {
-            database.fail(&error);
+            if !matches!(error, DbError::Unavailable { .. }) {
+                database.fail(&error);
+            }
             return Err(error.into());
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::{Store, StoreError};
 use crate::db::{Database, DbError};
@@ -19,6 +20,10 @@ pub(super) struct PrimarySince {
     path: PathBuf,
     index: Option<LogIndex>,
 }
+
+/// How long a planned move of the primary waits for transactions that applications are in the middle of, while all
+/// other writers wait for it.
+const HANDOVER_MAX: Duration = Duration::from_secs(2);
 
 const MAGIC: &str = "skein-primary-since 1";
 
@@ -155,20 +160,25 @@ impl Store {
         if left_open && since.index().is_none() { since.begin(self.applied_index()) } else { Ok(()) }
     }
 
-    /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Never waits
-    /// for long.
+    /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Blocking.
     pub fn proposals_resolved(&self) {
-        self.all().iter().for_each(|database| database.leave_limbo());
+        for database in self.all() {
+            if let Err(error) = database.leave_limbo() {
+                tracing::error!(db = %database.name(), %error, "cannot let writers go on");
+            }
+        }
     }
 
     /// Before a planned move of the primary: lets writers wait, and commits what they have done. Blocking.
     ///
     /// # Errors
-    /// Where a database cannot be captured; nothing has changed then but that writers still wait.
+    /// Where a database cannot be captured, or an application stays in the middle of a transaction; nothing has changed
+    /// then but that writers still wait.
     pub fn hand_over(&self) -> Result<(), StoreError> {
         let _one_at_a_time = self.lock_roles();
         self.shared.set_handing_over(true);
-        wait_for_all(self.all(), |database| database.hand_over())?;
+        let deadline = Instant::now() + HANDOVER_MAX;
+        wait_for_all(self.all(), move |database| database.hand_over(deadline))?;
         self.shared.set_access(Access::Fenced);
         wait_for_all(self.all().into_iter().filter(|database| !database.try_fence()).collect(), |database| {
             if database.has_wal() { database.set_access() } else { Ok(()) }

@@ -11,7 +11,7 @@ use super::event::StoreEvent;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
-use crate::db::{Database, DbError, Done, FenceKeeper, KernelCache, Shared, Tailer};
+use crate::db::{Database, DbError, Done, FileKeeper, KernelCache, Shared, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// Connects who keeps fences when this process is gone.
-    pub fn set_fence_keeper(&self, keeper: Arc<dyn FenceKeeper>) {
+    pub fn set_fence_keeper(&self, keeper: Arc<dyn FileKeeper>) {
         self.shared.set_keeper(keeper);
     }
 
@@ -352,6 +352,7 @@ impl Store {
         if let Some(tailer) = self.shared.tailer() {
             tailer.stop();
         }
+        self.shared.set_ending();
         self.all().iter().for_each(|database| database.close());
         self.remember_left_open()?;
         self.checkpoint()

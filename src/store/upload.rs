@@ -64,6 +64,11 @@ impl Upload {
             .map_err(|source| StoreError::Io { what: format!("receiving database {}", self.name()), source })
     }
 
+    /// Whether it would be taken as it is.
+    pub fn is_complete(&self) -> bool {
+        self.check().is_ok()
+    }
+
     /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable.
     pub fn finish(self, done: Done) {
         let database = self.database.clone();

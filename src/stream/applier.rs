@@ -134,7 +134,7 @@ impl Applier {
         resync_all(upstream, self.target.clone(), &Globs::all(), index).await.map(drop)
     }
 
-    /// Lets lanes end after what they are doing.
+    /// Lets lanes end after what they are doing; entries that come later are left to the next start.
     pub fn stop(&self) {
         self.lanes.stop();
     }

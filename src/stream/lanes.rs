@@ -136,7 +136,7 @@ impl Lanes {
         self.state().cursor
     }
 
-    /// Lets lanes end after what they are doing.
+    /// Lets lanes end after what they are doing; entries that come later are not applied.
     pub(super) fn stop(&self) {
         self.state().stopped = true;
         self.moved.notify_all();
@@ -151,6 +151,10 @@ impl Lanes {
         change: Option<Change>,
     ) -> Vec<BlobRef> {
         let mut missing = Vec::new();
+        if self.state().stopped {
+            // The next start applies it; nobody is told that it was.
+            return missing;
+        }
         if let Some(change) = change {
             let dbs = databases(&change);
             missing = change.blobs().filter(|blob| !self.target.contains_blob(*blob)).collect();

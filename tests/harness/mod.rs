@@ -14,6 +14,7 @@ pub mod certs;
 mod cluster;
 pub mod delay;
 pub mod http;
+mod leftovers;
 mod node;
 mod small_disk;
 pub mod sql;
@@ -47,6 +48,7 @@ pub fn can_mount() -> bool {
         return true;
     }
     let device = std::fs::OpenOptions::new().read(true).write(true).open("/dev/fuse");
+    leftovers::clean_once();
     match device {
         Ok(_) if nix::unistd::geteuid().is_root() || has_fusermount() => true,
         Ok(_) => {

@@ -374,14 +374,14 @@ fn whoever_is_slow_is_cut_off_and_holds_nobody_up() {
     // The bodies are still waited for.
     assert!(start.elapsed() < Duration::from_secs(25), "others wait for slow ones: {:?}", start.elapsed());
     // Each is cut off: after 10 s in its head, after 30 s in its body.
-    for mut stream in slow {
+    for (n, mut stream) in slow.into_iter().enumerate() {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut answer = Vec::new();
         let ended = stream.read_to_end(&mut answer);
         let cut = |error: std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
         assert!(
             ended.is_ok() || ended.is_err_and(cut),
-            "a slow client is still connected after {:?}",
+            "slow client {n} is still connected after {:?}",
             start.elapsed()
         );
     }

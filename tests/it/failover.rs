@@ -137,6 +137,7 @@ fn a_commit_without_a_quorum_fails_and_is_not_seen_anywhere_it_did_not_happen() 
     assert!(start.elapsed() < Duration::from_secs(15), "{refused} after {:?}", start.elapsed());
     assert!(insert(&rollback, "unknown").is_err());
     assert_eq!(count(&writer), 1, "what failed is not seen");
+    assert_eq!(count(&rollback), 0, "what failed is not seen");
     others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
     let primary = voters.primary();
     let everywhere = eventually("all agree", || {
@@ -149,6 +150,28 @@ fn a_commit_without_a_quorum_fails_and_is_not_seen_anywhere_it_did_not_happen() 
     for db in ["a.db", "b.db"] {
         voters.same_bytes(db);
     }
+}
+
+#[test]
+fn a_handoff_gives_up_when_an_application_stays_in_the_middle_of_a_transaction() {
+    let Some(voters) = Voters::three() else { return };
+    let primary = voters.primary();
+    for journal in ["wal", "delete"] {
+        let path = voters.nodes[primary].path(&format!("{journal}.db"));
+        let (writer, other) = (sql::create(&path, journal, 4096), sql::open(&path));
+        table(&writer);
+        sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t(v) VALUES('long')");
+        let refused = voters.nodes[primary].client(&["handoff"]);
+        let words = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && words.contains("in the middle of a transaction"), "{words}");
+        assert_eq!(voters.primary(), primary);
+        sql::run(&writer, "COMMIT");
+        insert(&other, "and others go on").unwrap();
+        assert_eq!(count(&writer), 2);
+        drop((writer, other));
+    }
+    voters.nodes[primary].must_client(&["handoff"]);
+    assert_eq!(count(&voters.open(voters.primary(), "delete.db")), 2);
 }
 
 /// Writes on whichever node is primary, again and again; what failed is told.

@@ -95,6 +95,45 @@ fn a_node_killed_in_the_middle_of_a_request_to_itself_ends_and_starts_again() {
 }
 
 #[test]
+fn nobody_reads_what_a_transaction_wrote_whose_daemon_died_or_ended() {
+    if !needs_skein() {
+        return;
+    }
+    for ends_in_order in [false, true] {
+        let Some(mut cluster) = Cluster::start(&Options::replicas(0)) else { return };
+        let path = cluster.primary.path("app.db");
+        let writer = sql::create(&path, "delete", 4096);
+        sql::run(&writer, "CREATE TABLE t(v, fill); CREATE INDEX i ON t(v)");
+        sql::run(
+            &writer,
+            "INSERT INTO t WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM n WHERE x<400) SELECT 1, zeroblob(500) FROM n",
+        );
+        let reader = sql::open(&path);
+        // It asks the kernel for its pages, not itself.
+        sql::run(&reader, "PRAGMA cache_size=1");
+        assert_eq!(sql::number(&reader, "SELECT sum(v) FROM t"), 400);
+        // More than the page cache of SQLite takes, so it is in the file before the commit.
+        sql::run(&writer, "PRAGMA cache_size=2; PRAGMA cache_spill=ON; BEGIN IMMEDIATE; UPDATE t SET v = 2");
+        reader.busy_timeout(Duration::ZERO).unwrap();
+        assert!(reader.query_row("SELECT 1 FROM t", [], |_| Ok(())).is_err(), "nothing was spilled");
+        match ends_in_order {
+            true => drop(cluster.primary.terminate()),
+            false => cluster.primary.kill9(),
+        }
+        assert!(writer.execute_batch("COMMIT").is_err());
+        // Where the writer's connection still holds its locks, readers are kept out by them.
+        let _closed = writer.close();
+        let sum = reader.query_row("SELECT sum(v) FROM t", [], |row| row.get::<_, i64>(0));
+        assert!(!sum.as_ref().is_ok_and(|sum| *sum != 400), "a transaction that failed is read: {sum:?}");
+        drop(reader);
+        cluster.primary.must_start();
+        let again = sql::open(&path);
+        assert_eq!(sql::number(&again, "SELECT sum(v) FROM t"), 400);
+        sql::check_integrity(&again);
+    }
+}
+
+#[test]
 fn what_was_written_over_a_committed_transaction_on_a_dead_mount_is_kept_aside() {
     if !needs_skein() {
         return;

@@ -1,6 +1,4 @@
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,14 +8,15 @@ use openraft::OptionalSend;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::wire::raft_client::RaftClient;
 use super::{AddressBook, MESSAGE_BYTES_MAX, Route, wire};
+use crate::raft::acks::{Acks, Outstanding};
 use crate::raft::codec;
 use crate::raft::types::{Peer, TypeConfig, Vote};
 use crate::security::{PeerChannel, Peering};
@@ -35,6 +34,8 @@ pub(in crate::raft) struct Network {
     pub book: AddressBook,
     /// How they are reached.
     pub peering: Peering,
+    /// Who has answered this node as leader.
+    pub acks: Acks,
     /// How long a peer may be silent before it counts as gone: an election timeout.
     pub patience: Duration,
 }
@@ -150,25 +151,27 @@ impl PeerClient {
         requests: impl Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + 'static,
     ) -> Result<Answers, RPCError<TypeConfig>> {
         let mut client = self.connection()?;
-        let outstanding = Arc::new(AtomicU64::new(0));
+        let outstanding = Outstanding::default();
         let sent = outstanding.clone();
         // What cannot be put into bytes ends the stream; openraft then begins another one.
-        let messages = requests.map(|request| wire::append(&request)).scan((), move |(), message| {
-            sent.fetch_add(1, Ordering::SeqCst);
-            std::future::ready(message.ok())
+        let messages = requests.scan((), move |(), request| {
+            sent.send(request.vote.leader_id.term);
+            std::future::ready(wire::append(&request).ok())
         });
         let request = self.route.request(messages);
         let patience = self.network.patience;
         let stream = self.within("a stream of entries", patience, client.append(request)).await?;
-        Ok(Answers { stream, outstanding, patience })
+        Ok(Answers { stream, outstanding, patience, acks: self.network.acks.clone(), from: self.route.to })
     }
 }
 
 /// The answers to a stream of requests.
 struct Answers {
     stream: tonic::Streaming<wire::AppendResponse>,
-    outstanding: Arc<AtomicU64>,
+    outstanding: Outstanding,
     patience: Duration,
+    acks: Acks,
+    from: u64,
 }
 
 type Answer = Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>;
@@ -178,11 +181,18 @@ impl Answers {
         loop {
             match tokio::time::timeout(self.patience, self.stream.message()).await {
                 Ok(Ok(message)) => {
-                    self.outstanding.fetch_sub(1, Ordering::SeqCst);
-                    return Some(wire::appended_from(message?).map_err(failed));
+                    let request = self.outstanding.answered();
+                    let answer = wire::appended_from(message?).map_err(failed);
+                    // Only one who follows another leader does not listen.
+                    if let (Some(request), Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) =
+                        (request, &answer)
+                    {
+                        self.acks.heard(self.from, request);
+                    }
+                    return Some(answer);
                 }
                 Ok(Err(status)) => return Some(Err(failed(status))),
-                Err(_) if self.outstanding.load(Ordering::SeqCst) == 0 => {}
+                Err(_) if self.outstanding.is_empty() => {}
                 Err(_) => return Some(Err(silent("entries"))),
             }
         }
