@@ -13,6 +13,7 @@ pub mod db;
 pub mod store;
 
 pub mod config;
+pub mod security;
 pub mod telemetry;
 
 pub mod mount;

@@ -4,9 +4,10 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{HostPort, LogFormat, Partial, Time, parse_duration};
-use crate::http::{Client, ClientError};
+use crate::config::{HostPort, LogFormat, Partial, Time, TokenTexts, parse_duration};
+use crate::http::{Client, ClientError, Credentials};
 use crate::node;
+use crate::security::{SecurityError, Token};
 use crate::types::{DbName, NodeName, Txid};
 
 /// A replicated filesystem for SQLite.
@@ -33,6 +34,8 @@ pub(super) enum Command {
     Members(MembersArgs),
     /// Move the primary as planned: writers wait, none fails
     Handoff(HandoffArgs),
+    /// Make certificates for the nodes of a cluster
+    Certs(CertsArgs),
     /// Watch over a node's mount; `mount` starts it by itself
     #[command(name = node::GUARD_COMMAND, hide = true)]
     GuardMount(GuardArgs),
@@ -105,6 +108,32 @@ pub(super) struct MountArgs {
     /// How long a commit may wait for a quorum before its outcome counts as unknown [default: 5s]
     #[arg(long, env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
     commit_timeout: Option<Time>,
+    /// Listen where others than this machine's programs reach it, with neither TLS nor tokens
+    #[arg(long, env = "SKEIN_INSECURE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    insecure: Option<bool>,
+    /// Authority that the nodes' certificates are of
+    #[arg(long, env = "SKEIN_TLS_CA", value_name = "FILE")]
+    tls_ca: Option<String>,
+    /// This node's certificate; skein certs issue makes one
+    #[arg(long, env = "SKEIN_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<String>,
+    /// Its private key
+    #[arg(long, env = "SKEIN_TLS_KEY", value_name = "FILE", hide_env_values = true)]
+    tls_key: Option<String>,
+    /// Serve the API over TLS too
+    #[arg(long, env = "SKEIN_TLS_HTTP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+          default_missing_value = "true", value_parser = BoolishValueParser::new())]
+    tls_http: Option<bool>,
+    /// File with the token that nodes show each other where there is no TLS [default: the one in SKEIN_JOIN_TOKEN]
+    #[arg(long, env = "SKEIN_JOIN_TOKEN_FILE", value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
+    /// File with the token that lets clients of the API read [default: the one in SKEIN_READ_TOKEN]
+    #[arg(long, env = "SKEIN_READ_TOKEN_FILE", value_name = "FILE")]
+    read_token_file: Option<PathBuf>,
+    /// File with the token that lets clients of the API do everything [default: the one in SKEIN_ADMIN_TOKEN]
+    #[arg(long, env = "SKEIN_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
     log_format: Option<LogFormat>,
@@ -132,6 +161,15 @@ impl MountArgs {
             heartbeat: self.heartbeat,
             election_timeout: self.election_timeout,
             commit_timeout: self.commit_timeout,
+            insecure: self.insecure,
+            tls_ca: self.tls_ca,
+            tls_cert: self.tls_cert,
+            tls_key: self.tls_key,
+            tls_http: self.tls_http,
+            join_token_file: self.join_token_file,
+            read_token_file: self.read_token_file,
+            admin_token_file: self.admin_token_file,
+            tokens: TokenTexts::of_environment(),
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
         }
@@ -160,12 +198,25 @@ pub(super) struct NodeArgs {
         global = true
     )]
     url: String,
+    /// File with the token that the node wants to see [default: the token in SKEIN_TOKEN]
+    #[arg(long, env = "SKEIN_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    /// Authority of the nodes' certificates, for https URLs
+    #[arg(long, env = "SKEIN_CA", value_name = "FILE", global = true)]
+    ca: Option<String>,
 }
 
 impl NodeArgs {
     /// A client of that node.
     pub(super) fn client(&self) -> Result<Client, ClientError> {
-        Client::new(&self.url)
+        let token = match (&self.token_file, std::env::var("SKEIN_TOKEN")) {
+            (Some(path), _) => Some(Token::read(path)?),
+            (None, Ok(text)) if !text.is_empty() => {
+                Some(Token::new(&text).map_err(|why| SecurityError::Invalid(format!("SKEIN_TOKEN: {why}")))?)
+            }
+            (None, _) => None,
+        };
+        Client::with(&self.url, Credentials { token, ca: self.ca.clone() })
     }
 }
 
@@ -271,6 +322,36 @@ pub(super) struct HandoffArgs {
     pub(super) node: NodeArgs,
     /// Who shall be primary [default: the voter that is the least behind]
     pub(super) to: Option<NodeName>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct CertsArgs {
+    /// Directory of the authority and of what it issues
+    #[arg(long, value_name = "DIR", default_value = "certs", global = true)]
+    pub(super) dir: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: CertsCommand,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum CertsCommand {
+    /// Make a cluster's own authority: ca.pem and ca-key.pem
+    Init {
+        /// How many days it is valid
+        #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Issue a node's certificate: NODE.pem and NODE-key.pem
+    Issue {
+        /// The node's name
+        node: NodeName,
+        /// Host names and addresses at which others dial it, besides its name
+        #[arg(long, value_name = "HOST,...", value_delimiter = ',')]
+        address: Vec<String>,
+        /// How many days it is valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
 }
 
 #[derive(Subcommand, Debug)]

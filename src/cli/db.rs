@@ -45,7 +45,7 @@ fn path_of(db: &DbName) -> String {
 async fn primary(client: Client) -> anyhow::Result<Client> {
     let status = client.status().await?;
     match status.primary {
-        Some(primary) if primary.name != status.node => Ok(Client::new(&primary.http)?),
+        Some(primary) if primary.name != status.node => Ok(client.at(&primary.http)?),
         // Where none is known the node itself says so, in answer to the request.
         _ => Ok(client),
     }

@@ -4,6 +4,7 @@
 //! a node, or asks one over HTTP.
 
 mod args;
+mod certs;
 mod db;
 mod demo;
 mod demo_node;
@@ -46,6 +47,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Ltx(command) = command {
         return ltx::run(command);
     }
+    if let Command::Certs(args) = command {
+        return certs::run(args);
+    }
     if let Command::GuardMount(args) = command {
         crate::node::guard_mount(args.parent, args.connection, &args.mount_point)?;
         return Ok(0);
@@ -64,7 +68,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,
-            Command::Ltx(_) | Command::GuardMount(_) => Ok(0),
+            Command::Ltx(_) | Command::Certs(_) | Command::GuardMount(_) => Ok(0),
         }
     });
     // Nothing that still blocks (a read of stdin, say) may hold up the end.

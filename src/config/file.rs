@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, Time, expand};
+use super::{ConfigError, HostPort, LogFormat, Time, TokenTexts, expand};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -42,6 +42,25 @@ pub struct Partial {
     pub election_timeout: Option<Time>,
     /// How long a commit may wait for a quorum.
     pub commit_timeout: Option<Time>,
+    /// Listen where others than this machine's programs reach it, with neither TLS nor tokens.
+    pub insecure: Option<bool>,
+    /// Certificates of the authorities that other nodes' certificates are of: a file, or the PEM text.
+    pub tls_ca: Option<String>,
+    /// This node's certificate: a file, or the PEM text.
+    pub tls_cert: Option<String>,
+    /// Its private key: a file, or the PEM text.
+    pub tls_key: Option<String>,
+    /// Serve the API over TLS too.
+    pub tls_http: Option<bool>,
+    /// File with the token that nodes show each other where there is no TLS.
+    pub join_token_file: Option<PathBuf>,
+    /// File with the token that lets clients of the API read.
+    pub read_token_file: Option<PathBuf>,
+    /// File with the token that lets clients of the API do everything.
+    pub admin_token_file: Option<PathBuf>,
+    /// Tokens of the environment; no keys of the file.
+    #[serde(skip)]
+    pub tokens: TokenTexts,
     /// Form of the log on stderr.
     pub log_format: Option<LogFormat>,
     /// Program to run once applications may start, with its arguments.
@@ -67,6 +86,15 @@ impl Partial {
             heartbeat: self.heartbeat.or(below.heartbeat),
             election_timeout: self.election_timeout.or(below.election_timeout),
             commit_timeout: self.commit_timeout.or(below.commit_timeout),
+            insecure: self.insecure.or(below.insecure),
+            tls_ca: self.tls_ca.or(below.tls_ca),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
+            tls_http: self.tls_http.or(below.tls_http),
+            join_token_file: self.join_token_file.or(below.join_token_file),
+            read_token_file: self.read_token_file.or(below.read_token_file),
+            admin_token_file: self.admin_token_file.or(below.admin_token_file),
+            tokens: self.tokens.or(below.tokens),
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
         }
@@ -97,6 +125,7 @@ fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial,
         format!("line {line}: {}", one_line(error.message()))
     })?;
     let keys = Partial::keys();
+    let table = flatten(table, &keys);
     if let Some(key) = table.keys().find(|key| !keys.contains(key)) {
         return Err(format!("key {key:?} does not exist; the keys are {}", keys.join(", ")));
     }
@@ -111,6 +140,20 @@ fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial,
         settings.insert(key, value);
     }
     Value::Table(settings).try_into().map_err(|error| one_line(error.message()))
+}
+
+/// A table is the first word of its keys: `[tls] ca` is `tls_ca`.
+fn flatten(table: Table, keys: &[String]) -> Table {
+    let mut flat = Table::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(inner) if !keys.contains(&name) => {
+                flat.extend(inner.into_iter().map(|(key, value)| (format!("{name}_{key}"), value)));
+            }
+            value => drop(flat.insert(name, value)),
+        }
+    }
+    flat
 }
 
 fn one_line(text: &str) -> String {
@@ -130,6 +173,14 @@ mod tests {
     fn unknown_keys_are_named() {
         let error = of("mout = '/x'\n").unwrap_err();
         assert!(error.contains("\"mout\"") && error.contains("mount"), "{error}");
+    }
+
+    #[test]
+    fn a_table_is_the_first_word_of_its_keys() {
+        let partial = of("[tls]\nca = '/ca.pem'\nhttp = true\n").unwrap();
+        assert_eq!((partial.tls_ca, partial.tls_http), (Some("/ca.pem".into()), Some(true)));
+        let error = of("[tls]\nkay = '/k'\n").unwrap_err();
+        assert!(error.contains("\"tls_kay\""), "{error}");
     }
 
     #[test]

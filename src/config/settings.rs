@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial, Time};
+use super::{ConfigError, HostPort, Partial, Security, Time};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -73,6 +73,8 @@ pub struct Settings {
     pub election_timeout: Duration,
     /// How long a commit may wait for a quorum.
     pub commit_timeout: Duration,
+    /// Who may speak to the node.
+    pub security: Security,
     /// Program to run once applications may start, with its arguments; may be empty.
     pub command: Vec<String>,
 }
@@ -94,6 +96,7 @@ impl Settings {
     /// # Errors
     /// Where `mount` or `data` is missing, or values are not acceptable or contradict each other.
     pub fn resolve(partial: Partial, hostname: &str) -> Result<Self, ConfigError> {
+        let security = Security::resolve(&partial)?;
         let invalid = ConfigError::Invalid;
         let missing = |option, env| ConfigError::Missing { option, env, key: option };
         let mount = absolute(partial.mount.ok_or(missing("mount", "SKEIN_MOUNT"))?, "mount")?;
@@ -132,6 +135,7 @@ impl Settings {
             heartbeat: partial.heartbeat.map_or(Self::HEARTBEAT, Time::get),
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
+            security,
             command: partial.command.unwrap_or_default(),
         };
         settings.check()?;
@@ -154,6 +158,7 @@ impl Settings {
         if self.commit_timeout < self.election_timeout {
             return refuse("--commit-timeout must not be shorter than --election-timeout");
         }
+        self.security.check(&self.listen, &self.http)?;
         if self.listen == self.http && self.listen.port() != 0 {
             return refuse("--listen and --http are the same address: give them different ports");
         }

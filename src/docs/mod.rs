@@ -4,6 +4,9 @@
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
+#[doc = include_str!("security.md")]
+pub mod security {}
+
 #[doc = include_str!("failover.md")]
 pub mod failover {}
 

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited, StreamBody};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -17,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::StatusDocument;
 use super::problem::Problem;
+use crate::security::{SecurityError, Token, api_client};
 
 /// The largest document a node may answer with, in bytes.
 const DOCUMENT_BYTES_MAX: usize = 256 << 20;
@@ -27,8 +29,14 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// The URL is none.
-    #[error("url {0:?} is not of the form http://HOST:PORT")]
+    #[error("url {0:?} is not of the form http://HOST:PORT or https://HOST:PORT")]
     Url(String),
+    /// The URL is `https`, and it is not said whom to believe.
+    #[error("url {0:?} needs --ca FILE or SKEIN_CA: the authority of the nodes' certificates")]
+    Authority(String),
+    /// The authority is not usable.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// Nobody answers.
     #[error("no node answers at {url}: {why}; start it, or name another one with --url or SKEIN_URL")]
     Unreachable {
@@ -57,11 +65,21 @@ pub enum ClientError {
 
 type Outgoing = UnsyncBoxBody<Bytes, std::io::Error>;
 
+/// What a client shows, and whom it believes.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// The token that lets it in.
+    pub token: Option<Token>,
+    /// The authority of the nodes' certificates, for `https` URLs: a file, or the PEM text.
+    pub ca: Option<String>,
+}
+
 /// Talks to one node.
 #[derive(Clone)]
 pub struct Client {
     base: String,
-    inner: legacy::Client<HttpConnector, Outgoing>,
+    credentials: Credentials,
+    inner: legacy::Client<HttpsConnector<HttpConnector>, Outgoing>,
 }
 
 /// A database's name as one component of a path.
@@ -82,17 +100,45 @@ impl Client {
     /// # Errors
     /// Where the URL is none, or not `http`.
     pub fn new(url: &str) -> Result<Self, ClientError> {
+        Self::with(url, Credentials::default())
+    }
+
+    /// A client of another node, with what this one shows.
+    ///
+    /// # Errors
+    /// As [`Client::with`].
+    pub fn at(&self, url: &str) -> Result<Self, ClientError> {
+        Self::with(url, self.credentials.clone())
+    }
+
+    /// A client of the node at `url`.
+    ///
+    /// # Errors
+    /// Where the URL is none, or it is `https` and no authority is given.
+    pub fn with(url: &str, credentials: Credentials) -> Result<Self, ClientError> {
         let base = url.trim_end_matches('/');
         let bad = || ClientError::Url(url.to_owned());
         let uri: Uri = base.parse().map_err(|_| bad())?;
-        if uri.scheme_str() != Some("http") || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
+        if uri.scheme_str() == Some("https") && credentials.ca.is_none() {
+            return Err(ClientError::Authority(url.to_owned()));
+        }
+        if !matches!(uri.scheme_str(), Some("http" | "https"))
+            || uri.host().is_none_or(str::is_empty)
+            || uri.query().is_some()
+        {
             return Err(bad());
         }
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_MAX));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(api_client(credentials.ca.as_deref())?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let inner = legacy::Client::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { base: base.to_owned(), inner })
+        Ok(Self { base: base.to_owned(), credentials, inner })
     }
 
     /// The URL it was made with, without a slash at the end.
@@ -111,6 +157,12 @@ impl Client {
         let mut request = request.body(body).map_err(|_| ClientError::Url(format!("{}{path}", self.base)))?;
         if request.method() == Method::POST {
             request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        if let Some(token) = &self.credentials.token {
+            let mut shown = HeaderValue::try_from(format!("Bearer {}", token.expose()))
+                .expect("a token is visible ASCII");
+            shown.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, shown);
         }
         if let Some(size) = size.filter(|size| *size > 0) {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(size));

@@ -12,16 +12,20 @@ mod export;
 mod gauges;
 mod import;
 mod problem;
+mod protect;
 mod rfc3339;
 mod router;
+mod serve;
 #[cfg(test)]
 mod tests;
 mod wait;
 
 pub use api::{Api, ExportSink, Import, Overview};
 pub use axum::Router;
-pub use client::{Client, ClientError, escape_name};
+pub use client::{Client, ClientError, Credentials, escape_name};
 pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use protect::{Protection, protect};
 pub use rfc3339::rfc3339;
-pub use router::{router, serve};
+pub use router::router;
+pub use serve::serve;

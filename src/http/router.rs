@@ -1,5 +1,5 @@
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -9,7 +9,6 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -20,9 +19,6 @@ use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
 use crate::types::DbName;
-
-/// How long requests under way have to end when the node does.
-const GRACE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(super) struct Context {
@@ -60,22 +56,6 @@ pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationT
         })
         .layer(middleware::from_fn(measure))
         .with_state(Context { api, exposition, shutdown })
-}
-
-/// Serves `router` on `listener` until `shutdown`, then gives requests under way two seconds to end.
-///
-/// # Errors
-/// Where the listener fails.
-pub async fn serve(
-    listener: TcpListener,
-    router: Router,
-    shutdown: CancellationToken,
-) -> std::io::Result<()> {
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
-    tokio::select! {
-        served = served.into_future() => served,
-        () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
-    }
 }
 
 async fn measure(request: Request, next: Next) -> Response {

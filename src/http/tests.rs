@@ -13,7 +13,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, Client, ClientError, ExportSink, Import, Overview, StatusDocument, router, serve};
+use super::{
+    Api, Client, ClientError, ExportSink, Import, Overview, Protection, StatusDocument, protect, router,
+    serve,
+};
 use crate::db::{DbError, Done, SnapshotHeader};
 use crate::store::{
     ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, PrimaryInfo, Standing, StoreError,
@@ -205,7 +208,7 @@ async fn served(api: Arc<Fake>) -> Served {
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
     let router = router(api, Exposition::install(), shutdown.clone());
-    let task = tokio::spawn(serve(listener, router, shutdown.clone()));
+    let task = tokio::spawn(serve(listener, protect(router, Protection::default()), None, shutdown.clone()));
     Served { client: Client::new(&format!("http://{addr}")).unwrap(), addr, shutdown, task }
 }
 

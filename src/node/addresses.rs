@@ -29,11 +29,13 @@ impl Addresses {
     pub(super) async fn bind(settings: &Settings) -> Result<Self, NodeError> {
         let (grpc, grpc_addr) = listen("listen", &settings.listen).await?;
         let (http, http_addr) = listen("http", &settings.http).await?;
-        for (option, addr) in [("listen", grpc_addr), ("http", http_addr)] {
-            if !addr.ip().is_loopback() {
-                tracing::warn!(
-                    "--{option} {addr} is open to the network without encryption or authentication"
-                );
+        let security = &settings.security;
+        let encrypted = [security.certificates.is_some(), security.https];
+        for ((option, addr), encrypted) in
+            [("listen", grpc_addr), ("http", http_addr)].into_iter().zip(encrypted)
+        {
+            if !addr.ip().is_loopback() && !encrypted {
+                tracing::warn!("--{option} {addr} is open to the network without encryption");
             }
         }
         let reachable = |configured: &HostPort, port| {
@@ -46,7 +48,7 @@ impl Addresses {
         };
         let advertise_http = match &settings.advertise_http {
             Some(url) => url.clone(),
-            None => format!("http://{}", reachable(&settings.http, http_addr.port())),
+            None => format!("{}://{}", security.scheme(), reachable(&settings.http, http_addr.port())),
         };
         Ok(Self { grpc, http, http_addr, advertise: advertise.to_string(), advertise_http })
     }

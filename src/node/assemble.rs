@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::doors::Doors;
 use super::guard::Guard;
 use super::joining::{enlist, find_cluster, look_up};
 use super::place::Place;
@@ -22,6 +23,7 @@ use crate::http;
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
 use crate::raft::{AddressBook, Beginning};
+use crate::security::{Certificates, Peering};
 use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
 use crate::telemetry::Exposition;
 use crate::types::{Access, Role};
@@ -44,6 +46,7 @@ pub(super) struct Running {
 
 /// Starts a node and returns when applications may start.
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
+    let doors = Doors::load(settings)?;
     let (identity, place) = identify(settings)?;
     wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
@@ -66,6 +69,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
             election_timeout: settings.election_timeout,
             commit_timeout: settings.commit_timeout,
         },
+        peering: doors.peering.clone(),
     };
     let replication = Arc::new(take_place(settings, place, parts).await?);
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
@@ -79,17 +83,25 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     identity.update(|identity| identity.last_mount = last_mount)?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
     let control = Arc::new(OnceLock::new());
-    tasks.spawn(know_cluster(control.clone(), replication.clone(), settings.clone(), identity.clone()));
+    tasks.spawn(know_cluster(
+        control.clone(),
+        replication.clone(),
+        settings.clone(),
+        identity.clone(),
+        doors.peering.clone(),
+    ));
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
         role: settings.role,
         store: store.clone(),
         replication: replication.clone(),
         control,
+        peering: doors.peering,
         ready: ready.subscribe(),
     });
     let router = http::router(view, Exposition::install(), shutdown.clone());
-    tasks.spawn(serve_http(addresses.http, router, shutdown.clone(), failed.clone()));
+    let router = http::protect(router, doors.http);
+    tasks.spawn(serve_http(addresses.http, router, doors.http_tls, shutdown.clone(), failed.clone()));
     tokio::select! {
         settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
@@ -240,11 +252,12 @@ async fn know_cluster(
     replication: Arc<Replication>,
     settings: Settings,
     identity: Arc<IdentityFile>,
+    peering: Peering,
 ) {
     replication.wait_cluster().await;
     let Some(Ok(cluster)) = identity.get().cluster.map(|cluster| parse_cluster(&cluster)) else { return };
     let nodes = settings.join.iter().map(ToString::to_string).collect();
-    let _only_once = slot.set(replication.control(&cluster, nodes));
+    let _only_once = slot.set(replication.control(&cluster, nodes, peering));
 }
 
 async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<Replication, NodeError> {
@@ -254,7 +267,7 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
     }
     let (identity, book) = (parts.identity.clone(), AddressBook::default());
     if place == Place::Join {
-        let found = find_cluster(&nodes, &book).await?;
+        let found = find_cluster(&nodes, &book, &parts.peering).await?;
         identity.update(|identity| {
             identity.cluster = Some(found.to_string());
             identity.role = settings.role;
@@ -272,7 +285,8 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
     let (tasks, shutdown, failures) = (parts.tasks.clone(), parts.shutdown.clone(), parts.failures.clone());
     if !nodes.is_empty() {
         // Before Raft starts: where the others are now may be all that is missing for a quorum.
-        let looking = look_up(nodes.clone(), cluster.clone(), book.clone(), shutdown.clone());
+        let looking =
+            look_up(nodes.clone(), cluster.clone(), book.clone(), parts.peering.clone(), shutdown.clone());
         let failures = failures.clone();
         tasks.spawn(async move {
             if let Err(error) = looking.await {
@@ -281,10 +295,11 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
             }
         });
     }
+    let peering = parts.peering.clone();
     let replication = Replication::vote(parts, &cluster, beginning, book).await?;
     identity.update(|identity| identity.founding = false)?;
     let node = identity.get().node;
-    if let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes)? {
+    if let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)? {
         tasks.spawn(async move {
             if let Err(error) = enlist(control, candidate, shutdown).await {
                 let _ = failures.send(error).await;
@@ -323,10 +338,11 @@ fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
 async fn serve_http(
     listener: tokio::net::TcpListener,
     router: http::Router,
+    tls: Option<Arc<Certificates>>,
     shutdown: CancellationToken,
     failures: mpsc::Sender<NodeError>,
 ) {
-    if let Err(error) = http::serve(listener, router, shutdown).await {
+    if let Err(error) = http::serve(listener, router, tls, shutdown).await {
         // Nobody to tell: the node ends already.
         let _ = failures.send(NodeError::System(format!("the http server failed: {error}"))).await;
     }

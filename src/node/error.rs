@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use crate::security::SecurityError;
 use crate::store::StoreError;
 
 /// Why a node cannot start or go on; each names the subject and the remedy.
@@ -34,6 +35,9 @@ pub enum NodeError {
         /// What is wrong, and the remedy.
         why: String,
     },
+    /// Certificates are not usable.
+    #[error(transparent)]
+    Security(#[from] SecurityError),
     /// The mount is not possible.
     #[error("mount {}: {why}", path.display())]
     Mount {

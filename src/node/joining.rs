@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::NodeError;
 use crate::raft::AddressBook;
 use crate::rpc::GrpcConnector;
+use crate::security::Peering;
 use crate::store::{Candidate, ClusterControl, ClusterError};
 use crate::stream::{ClusterId, Connector, Identity, StreamError};
 use crate::types::{NodeId, Role};
@@ -21,11 +22,15 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// Where they belong to another cluster: nothing of it is touched.
-pub(super) async fn find_cluster(addrs: &[String], book: &AddressBook) -> Result<ClusterId, NodeError> {
+pub(super) async fn find_cluster(
+    addrs: &[String],
+    book: &AddressBook,
+    peering: &Peering,
+) -> Result<ClusterId, NodeError> {
     let mut said = None;
     loop {
         for addr in addrs {
-            match identify(addr, book).await {
+            match identify(addr, book, peering).await {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) if error.is_refusal() => {
                     return Err(NodeError::Cluster(format!("cannot join through {addr}: {error}")));
@@ -52,12 +57,13 @@ pub(super) async fn look_up(
     addrs: Vec<String>,
     cluster: ClusterId,
     book: AddressBook,
+    peering: Peering,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
     let mut pause = PAUSE;
     loop {
         for addr in &addrs {
-            match identify(addr, &book).await {
+            match identify(addr, &book, &peering).await {
                 Ok(theirs) if theirs != cluster => {
                     let (ours, theirs) = (cluster.to_string(), theirs.to_string());
                     let foreign = StreamError::ForeignCluster { ours, theirs };
@@ -74,17 +80,17 @@ pub(super) async fn look_up(
     }
 }
 
-async fn identify(addr: &str, book: &AddressBook) -> Result<ClusterId, StreamError> {
-    let identity = who_is(addr).await?;
+async fn identify(addr: &str, book: &AddressBook, peering: &Peering) -> Result<ClusterId, StreamError> {
+    let identity = who_is(addr, peering).await?;
     if identity.role == Role::Voter {
         book.found(identity.node.get(), addr.to_owned());
     }
     Ok(identity.cluster)
 }
 
-async fn who_is(addr: &str) -> Result<Identity, StreamError> {
+async fn who_is(addr: &str, peering: &Peering) -> Result<Identity, StreamError> {
     let answer = async {
-        let upstream = GrpcConnector::default().connect(addr).await?;
+        let upstream = GrpcConnector::with_peering(peering.clone()).connect(addr).await?;
         upstream.identify().await
     };
     let late = |_| StreamError::Unavailable(format!("{addr} did not answer in time"));
@@ -124,9 +130,9 @@ pub(super) async fn enlist(
 ///
 /// # Errors
 /// Where nobody does, or it is none.
-pub(super) async fn candidate_at(addr: String) -> Result<Candidate, ClusterError> {
+pub(super) async fn candidate_at(addr: String, peering: &Peering) -> Result<Candidate, ClusterError> {
     let unavailable = |error: StreamError| ClusterError::Unavailable(format!("node at {addr}: {error}"));
-    let identity = who_is(&addr).await.map_err(unavailable)?;
+    let identity = who_is(&addr, peering).await.map_err(unavailable)?;
     if identity.role != Role::Voter {
         return Err(ClusterError::Refused(format!(
             "{} at {addr} runs as a replica: start it with --role voter --join",

@@ -8,6 +8,7 @@ mod assemble;
 mod checkpoints;
 mod child;
 mod control;
+mod doors;
 mod error;
 mod guard;
 mod identity;

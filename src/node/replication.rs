@@ -14,6 +14,7 @@ use super::{IdentityFile, NodeError, blocking, joining};
 use crate::io::blobs::BlobStore;
 use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
+use crate::security::{MovedStream, Peering};
 use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::NodeId;
@@ -59,6 +60,7 @@ pub(super) struct Parts {
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
     pub(super) timing: Timing,
+    pub(super) peering: Peering,
 }
 
 /// What is waited for how long.
@@ -91,6 +93,7 @@ impl Replication {
             http: own.http.clone(),
             beginning,
             book,
+            peering: parts.peering.clone(),
             heartbeat: parts.timing.heartbeat,
             election_timeout: parts.timing.election_timeout,
             commit_timeout: parts.timing.commit_timeout,
@@ -103,8 +106,9 @@ impl Replication {
         };
         let slot = RaftSlot::default();
         let shutdown = parts.shutdown.clone();
+        let (store, peering) = (parts.store.clone(), parts.peering.clone());
         let target =
-            VoterTarget::new(parts.store.clone(), identity.node, cluster.clone(), slot.clone(), shutdown);
+            VoterTarget::new(store, identity.node, cluster.clone(), slot.clone(), peering.clone(), shutdown);
         let (applied_to, blobs) = (target.clone(), parts.blobs.clone());
         let started = blocking(move || RaftNode::start(options, applied_to, blobs));
         let raft = started.await?.map_err(|error| NodeError::Replication(error.to_string()))?;
@@ -148,7 +152,7 @@ impl Replication {
             }),
             ..FollowOptions::new(upstreams, identity.node, identity.name)
         };
-        let connector = Arc::new(GrpcConnector::default());
+        let connector = Arc::new(GrpcConnector::with_peering(parts.peering.clone()));
         let follower = Follower::start(options, parts.store.clone(), connector, parts.shutdown.clone())
             .map_err(|error| NodeError::System(format!("starting to follow: {error}")))?;
         let follower = Arc::new(follower);
@@ -178,14 +182,20 @@ impl Replication {
         cluster: &ClusterId,
         node: NodeId,
         nodes: Vec<String>,
+        peering: Peering,
     ) -> Result<Option<Enlistment>, NodeError> {
         let Replication::Voter { raft, own, .. } = self else { return Ok(None) };
         let candidate = joining::candidate(node, own, raft.has_log())?;
-        Ok(Some((self.control(cluster, nodes), candidate)))
+        Ok(Some((self.control(cluster, nodes, peering), candidate)))
     }
 
     /// The cluster as a whole; `nodes` are addresses it may be reached through besides the known ones.
-    pub(super) fn control(&self, cluster: &ClusterId, nodes: Vec<String>) -> Arc<dyn ClusterControl> {
+    pub(super) fn control(
+        &self,
+        cluster: &ClusterId,
+        nodes: Vec<String>,
+        peering: Peering,
+    ) -> Arc<dyn ClusterControl> {
         let known: Box<dyn Fn() -> Vec<String> + Send + Sync> = match self {
             Replication::Voter { raft, .. } => {
                 let raft = raft.clone();
@@ -209,7 +219,7 @@ impl Replication {
             Replication::Voter { control, .. } => Some(control.clone()),
             Replication::Replica { .. } => None,
         };
-        Arc::new(Control { local, remote: RemoteCluster::new(cluster.to_string(), reach) })
+        Arc::new(Control { local, remote: RemoteCluster::new(cluster.to_string(), peering, reach) })
     }
 
     /// Waits until the cluster is known.
@@ -300,16 +310,11 @@ impl Parts {
         }
     }
 
-    fn serve(
-        self,
-        serving: Arc<Serving>,
-        services: rpc::Services,
-        raft: Option<mpsc::Sender<std::net::TcpStream>>,
-    ) {
-        let (routes, shutdown) = (rpc::routes(serving, services), self.shutdown);
+    fn serve(self, serving: Arc<Serving>, services: rpc::Services, raft: Option<mpsc::Sender<MovedStream>>) {
+        let (routes, peering, shutdown) = (rpc::routes(serving, services), self.peering, self.shutdown);
         let (listener, failures) = (self.listener, self.failures);
         self.tasks.spawn(async move {
-            if let Err(error) = rpc::serve(listener, routes, raft, shutdown).await {
+            if let Err(error) = rpc::serve(listener, routes, raft, peering, shutdown).await {
                 let error = NodeError::Replication(format!("the gRPC server failed: {error}"));
                 // Nobody to tell: the node ends already.
                 let _ = failures.send(error).await;

@@ -11,6 +11,7 @@ use super::joining;
 use super::replication::Replication;
 use crate::db::Done;
 use crate::http::{Api, ExportSink, Import, Overview};
+use crate::security::Peering;
 use crate::store::{
     ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
     StoreEvent, Upload,
@@ -28,6 +29,8 @@ pub(super) struct NodeView {
     pub(super) replication: Arc<Replication>,
     /// The cluster as a whole; empty until it is known.
     pub(super) control: Arc<OnceLock<Arc<dyn ClusterControl>>>,
+    /// How other nodes are reached.
+    pub(super) peering: Peering,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
 }
@@ -66,7 +69,7 @@ impl Api for NodeView {
 
     fn add_member(&self, addr: String) -> ClusterAnswer<'_, ()> {
         Box::pin(async move {
-            let candidate = joining::candidate_at(addr).await?;
+            let candidate = joining::candidate_at(addr, &self.peering).await?;
             self.control()?.enlist(candidate).await
         })
     }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::raft::{LogTarget, RaftNode};
 use crate::rpc::GrpcConnector;
+use crate::security::Peering;
 use crate::store::{Change, Store, StoreError};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
 use crate::types::{LogIndex, NodeId};
@@ -39,6 +40,7 @@ impl VoterTarget {
         node: NodeId,
         cluster: ClusterId,
         raft: RaftSlot,
+        peering: Peering,
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let options = ApplierOptions {
@@ -47,7 +49,7 @@ impl VoterTarget {
             sources: Box::new(move || raft.get()?.upgrade().map(|raft| raft.peers())),
             queue_bytes_max: QUEUE_BYTES_MAX,
         };
-        let connector = Arc::new(GrpcConnector::default());
+        let connector = Arc::new(GrpcConnector::with_peering(peering));
         let applier = Applier::start(options, store.clone(), connector, shutdown);
         let runtime = tokio::runtime::Handle::current();
         Arc::new(Self { store, applier, replayed: watch::Sender::new(false), runtime })

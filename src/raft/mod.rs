@@ -29,4 +29,4 @@ pub use node::{RaftError, RaftNode};
 pub use options::{Beginning, RaftOptions};
 pub use primary::PrimaryState;
 pub use target::LogTarget;
-pub use transport::{AddressBook, DIRECT, RaftServer};
+pub use transport::{AddressBook, RaftServer};

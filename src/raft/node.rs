@@ -21,6 +21,7 @@ use super::target::SharedTarget;
 use super::transport::RaftServer;
 use super::types::TypeConfig;
 use crate::io::blobs::BlobStore;
+use crate::security::MovedStream;
 use crate::store::{CommitSink, CommittedLog};
 
 /// openraft with our types.
@@ -51,7 +52,7 @@ pub struct RaftNode {
     log: Arc<RaftLog>,
     store: Arc<StoreShared>,
     service: RaftServer,
-    connections: mpsc::Sender<std::net::TcpStream>,
+    connections: mpsc::Sender<MovedStream>,
     primary: watch::Receiver<PrimaryState>,
     pub(super) acks: Acks,
     stop: CancellationToken,
@@ -65,7 +66,7 @@ pub(super) struct Started {
     pub log: Arc<RaftLog>,
     pub store: Arc<StoreShared>,
     pub service: RaftServer,
-    pub connections: mpsc::Sender<std::net::TcpStream>,
+    pub connections: mpsc::Sender<MovedStream>,
     pub primary: watch::Receiver<PrimaryState>,
     pub acks: Acks,
 }
@@ -133,8 +134,8 @@ impl RaftNode {
         self.service.clone()
     }
 
-    /// Takes connections that began with [`DIRECT`](super::DIRECT).
-    pub fn connections(&self) -> mpsc::Sender<std::net::TcpStream> {
+    /// Takes connections that other voters have made to this node's Raft thread.
+    pub fn connections(&self) -> mpsc::Sender<MovedStream> {
         self.connections.clone()
     }
 

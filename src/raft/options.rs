@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::transport::AddressBook;
 use crate::config::Settings;
+use crate::security::Peering;
 use crate::types::{NodeId, NodeName};
 
 /// What a node's Raft is started with.
@@ -22,6 +23,8 @@ pub struct RaftOptions {
     pub http: String,
     /// Where other voters were found.
     pub book: AddressBook,
+    /// How other voters are reached, and which are let in.
+    pub peering: Peering,
     /// How a node without a log begins.
     pub beginning: Beginning,
     /// Entries kept for those who follow, in bytes.
@@ -60,6 +63,7 @@ impl RaftOptions {
             addr: String::new(),
             http: String::new(),
             book: AddressBook::default(),
+            peering: Peering::default(),
             beginning: Beginning::Never,
             retention_bytes: 256 << 20,
             retention: Duration::from_secs(24 * 3600),

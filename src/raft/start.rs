@@ -26,6 +26,7 @@ use super::target::SharedTarget;
 use super::transport::{BlobSender, Network, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
+use crate::security::MovedStream;
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
     RaftError::Raft(error.to_string())
@@ -62,6 +63,7 @@ pub(super) fn network(options: &RaftOptions, acks: Acks) -> Network {
         cluster: options.cluster.clone(),
         id: options.node.get(),
         book: options.book.clone(),
+        peering: options.peering.clone(),
         acks,
         patience: options.lease(),
     }
@@ -100,7 +102,8 @@ pub(super) async fn run<N: Ways>(
         Err(error) => return drop(started.send(Err(error))),
     };
     let Parts { running, proposals, submit, keep, connections } = parts;
-    tokio::spawn(serve_direct(running.service.clone(), connections, stop.clone()));
+    let check = options.peering.check_token();
+    tokio::spawn(serve_direct(running.service.clone(), check, connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
@@ -130,7 +133,7 @@ struct Parts {
     proposals: Proposals,
     submit: Submit,
     keep: Retention,
-    connections: mpsc::Receiver<std::net::TcpStream>,
+    connections: mpsc::Receiver<MovedStream>,
 }
 
 async fn start<N: Ways>(

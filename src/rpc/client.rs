@@ -6,14 +6,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use super::compress::Decompressor;
 use super::convert::{self, FrameReader};
+use super::status::{from_status, innermost};
 use super::wire::replication_client::ReplicationClient;
-use super::{MESSAGE_BYTES_MAX, status::from_status, wire};
+use super::{MESSAGE_BYTES_MAX, wire};
 use crate::db::SnapshotHeader;
 use crate::ltx::BlobRef;
+use crate::security::{PeerChannel, Peering};
 use crate::stream::{
     Acks, Connector, Frame, Globs, Hello, Identity, Listing, PageStream, StreamError, Upstream,
 };
@@ -32,9 +34,10 @@ pub enum Compression {
 }
 
 /// Reaches nodes over gRPC.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct GrpcConnector {
     compression: Compression,
+    peering: Peering,
 }
 
 /// Acks are sent at most this often.
@@ -49,10 +52,15 @@ const CHECKSUMS: usize = 32768;
 impl GrpcConnector {
     /// Reaches nodes with the given compression.
     pub fn new(compression: Compression) -> Self {
-        Self { compression }
+        Self { compression, peering: Peering::default() }
     }
 
-    fn compresses(self, addr: &str) -> bool {
+    /// Reaches nodes as `peering` says.
+    pub fn with_peering(peering: Peering) -> Self {
+        Self { compression: Compression::default(), peering }
+    }
+
+    fn compresses(&self, addr: &str) -> bool {
         match self.compression {
             Compression::On => true,
             Compression::Off => false,
@@ -86,11 +94,10 @@ pub fn endpoint(addr: &str) -> Result<Endpoint, StreamError> {
 
 impl Connector for GrpcConnector {
     fn connect(&self, addr: &str) -> BoxFuture<'static, Result<Arc<dyn Upstream>, StreamError>> {
-        let (addr, zstd) = (addr.to_owned(), self.compresses(addr));
+        let (addr, zstd, peering) = (addr.to_owned(), self.compresses(addr), self.peering.clone());
         async move {
-            let channel = endpoint(&addr)?.connect().await.map_err(|error| {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                StreamError::Unavailable(format!("cannot connect to {addr}: {error} {cause}"))
+            let channel = peering.connect(&endpoint(&addr)?).await.map_err(|error| {
+                StreamError::Unavailable(format!("cannot connect to {addr}: {}", innermost(&error)))
             })?;
             let client = ReplicationClient::new(channel)
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -102,7 +109,7 @@ impl Connector for GrpcConnector {
 }
 
 struct GrpcUpstream {
-    client: ReplicationClient<Channel>,
+    client: ReplicationClient<PeerChannel>,
     zstd: bool,
 }
 

@@ -14,6 +14,11 @@ fn invalid(error: impl std::fmt::Display) -> StreamError {
     StreamError::Invalid(error.to_string())
 }
 
+/// Whether an address or name of a peer can be written into a file or a line of the log as it is.
+pub(super) fn is_one_word(text: &str, bytes_max: usize) -> bool {
+    text.len() <= bytes_max && !text.contains(|c: char| c.is_control() || c.is_whitespace())
+}
+
 pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
     wire::Identity {
         cluster_id: identity.cluster.to_string(),
@@ -26,6 +31,9 @@ pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
 }
 
 pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<Identity, StreamError> {
+    if !is_one_word(&identity.http, 1000) {
+        return Err(invalid("the URL of a node has more than 1000 bytes, or is none"));
+    }
     Ok(Identity {
         cluster: identity.cluster_id.parse().map_err(invalid)?,
         node: NodeId::new(identity.node_id),
@@ -51,8 +59,8 @@ pub(super) fn hello_to_wire(hello: Hello, zstd: bool) -> wire::FollowMessage {
 }
 
 pub(super) fn hello_from_wire(hello: wire::Hello) -> Result<(Hello, bool), StreamError> {
-    if hello.addr.len() > 300 {
-        return Err(invalid("a follower's address has more than 300 bytes"));
+    if !is_one_word(&hello.addr, 300) {
+        return Err(invalid("a follower's address has more than 300 bytes, or is none"));
     }
     let parsed = Hello {
         cluster: hello.cluster_id.parse().map_err(invalid)?,
@@ -109,11 +117,12 @@ fn heartbeat_from_wire(heartbeat: wire::Heartbeat) -> Result<Heartbeat, StreamEr
         return Err(invalid("more than 64 nodes follow one another"));
     }
     let primary = heartbeat.primary.map(|p| PrimaryInfo { name: p.name, addr: p.addr, http: p.http });
-    if primary.as_ref().is_some_and(|p| p.name.len() + p.addr.len() + p.http.len() > 4096) {
-        return Err(invalid("the primary's name and addresses have more than 4096 bytes"));
+    let words = |p: &PrimaryInfo| [&p.name, &p.addr, &p.http].into_iter().all(|text| is_one_word(text, 1000));
+    if primary.as_ref().is_some_and(|primary| !words(primary)) {
+        return Err(invalid("the primary's name or an address has more than 1000 bytes, or is none"));
     }
-    if heartbeat.voters.len() > 16 || heartbeat.voters.iter().any(|addr| addr.len() > 300) {
-        return Err(invalid("more than 16 voters, or an address of more than 300 bytes"));
+    if heartbeat.voters.len() > 16 || heartbeat.voters.iter().any(|addr| !is_one_word(addr, 300)) {
+        return Err(invalid("more than 16 voters, or an address that has more than 300 bytes or is none"));
     }
     let path = heartbeat.path.into_iter().map(NodeId::new).collect();
     let view = PrimaryView { primary, term: heartbeat.term, path, voters: heartbeat.voters };
@@ -241,6 +250,14 @@ mod tests {
         let mut reader = FrameReader::default();
         let ended = (0..1000).find(|_| reader.read(piece(1)).is_err());
         assert_eq!(ended, Some(ENTRY_BYTES_MAX / CHUNK_BYTES));
+    }
+
+    #[test]
+    fn addresses_of_a_peer_are_words() {
+        assert!(is_one_word("", 1) && is_one_word("[::1]:20203", 300));
+        for text in ["a\nb:1", "a b:1", "\u{1b}[2J", "a\0:1", &"a".repeat(301)] {
+            assert!(!is_one_word(text, 300), "{text:?}");
+        }
     }
 
     #[test]

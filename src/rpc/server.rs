@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -18,7 +18,8 @@ use super::compress::Compressor;
 use super::wire::replication_server::{Replication, ReplicationServer};
 use super::{MESSAGE_BYTES_MAX, convert, status::to_status, wire};
 use crate::ltx::BlobRef;
-use crate::raft::{DIRECT, RaftServer};
+use crate::raft::RaftServer;
+use crate::security::{Admitted, GREETING_MAX, MovedStream, NodeStream, Peering};
 use crate::store::ClusterControl;
 use crate::stream::{FollowSession, Globs, Serving, SnapshotPiece, StreamError};
 use crate::types::{Checksum, DbName, LogIndex};
@@ -29,8 +30,8 @@ const MESSAGES_IN_FLIGHT: usize = 4;
 const CHECKSUMS_MAX: usize = 65536;
 /// How long streams have to end when the node does.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long a peer has to say whom it wants to follow or copy.
-const GREETING_MAX: Duration = Duration::from_secs(10);
+/// Connections that have not yet said what they are for.
+const UNSORTED_MAX: usize = 512;
 
 /// The gRPC service in front of [`Serving`].
 pub struct ReplicationService {
@@ -62,18 +63,20 @@ pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
 }
 
 /// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Connections for Raft's
-/// thread go to `raft`.
+/// thread go to `raft`. Only those are let in that `peering` believes.
 ///
 /// # Errors
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
-    raft: Option<mpsc::Sender<std::net::TcpStream>>,
+    raft: Option<mpsc::Sender<MovedStream>>,
+    peering: Peering,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(64);
-    tokio::spawn(accept(listener, sender, raft, shutdown.clone()));
+    let check = peering.check_token();
+    tokio::spawn(accept(listener, peering, sender, raft, shutdown.clone()));
     let incoming = ReceiverStream::new(connections).map(Ok::<_, std::io::Error>);
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -82,6 +85,7 @@ pub async fn serve(
         .http2_max_header_list_size(16 << 10)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20)
+        .layer(InterceptorLayer::new(check))
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
     tokio::select! {
@@ -93,17 +97,28 @@ pub async fn serve(
 /// Accepts connections, and gives each to whom it is for.
 async fn accept(
     listener: TcpListener,
-    ours: mpsc::Sender<TcpStream>,
-    raft: Option<mpsc::Sender<std::net::TcpStream>>,
+    peering: Peering,
+    ours: mpsc::Sender<NodeStream>,
+    raft: Option<mpsc::Sender<MovedStream>>,
     shutdown: CancellationToken,
 ) {
+    let unsorted = Arc::new(Semaphore::new(UNSORTED_MAX));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => drop(tokio::spawn(sort(stream, ours.clone(), raft.clone()))),
+            Ok((stream, peer)) => match unsorted.clone().try_acquire_owned() {
+                Ok(permit) => {
+                    let sorted = sort(stream, peering.clone(), ours.clone(), raft.clone());
+                    tokio::spawn(async move {
+                        sorted.await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => peering.refuse(peer.ip(), "too many others do not say what they are for"),
+            },
             Err(error) => {
                 // Too many open files, mostly: some will be closed.
                 tracing::warn!(%error, "cannot accept a connection");
@@ -113,38 +128,21 @@ async fn accept(
     }
 }
 
-/// Looks at the first bytes: a connection for Raft's thread says so.
+/// Lets a connection in, and gives it to whom it is for.
 async fn sort(
     stream: TcpStream,
-    ours: mpsc::Sender<TcpStream>,
-    raft: Option<mpsc::Sender<std::net::TcpStream>>,
+    peering: Peering,
+    ours: mpsc::Sender<NodeStream>,
+    raft: Option<mpsc::Sender<MovedStream>>,
 ) {
-    let sorted = tokio::time::timeout(GREETING_MAX, async {
-        stream.set_nodelay(true)?;
-        let mut head = [0; DIRECT.len()];
-        // Both kinds begin with more bytes than that, and different ones.
-        loop {
-            match stream.peek(&mut head).await? {
-                0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-                peeked if peeked == head.len() => break,
-                // Nothing tells when there is more than now.
-                _ => tokio::time::sleep(Duration::from_millis(1)).await,
-            }
-        }
-        match raft.filter(|_| head == DIRECT) {
-            Some(raft) => {
-                let mut stream = stream;
-                stream.read_exact(&mut head).await?;
-                drop(raft.send(stream.into_std()?).await);
-            }
-            None => drop(ours.send(stream).await),
-        }
-        Ok::<_, std::io::Error>(())
-    });
-    match sorted.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "a connection broke before it said what it is for"),
-        Err(_) => tracing::debug!("a connection did not say what it is for"),
+    match (peering.admit(stream).await, raft) {
+        (Some(Admitted::Others(stream)), _) => drop(ours.send(stream).await),
+        (Some(Admitted::Raft(stream)), Some(raft)) => match stream.leave() {
+            Ok(stream) => drop(raft.send(stream).await),
+            Err(error) => tracing::warn!(%error, "a connection is lost"),
+        },
+        (Some(Admitted::Raft(_)), None) => tracing::debug!("a connection for a voter, and this node is none"),
+        (None, _) => {}
     }
 }
 

@@ -1,3 +1,5 @@
+use std::error::Error;
+
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -15,6 +17,7 @@ const KIND: &str = "skein-error";
 /// | foreign cluster | FAILED_PRECONDITION | `skein-error: foreign-cluster`, `skein-ours`, `skein-theirs` |
 /// | protocol | FAILED_PRECONDITION | `skein-error: protocol`, `skein-ours`, `skein-theirs` |
 /// | not found | NOT_FOUND | |
+/// | denied | UNAUTHENTICATED | |
 /// | invalid | INVALID_ARGUMENT | |
 /// | unavailable, shutting down | UNAVAILABLE | |
 /// | store, system call | INTERNAL | |
@@ -43,6 +46,7 @@ pub fn to_status(error: &StreamError) -> Status {
             status.metadata_mut().insert(KIND, MetadataValue::from_static("not-found"));
             return status;
         }
+        StreamError::Denied(what) => return Status::new(Code::Unauthenticated, what.clone()),
         StreamError::Invalid(what) => return Status::new(Code::InvalidArgument, what.clone()),
         StreamError::Unavailable(_) | StreamError::ShuttingDown => {
             return Status::new(Code::Unavailable, text);
@@ -59,11 +63,21 @@ pub fn to_status(error: &StreamError) -> Status {
     status
 }
 
+/// What an operator can do something about: the innermost cause ("Connection refused").
+pub(super) fn innermost(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 /// The error of the stream that a peer's status stands for.
 pub fn from_status(status: &Status) -> StreamError {
     let detail = |key| status.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let index = |key| LogIndex::new(detail(key).parse().unwrap_or_default());
-    let text: String = status.message().chars().take(500).collect();
+    let message = status.source().map_or_else(|| status.message().to_owned(), innermost);
+    let text: String = message.chars().take(500).collect();
     match (status.code(), detail(KIND)) {
         (Code::OutOfRange, "purged") => {
             StreamError::Purged { from: index("skein-from"), first: index("skein-first") }
@@ -78,6 +92,7 @@ pub fn from_status(status: &Status) -> StreamError {
             theirs: detail("skein-ours").parse().unwrap_or_default(),
         },
         (Code::NotFound, "not-found") => StreamError::NotFound(text),
+        (Code::Unauthenticated, _) => StreamError::Denied(text),
         (Code::InvalidArgument | Code::OutOfRange, _) => StreamError::Invalid(text),
         (code, _) => StreamError::Unavailable(format!("peer: {text} ({code})")),
     }

@@ -32,6 +32,9 @@ pub enum StreamError {
         /// This program's version.
         ours: u32,
     },
+    /// The peer does not let this node in: asking again does not help until an operator acts.
+    #[error("{0}")]
+    Denied(String),
     /// The peer has no such database, blob or entry (any more).
     #[error("{0} is not there")]
     NotFound(String),
@@ -60,7 +63,10 @@ pub enum StreamError {
 impl StreamError {
     /// Whether asking the same peer again cannot help until an operator acts.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, StreamError::ForeignCluster { .. } | StreamError::Protocol { .. })
+        matches!(
+            self,
+            StreamError::ForeignCluster { .. } | StreamError::Protocol { .. } | StreamError::Denied(_)
+        )
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 /// Name of a database: its path below the mount, components joined by `/`.
 ///
-/// Holds: relative, 1 to 1024 bytes, no empty, `.` or `..` component, no NUL, no component over 255
-/// bytes, no component that starts with `.`, and not one of SQLite's side files (`-wal`, `-shm`, `-journal`, `-pos`).
+/// Holds: relative, 1 to 1024 bytes, no empty, `.` or `..` component, no control character, no component
+/// over 247 bytes, no component that starts with `.`, and not one of SQLite's side files (`-wal`, `-shm`, `-journal`, `-pos`).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DbName(Arc<str>);
 
@@ -35,8 +35,8 @@ impl DbName {
                 return refuse("has a component of more than 247 bytes");
             }
         }
-        if name.contains('\0') {
-            return refuse("contains a NUL byte");
+        if name.contains(char::is_control) {
+            return refuse("contains a control character");
         }
         if ["-wal", "-shm", "-journal", "-pos"].iter().any(|suffix| name.ends_with(suffix)) {
             return refuse("is the name of one of SQLite's side files");
@@ -76,9 +76,20 @@ mod tests {
 
     #[test]
     fn paths_that_leave_the_mount_are_refused() {
-        for name in
-            ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/", ".primary", "a\0b", "x-wal", "x-journal"]
-        {
+        for name in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a//b",
+            "a/",
+            ".primary",
+            "a\0b",
+            "a\nb",
+            "\u{1b}[2J",
+            "x-wal",
+            "x-journal",
+        ] {
             assert!(DbName::new(name).is_err(), "{name:?}");
         }
         assert_eq!(DbName::new("tenants/7/app.db").unwrap().as_str(), "tenants/7/app.db");

@@ -71,7 +71,8 @@ impl Nodes {
                 (_, Shape::OneVoterTwoReplicas) => Settings::replica(&name, founder),
             };
             let at = nodes.network.nodes[index].clone();
-            let mut settings = Settings { passthrough, ..settings };
+            let extra = vec!["--insecure".to_owned()];
+            let mut settings = Settings { passthrough, extra, ..settings };
             settings.env.extend(nodes.clock(index));
             nodes.set_clock(index, 0);
             let mut node = Node::new(nodes.dir.path(), settings);

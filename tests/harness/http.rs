@@ -37,15 +37,32 @@ pub fn get_json(address: SocketAddr, path: &str) -> Result<Value, String> {
 
 /// Sends a request and reads the answer to its end.
 pub fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<Reply, String> {
-    exchange(address, method, path, body).map_err(|error| format!("{method} {path}: {error}"))
+    request_with(address, method, path, "", body)
 }
 
-fn exchange(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> std::io::Result<Reply> {
+/// As [`request`], with more header lines, each with its end.
+pub fn request_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Result<Reply, String> {
+    exchange(address, method, path, headers, body).map_err(|error| format!("{method} {path}: {error}"))
+}
+
+fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
         body.len()
     )?;
     stream.write_all(body)?;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 mod app;
+pub mod certs;
 mod cluster;
 pub mod delay;
 pub mod http;

@@ -3,6 +3,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod attackers;
 mod bad_input;
 mod cli;
 mod damaged_disk;
@@ -12,5 +13,7 @@ mod fault;
 mod guarantees;
 mod mounted_files;
 mod multi_node;
+mod mutual_tls;
+mod security;
 mod single_node;
 mod tidy;

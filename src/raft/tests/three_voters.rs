@@ -84,7 +84,8 @@ impl Group {
         let (connections, stopped) = (node.connections(), stop.clone());
         self.servers.spawn(async move {
             let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
-            crate::rpc::serve(listener, routes, Some(connections), stopped).await.unwrap();
+            let peering = crate::security::Peering::default();
+            crate::rpc::serve(listener, routes, Some(connections), peering, stopped).await.unwrap();
         });
         voter.node = Some((node, stop));
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use hyper_util::rt::TokioIo;
 use openraft::OptionalSend;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -12,16 +11,15 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::wire::raft_client::RaftClient;
-use super::{AddressBook, DIRECT, MESSAGE_BYTES_MAX, Route, wire};
+use super::{AddressBook, MESSAGE_BYTES_MAX, Route, wire};
 use crate::raft::acks::{Acks, Outstanding};
 use crate::raft::codec;
 use crate::raft::types::{Peer, TypeConfig, Vote};
+use crate::security::{PeerChannel, Peering};
 
 type Handle = openraft::type_config::alias::SnapshotOf<TypeConfig, ()>;
 
@@ -34,6 +32,8 @@ pub(in crate::raft) struct Network {
     pub id: u64,
     /// Where others were found.
     pub book: AddressBook,
+    /// How they are reached.
+    pub peering: Peering,
     /// Who has answered this node as leader.
     pub acks: Acks,
     /// How long a peer may be silent before it counts as gone: an election timeout.
@@ -45,7 +45,7 @@ pub(in crate::raft) struct PeerClient {
     network: Network,
     route: Route,
     peer: Peer,
-    connection: Option<(String, RaftClient<Channel>)>,
+    connection: Option<(String, RaftClient<PeerChannel>)>,
     /// Whether the peer's Raft thread itself serves it.
     direct: bool,
 }
@@ -77,16 +77,6 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// Connects and says that the connection is for the Raft thread.
-async fn connect_direct(uri: Uri) -> std::io::Result<TokioIo<TcpStream>> {
-    let no_address = || std::io::Error::other("no HOST:PORT");
-    let authority = uri.authority().ok_or_else(no_address)?;
-    let mut stream = TcpStream::connect(authority.as_str()).await?;
-    stream.set_nodelay(true)?;
-    stream.write_all(DIRECT).await?;
-    Ok(TokioIo::new(stream))
-}
-
 fn unreachable(error: &(impl std::error::Error + 'static)) -> RPCError<TypeConfig> {
     RPCError::Unreachable(Unreachable::new(error))
 }
@@ -104,7 +94,7 @@ fn silent(what: &str) -> RPCError<TypeConfig> {
 
 impl PeerClient {
     /// The present connection, made anew where the peer has moved.
-    pub(super) fn connection(&mut self) -> Result<RaftClient<Channel>, RPCError<TypeConfig>> {
+    pub(super) fn connection(&mut self) -> Result<RaftClient<PeerChannel>, RPCError<TypeConfig>> {
         let addr = self.network.book.get(self.route.to).unwrap_or_else(|| self.peer.addr.clone());
         if let Some((known, client)) = &self.connection
             && *known == addr
@@ -122,10 +112,7 @@ impl PeerClient {
             .keep_alive_while_idle(true)
             .initial_stream_window_size(8 << 20)
             .initial_connection_window_size(16 << 20);
-        let channel = match self.direct {
-            true => endpoint.connect_with_connector_lazy(tower::service_fn(connect_direct)),
-            false => endpoint.connect_lazy(),
-        };
+        let channel = self.network.peering.connect_lazy(&endpoint, self.direct);
         let client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -23,9 +23,6 @@ use tonic::{Request, Status};
 
 /// Largest message, in bytes: 4 MiB of entries, or one larger entry.
 pub(super) const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// What a connection for Raft's thread begins with, before the HTTP/2 preface: so the node that accepts it can give it to
-/// that thread, and no message has to wake up another one on its way.
-pub const DIRECT: &[u8] = b"skein-raft-1\n";
 /// Metadata key of [`Route`].
 const ROUTE: &str = "skein-raft";
 

@@ -3,10 +3,10 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -16,6 +16,7 @@ use super::{MESSAGE_BYTES_MAX, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
 use crate::raft::node::RaftHandle;
+use crate::security::{CheckToken, MovedStream};
 
 /// The gRPC service in front of a node's Raft.
 pub type RaftServer = Generated<RaftService>;
@@ -60,21 +61,21 @@ impl RaftService {
     }
 }
 
-/// Serves connections that begin with [`DIRECT`](super::DIRECT), which is read already, on the present thread until
-/// `stop`.
+/// Serves connections that other voters have made for it on the present thread until `stop`.
 pub(in crate::raft) async fn serve_direct(
     service: RaftServer,
-    connections: mpsc::Receiver<std::net::TcpStream>,
+    check: CheckToken,
+    connections: mpsc::Receiver<MovedStream>,
     stop: CancellationToken,
 ) {
     let incoming = ReceiverStream::new(connections).filter_map(|stream| {
-        let stream =
-            TcpStream::from_std(stream).inspect_err(|error| tracing::warn!(%error, "a connection is lost"));
+        let stream = stream.arrive().inspect_err(|error| tracing::warn!(%error, "a connection is lost"));
         std::future::ready(stream.ok().map(Ok::<_, std::io::Error>))
     });
     let served = Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
+        .layer(InterceptorLayer::new(check))
         .add_service(service)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
     if let Err(error) = served.await {

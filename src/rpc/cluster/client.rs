@@ -3,11 +3,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tonic::Response;
-use tonic::transport::Channel;
 
 use super::wire::cluster_client::ClusterClient;
 use super::{from_status, member_from_wire, wire};
 use crate::rpc::endpoint;
+use crate::rpc::status::innermost;
+use crate::security::{PeerChannel, Peering};
 use crate::store::{Candidate, ClusterAnswer, ClusterControl, ClusterError, Member, MemberChange};
 use crate::types::{Checksum, DbName, NodeName, Pos, Txid};
 
@@ -17,6 +18,7 @@ pub type Nodes = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 /// The cluster as reached through other nodes; whoever is not primary names who is.
 pub struct RemoteCluster {
     cluster: String,
+    peering: Peering,
     nodes: Nodes,
 }
 
@@ -27,12 +29,12 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long a change may take.
 const CHANGE_MAX: Duration = Duration::from_secs(40);
 
-type Client = ClusterClient<Channel>;
+type Client = ClusterClient<PeerChannel>;
 
 impl RemoteCluster {
-    /// The cluster with this id, through any of `nodes`.
-    pub fn new(cluster: String, nodes: Nodes) -> Arc<Self> {
-        Arc::new(Self { cluster, nodes })
+    /// The cluster with this id, through any of `nodes`, which are reached as `peering` says.
+    pub fn new(cluster: String, peering: Peering, nodes: Nodes) -> Arc<Self> {
+        Arc::new(Self { cluster, peering, nodes })
     }
 
     async fn ask<T, F>(&self, limit: Duration, call: impl Fn(Client) -> F) -> Result<T, ClusterError>
@@ -50,7 +52,8 @@ impl RemoteCluster {
                     ClusterError::Unavailable(format!("node at {addr}: {error}"))
                 };
                 let endpoint = endpoint(&addr).map_err(|error| unavailable(&error))?;
-                let channel = endpoint.connect().await.map_err(|error| unavailable(&error))?;
+                let channel = self.peering.connect(&endpoint).await;
+                let channel = channel.map_err(|error| unavailable(&innermost(&error)))?;
                 let answer = call(ClusterClient::new(channel)).await;
                 answer.map(Response::into_inner).map_err(|status| from_status(&status))
             };

@@ -46,7 +46,9 @@ fn from_status(status: &Status) -> ClusterError {
         (Code::FailedPrecondition, Some("not-primary")) => {
             ClusterError::NotPrimary(detail(PRIMARY).map(ToOwned::to_owned))
         }
-        (Code::InvalidArgument | Code::FailedPrecondition, _) => ClusterError::Refused(text),
+        (Code::InvalidArgument | Code::FailedPrecondition | Code::Unauthenticated, _) => {
+            ClusterError::Refused(text)
+        }
         _ => ClusterError::Unavailable(text),
     }
 }

@@ -4,6 +4,8 @@ use tonic::{Request, Response, Status};
 
 use super::wire::cluster_server::{Cluster, ClusterServer as Generated};
 use super::{member_to_wire, to_status, wire};
+use crate::config::HostPort;
+use crate::rpc::convert::is_one_word;
 use crate::store::{Candidate, ClusterControl, ClusterError, MemberChange};
 use crate::types::{DbName, NodeId, NodeName};
 
@@ -41,8 +43,8 @@ impl Cluster for ClusterService {
                 request.cluster_id, self.cluster
             )));
         }
-        let addr_ok = request.addr.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        if !addr_ok || request.addr.len() > 300 || request.http.len() > 1000 {
+        let dialable = request.addr.parse::<HostPort>().is_ok_and(|addr| addr.port() != 0);
+        if !dialable || !is_one_word(&request.http, 1000) {
             return Err(invalid(format!("{:?} is no address that others can dial", request.addr)));
         }
         let candidate = Candidate {

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::fake_store::FakeStore;
 use crate::ltx::BlobRef;
 use crate::rpc::{Compression, GrpcConnector, Services, routes, serve};
+use crate::security::Peering;
 use crate::store::{Change, CommittedLog, LogReadError, PrimaryInfo};
 use crate::stream::{
     FollowOptions, Follower, Identity, PROTOCOL_VERSION, PrimaryView, ReplicaTarget, Serving,
@@ -129,7 +130,7 @@ impl Node {
 pub async fn listen(serving: Arc<Serving>, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    tokio::spawn(serve(listener, routes(serving, Services::default()), None, stop));
+    tokio::spawn(serve(listener, routes(serving, Services::default()), None, Peering::default(), stop));
     addr
 }
 

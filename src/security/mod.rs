@@ -1,0 +1,23 @@
+//! Who may speak to this node: certificates, tokens, and the connections between nodes.
+//!
+//! Owns TLS (rustls) and the making of certificates (rcgen), and the comparison of tokens. Decides nothing about what is
+//! asked on a connection once it is let in. Called by `raft` and `rpc` for connections between nodes, by `http` for
+//! tokens, and by `cli`.
+
+mod authority;
+mod certificates;
+mod error;
+mod grpc;
+mod node_stream;
+mod peering;
+mod refusals;
+mod token;
+
+pub use authority::{Authority, Issued};
+pub use certificates::{CertificateFiles, Certificates, api_client};
+pub use error::SecurityError;
+pub use grpc::{CheckToken, PeerChannel};
+pub use node_stream::{MovedStream, NodeStream};
+pub use peering::{Admitted, GREETING_MAX, Peering};
+pub use refusals::Refusals;
+pub use token::{InvalidToken, Token};
