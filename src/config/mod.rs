@@ -8,10 +8,12 @@ mod error;
 mod expand;
 mod file;
 mod host_port;
+mod proxy;
 mod settings;
 
 pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
 pub use file::{Partial, load};
 pub use host_port::HostPort;
+pub use proxy::{OneOrMany, ProxyPartial, ProxySettings};
 pub use settings::{LogFormat, Settings};

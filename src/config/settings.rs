@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial, Time};
+use super::{ConfigError, HostPort, Partial, ProxySettings, Time};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -75,6 +75,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// Program to run once applications may start, with its arguments; may be empty.
     pub command: Vec<String>,
+    /// The proxy in front of the application, where there is one.
+    pub proxy: Option<ProxySettings>,
 }
 
 impl Settings {
@@ -133,6 +135,7 @@ impl Settings {
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             command: partial.command.unwrap_or_default(),
+            proxy: ProxySettings::resolve(partial.proxy.unwrap_or_default())?,
         };
         settings.check()?;
         Ok(settings)

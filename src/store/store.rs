@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
+use super::freshness::Lag;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
@@ -44,6 +45,7 @@ pub struct Store {
     steps: watch::Sender<u64>,
     roles: Mutex<()>,
     since: Mutex<PrimarySince>,
+    pub(super) lag: Lag,
     /// Another node is primary, and its history is this node's.
     pub(super) follows: AtomicBool,
 }
@@ -106,6 +108,7 @@ impl Store {
             steps,
             roles: Mutex::new(()),
             since: Mutex::new(since),
+            lag: Lag::default(),
             follows: AtomicBool::new(false),
         });
         super::open::scrub(store.all(), access)?;
