@@ -1,6 +1,7 @@
 //! The way of a captured change set through the log, and what its landing changes here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attach::Captured;
@@ -88,6 +89,7 @@ impl Database {
     }
 
     pub(super) fn moved(&self, state: &State, timestamp_ms: i64) -> Moved {
+        self.timestamp_ms.store(timestamp_ms, Ordering::Relaxed);
         Moved {
             pos: state.pos,
             index: state.index,

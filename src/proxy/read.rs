@@ -26,33 +26,52 @@ impl Proxy {
             }
             Seen::Wrote(wrote) => wrote,
         };
-        if self.reach(&wrote).await {
-            return self.read_here(call).await;
+        let start = Instant::now();
+        loop {
+            if self.reach(&wrote).await {
+                return self.read_here(call).await;
+            }
+            let why = match self.read_elsewhere(call).await? {
+                Ok(answer) => return Ok(answer),
+                Err(why) => why,
+            };
+            // During a failover both may take a while, and either will do.
+            let limit = self.settings.primary_redirect_timeout;
+            if call.hops > 0 || start.elapsed() >= limit {
+                let waited = start.elapsed();
+                let detail =
+                    format!("this node has not got what the client wrote within {waited:.1?}, and {why}");
+                return Err(Refusal::unsent(StatusCode::GATEWAY_TIMEOUT, "txid-not-reached", detail));
+            }
         }
+    }
+
+    /// Has the primary serve a read that cannot be served here; `Err` inside says why it cannot either.
+    async fn read_elsewhere(
+        &self,
+        call: &mut Call,
+    ) -> Result<Result<(ServedBy, Response<Body>), String>, Refusal> {
         if self.gate.now().primary {
-            return self.read_what_is_left(call).await;
+            return self.read_what_is_left(call).await.map(Ok);
         }
         let place = self.places.watch().borrow().clone();
-        let why = match place {
+        match place {
             // Primary meanwhile.
-            Place::Here => return self.read_what_is_left(call).await,
-            Place::There(name, None) => return Ok((ServedBy::Primary, fly_replay(&name))),
+            Place::Here => self.read_what_is_left(call).await.map(Ok),
+            Place::There(name, None) => Ok(Ok((ServedBy::Primary, fly_replay(&name)))),
             Place::There(name, Some(authority)) if call.hops == 0 => {
                 match self.forwarder.to_peer(To::Peer(&authority), &name, call).await {
-                    Ok(response) => return Ok((ServedBy::Primary, response)),
-                    Err(Err(refusal)) => return Err(refusal),
+                    Ok(response) => Ok(Ok((ServedBy::Primary, response))),
+                    Err(Err(refusal)) => Err(refusal),
                     Err(Ok(why)) => {
                         self.places.doubt();
-                        why
+                        Ok(Err(why))
                     }
                 }
             }
-            Place::There(name, _) => format!("the primary is {name} by now"),
-            Place::Nowhere(why) => why,
-        };
-        let limit = self.settings.txid_timeout;
-        let detail = format!("this node has not got what the client wrote within {limit:?}, and {why}");
-        Err(Refusal::unsent(StatusCode::GATEWAY_TIMEOUT, "txid-not-reached", detail))
+            Place::There(name, _) => Ok(Err(format!("the primary is {name} by now"))),
+            Place::Nowhere(why) => Ok(Err(why)),
+        }
     }
 
     async fn read_here(&self, call: &mut Call) -> Result<(ServedBy, Response<Body>), Refusal> {

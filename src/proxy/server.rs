@@ -120,8 +120,8 @@ fn connect(
     tokio::spawn(async move {
         let _counted = Counted::new(place);
         // Until the first byte nothing tells which protocol the client speaks.
-        let begun = tokio::time::timeout(idle, stream.readable()).await;
-        if !matches!(begun, Ok(Ok(()))) || stream.set_nodelay(true).is_err() {
+        let begun = tokio::time::timeout(idle, stream.peek(&mut [0; 1])).await;
+        if !matches!(begun, Ok(Ok(1))) || stream.set_nodelay(true).is_err() {
             return;
         }
         let service = service_fn(move |request| {

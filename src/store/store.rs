@@ -76,6 +76,14 @@ pub struct PrimaryInfo {
     pub http: String,
 }
 
+impl PrimaryInfo {
+    /// The host in its address, without a port; an IPv6 address without brackets. What LiteFS calls its hostname.
+    pub fn host(&self) -> &str {
+        let host = self.addr.rsplit_once(':').map_or(self.addr.as_str(), |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
+}
+
 impl Store {
     /// Opens the databases below the data directory. Does not redo: the log does that through [`Store::apply`].
     ///

@@ -11,6 +11,8 @@ use serde_json::Value;
 pub struct Reply {
     pub status: u16,
     pub content_type: String,
+    /// Values of `Set-Cookie`.
+    pub cookies: Vec<String>,
     pub body: Vec<u8>,
 }
 
@@ -37,15 +39,32 @@ pub fn get_json(address: SocketAddr, path: &str) -> Result<Value, String> {
 
 /// Sends a request and reads the answer to its end.
 pub fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<Reply, String> {
-    exchange(address, method, path, body).map_err(|error| format!("{method} {path}: {error}"))
+    request_with(address, method, path, "", body)
 }
 
-fn exchange(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> std::io::Result<Reply> {
+/// As [`request`], with more header lines, each with its end.
+pub fn request_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> Result<Reply, String> {
+    exchange(address, method, path, headers, body).map_err(|error| format!("{method} {path}: {error}"))
+}
+
+fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &[u8],
+) -> std::io::Result<Reply> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
         body.len()
     )?;
     stream.write_all(body)?;
@@ -53,7 +72,7 @@ fn exchange(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> std::
     let mut line = String::new();
     input.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let (mut chunked, mut length, mut content_type) = (false, None, String::new());
+    let (mut chunked, mut length, mut content_type, mut cookies) = (false, None, String::new(), Vec::new());
     loop {
         line.clear();
         input.read_line(&mut line)?;
@@ -63,11 +82,12 @@ fn exchange(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> std::
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "content-length" => length = value.parse::<usize>().ok(),
             "content-type" => content_type = value.to_owned(),
+            "set-cookie" => cookies.push(value.to_owned()),
             _ => {}
         }
     }
     let body = if chunked { read_chunks(&mut input)? } else { read_plain(&mut input, length)? };
-    Ok(Reply { status, content_type, body })
+    Ok(Reply { status, content_type, cookies, body })
 }
 
 fn read_plain(input: &mut impl Read, length: Option<usize>) -> std::io::Result<Vec<u8>> {

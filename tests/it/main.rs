@@ -12,5 +12,6 @@ mod fault;
 mod guarantees;
 mod mounted_files;
 mod multi_node;
+mod proxy;
 mod single_node;
 mod tidy;
