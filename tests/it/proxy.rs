@@ -206,7 +206,8 @@ fn report(what: &str, clients: &[Client]) -> Vec<String> {
         total(clients, |client| client.wrong.len() as u64),
         failures.len()
     );
-    failures.iter().for_each(|failure| println!("    {failure}"));
+    let known = |failure: &&String| cause_of(failure) != Some(Cause::NobodyThere);
+    failures.iter().filter(known).for_each(|failure| println!("    {failure}"));
     failures
 }
 
