@@ -54,9 +54,12 @@ impl Site for ProxySite {
     }
 
     fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>> {
-        let addr = node.addr.clone();
+        let PrimaryInfo { name, addr, .. } = node.clone();
         Box::pin(async move {
             let identity = who_is(&addr).await.map_err(|error| error.to_string())?;
+            if identity.name.as_str() != name {
+                return Err(format!("{} answers at {addr}", identity.name));
+            }
             Ok(Some(identity.proxy).filter(|url| !url.is_empty()))
         })
     }

@@ -147,12 +147,14 @@ fn connect(
 }
 
 /// A connection that counts while it is there.
-struct Counted(#[allow(dead_code, reason = "held for its drop")] OwnedSemaphorePermit);
+struct Counted {
+    _place: OwnedSemaphorePermit,
+}
 
 impl Counted {
     fn new(place: OwnedSemaphorePermit) -> Self {
         metrics::gauge!(PROXY_CONNECTIONS).increment(1.0);
-        Self(place)
+        Self { _place: place }
     }
 }
 
