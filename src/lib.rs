@@ -21,6 +21,7 @@ pub mod raft;
 pub mod stream;
 
 pub mod http;
+pub mod proxy;
 pub mod rpc;
 
 pub mod cli;

@@ -4,7 +4,9 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{HostPort, LogFormat, Partial, Time, TokenTexts, parse_duration};
+use crate::config::{
+    HostPort, LogFormat, OneOrMany, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
+};
 use crate::http::{Client, ClientError, Credentials};
 use crate::node;
 use crate::security::{SecurityError, Token};
@@ -137,6 +139,8 @@ pub(super) struct MountArgs {
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
     log_format: Option<LogFormat>,
+    #[command(flatten)]
+    proxy: ProxyArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -172,6 +176,36 @@ impl MountArgs {
             tokens: TokenTexts::of_environment(),
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
+            proxy: Some(self.proxy.into_partial()),
+        }
+    }
+}
+
+/// The proxy in front of the application; the rest of its settings are in the section `[proxy]` of the file.
+#[derive(Args, Debug)]
+struct ProxyArgs {
+    /// Where an HTTP proxy in front of the application listens [default: there is none]
+    #[arg(long, env = "SKEIN_PROXY_ADDR", value_name = "HOST:PORT")]
+    proxy_addr: Option<String>,
+    /// Where the application behind the proxy listens
+    #[arg(long, env = "SKEIN_PROXY_TARGET", value_name = "HOST:PORT")]
+    proxy_target: Option<String>,
+    /// The databases of that application: readers see what they wrote
+    #[arg(long, env = "SKEIN_PROXY_DB", value_name = "DB,...", value_delimiter = ',')]
+    proxy_db: Option<Vec<String>>,
+    /// The URL under which the proxies of other nodes reach this one [default: that of --proxy-addr]
+    #[arg(long, env = "SKEIN_PROXY_ADVERTISE", value_name = "URL")]
+    proxy_advertise: Option<String>,
+}
+
+impl ProxyArgs {
+    fn into_partial(self) -> ProxyPartial {
+        ProxyPartial {
+            addr: self.proxy_addr,
+            target: self.proxy_target,
+            db: self.proxy_db.map(OneOrMany::Many),
+            advertise: self.proxy_advertise,
+            ..ProxyPartial::default()
         }
     }
 }

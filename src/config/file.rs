@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, Time, TokenTexts, expand};
+use super::{ConfigError, HostPort, LogFormat, ProxyPartial, Time, TokenTexts, expand};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -65,6 +65,8 @@ pub struct Partial {
     pub log_format: Option<LogFormat>,
     /// Program to run once applications may start, with its arguments.
     pub command: Option<Vec<String>>,
+    /// The proxy in front of the application.
+    pub proxy: Option<ProxyPartial>,
 }
 
 impl Partial {
@@ -97,14 +99,22 @@ impl Partial {
             tokens: self.tokens.or(below.tokens),
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
+            proxy: match (self.proxy, below.proxy) {
+                (Some(above), Some(below)) => Some(above.or(below)),
+                (above, below) => above.or(below),
+            },
         }
     }
 
     /// Every key there is.
     pub fn keys() -> Vec<String> {
-        let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
-        all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+        all_keys(&Partial::default())
     }
+}
+
+fn all_keys(settings: &impl Serialize) -> Vec<String> {
+    let all = serde_json::to_value(settings).expect("the settings are plain data");
+    all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
 }
 
 /// Reads a configuration file, with `${NAME}` replaced from the environment.
@@ -221,11 +231,39 @@ mod tests {
         let text = include_str!("../../examples/skein.toml");
         let example = parse(text, &|_| None).unwrap();
         let given: Table = text.parse().unwrap();
+        // Keys below a section's heading, or below none.
+        let commented = |section: &str, key: &str| {
+            let heading = text.lines().position(|line| line == format!("[{section}]")).map_or(0, |at| at + 1);
+            let below = text.lines().skip(heading).take_while(|line| !line.starts_with('['));
+            let below: Vec<_> = below.collect();
+            let line = below.iter().position(|line| line.starts_with(&format!("{key} =")));
+            let line = line.unwrap_or_else(|| panic!("{section} {key} is missing"));
+            assert!(below[line - 1].starts_with("# "), "{section} {key} has no comment");
+        };
         for key in Partial::keys() {
             assert!(given.contains_key(&key), "{key} is missing");
-            let line = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap();
-            assert!(text.lines().nth(line - 1).unwrap().starts_with("# "), "{key} has no comment");
+            match given[&key].as_table() {
+                None => commented("", &key),
+                Some(_) => all_keys(&ProxyPartial::default()).iter().for_each(|inner| commented(&key, inner)),
+            }
         }
+        // All but what cannot have a default.
+        let above = ProxyPartial {
+            addr: Some("127.0.0.1:8081".into()),
+            target: Some("127.0.0.1:8080".into()),
+            db: Some(crate::config::OneOrMany::One("app.db".into())),
+            ..ProxyPartial::default()
+        };
+        let resolved = |below| {
+            let with = Partial {
+                proxy: Some(above.clone().or(below)),
+                mount: Some("/m".into()),
+                data: Some("/d".into()),
+                ..Partial::default()
+            };
+            Settings::resolve(with, "node1").unwrap().proxy
+        };
+        assert_eq!(resolved(example.proxy.clone().unwrap()), resolved(ProxyPartial::default()));
         let directories =
             Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };
         let defaults = Settings::resolve(directories, "node1").unwrap();

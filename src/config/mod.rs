@@ -8,6 +8,7 @@ mod error;
 mod expand;
 mod file;
 mod host_port;
+mod proxy;
 mod security;
 mod settings;
 
@@ -15,5 +16,6 @@ pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
 pub use file::{Partial, load};
 pub use host_port::HostPort;
+pub use proxy::{OneOrMany, ProxyPartial, ProxySettings};
 pub use security::{Security, TokenTexts};
 pub use settings::{LogFormat, Settings};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial, Security, Time};
+use super::{ConfigError, HostPort, Partial, ProxySettings, Security, Time};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -77,6 +77,8 @@ pub struct Settings {
     pub security: Security,
     /// Program to run once applications may start, with its arguments; may be empty.
     pub command: Vec<String>,
+    /// The proxy in front of the application, where there is one.
+    pub proxy: Option<ProxySettings>,
 }
 
 impl Settings {
@@ -137,6 +139,7 @@ impl Settings {
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             security,
             command: partial.command.unwrap_or_default(),
+            proxy: ProxySettings::resolve(partial.proxy.unwrap_or_default())?,
         };
         settings.check()?;
         Ok(settings)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use super::attach::{Captured, WalAttachment};
 use super::batch::{Batch, Frame};
@@ -98,13 +98,40 @@ impl Database {
         }
     }
 
-    fn capture_synced(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, done: Option<Done>) {
+    /// Captures what applications have committed here by now; answers once it is quorum-durable, and has a TXID. Waits
+    /// for the lock.
+    pub fn capture_committed(self: &Arc<Self>, done: Done) {
+        let state = self.lock();
+        if state.wal.is_none() || self.access() != Access::Write {
+            drop(state);
+            return done(Ok(()));
+        }
+        self.capture_with(state, Some(done), |database, state| {
+            let wal = state.wal.as_ref().expect("just checked");
+            match wal.index.header() {
+                HeaderRead::Valid(_) => database.published_run(state),
+                // Somebody publishes right now, perhaps on top of what is asked for.
+                _ => database.chain(state),
+            }
+        });
+    }
+
+    fn capture_synced(self: &Arc<Self>, state: MutexGuard<'_, State>, done: Option<Done>) {
+        self.capture_with(state, done, Self::chain);
+    }
+
+    fn capture_with(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        done: Option<Done>,
+        look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
+    ) {
         if state.flight.is_some() || state.exclusive {
             // One change set of a database at a time: whoever comes now is captured when it has landed.
             state.queued.extend(done);
             return;
         }
-        let run = match self.prepare(&mut state).and_then(|()| self.chain(&mut state)) {
+        let run = match self.prepare(&mut state).and_then(|()| look(self, &mut state)) {
             Ok(run) => run,
             Err(error) => {
                 drop(state);

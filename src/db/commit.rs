@@ -96,6 +96,7 @@ impl Database {
     }
 
     pub(super) fn moved(&self, state: &State, timestamp_ms: i64) -> Moved {
+        self.timestamp_ms.store(timestamp_ms, Ordering::Relaxed);
         Moved {
             pos: state.pos,
             index: state.index,

@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::attach::WalAttachment;
@@ -36,6 +36,8 @@ pub struct Database {
     pub(super) in_limbo: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
+    /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
+    pub(super) timestamp_ms: AtomicI64,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -114,6 +116,7 @@ impl Database {
             journal_vanishes: AtomicBool::new(false),
             in_limbo: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
+            timestamp_ms: AtomicI64::new(0),
             alone: Mutex::new(()),
         })
     }
@@ -131,6 +134,11 @@ impl Database {
     /// Where it stands.
     pub fn pos(&self) -> Pos {
         self.lock().pos
+    }
+
+    /// When its last transaction was captured, milliseconds since 1970; 0 where that was before this start.
+    pub fn timestamp_ms(&self) -> i64 {
+        self.timestamp_ms.load(Ordering::Relaxed)
     }
 
     /// The log index of the last entry that changed it here.

@@ -18,3 +18,6 @@ pub mod own_mount {}
 
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
+
+#[doc = include_str!("proxy.md")]
+pub mod proxy {}

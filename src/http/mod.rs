@@ -11,6 +11,7 @@ mod events;
 mod export;
 mod gauges;
 mod import;
+mod litefs_events;
 mod problem;
 mod protect;
 mod rfc3339;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::wait::WaitQuery;
-use super::{Api, DatabaseDocument, cluster, events, export, gauges, import, wait};
+use super::{Api, DatabaseDocument, cluster, events, export, gauges, import, litefs_events, wait};
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
@@ -44,6 +44,7 @@ pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationT
         .route("/v1/members/{name}/demote", post(cluster::demote_member))
         .route("/v1/handoff", post(cluster::hand_off))
         .route("/v1/events", get(watch_events))
+        .route("/events", get(watch_litefs_events))
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
@@ -77,10 +78,11 @@ async fn measure(request: Request, next: Next) -> Response {
 
 /// The route a path belongs to, so that a metric has few values.
 fn route_of(path: &str) -> &'static str {
-    const PLAIN: [&str; 8] = [
+    const PLAIN: [&str; 9] = [
         "/v1/status",
         "/v1/databases",
         "/v1/events",
+        "/events",
         "/v1/members",
         "/v1/handoff",
         "/metrics",
@@ -162,6 +164,10 @@ async fn wait_database(
 
 async fn watch_events(State(context): State<Context>) -> Response {
     events::events(context.api, context.shutdown)
+}
+
+async fn watch_litefs_events(State(context): State<Context>) -> Response {
+    litefs_events::events(context.api, context.shutdown)
 }
 
 async fn show_metrics(State(context): State<Context>) -> Response {

@@ -394,6 +394,42 @@ async fn events_begin_with_the_state_and_a_slow_reader_learns_what_it_lost() {
 }
 
 #[tokio::test]
+async fn litefs_events_are_lines_and_a_slow_reader_learns_what_it_lost() {
+    let fake = Fake::new(true);
+    let shutdown = CancellationToken::new();
+    let mut body = super::litefs_events::events(fake.clone(), shutdown.clone()).into_body();
+    for index in 1..=6 {
+        let event = StoreEvent::Tx {
+            db: DbName::new("a.db").unwrap(),
+            pos: Pos::new(Txid::new(index).unwrap(), Checksum::new(1)),
+            commit: 2,
+            page_size: PageSize::DEFAULT,
+            timestamp_ms: 0,
+            index: LogIndex::new(index),
+        };
+        fake.events.send(event).unwrap();
+    }
+    fake.events.send(StoreEvent::Primary(None)).unwrap();
+    let mut text = String::new();
+    while !text.contains("primaryChange") {
+        let frame = body.frame().await.unwrap().unwrap();
+        text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
+    }
+    let init = r#"{"type":"init","data":{"isPrimary":true,"hostname":"h"}}"#;
+    let tx = |n: u32| {
+        format!(
+            r#"{{"type":"tx","db":"a.db","data":{{"txID":"000000000000000{n}","postApplyChecksum":"8000000000000001","pageSize":4096,"commit":2,"timestamp":"1970-01-01T00:00:00.000Z"}}}}"#
+        )
+    };
+    let lost = r#"{"type":"lost","data":{"events":3}}"#;
+    let change = r#"{"type":"primaryChange","data":{"isPrimary":false}}"#;
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines, [init, lost, init, &tx(4), &tx(5), &tx(6), change]);
+    shutdown.cancel();
+    assert!(body.frame().await.is_none(), "the stream ends with the node");
+}
+
+#[tokio::test]
 async fn the_server_ends_with_the_node_even_while_a_client_waits() {
     let served = served(Fake::new(true)).await;
     let client = served.client.clone();

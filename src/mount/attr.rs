@@ -33,17 +33,16 @@ pub(super) fn of_metadata(ino: u64, metadata: &Metadata) -> FileAttr {
     }
 }
 
-/// Attributes of a control file of `size` bytes: readable by all, writable by none.
-pub(super) fn of_control_file(ino: u64, size: u64) -> FileAttr {
-    let now = SystemTime::now();
+/// Attributes of a control file of `size` bytes that was last changed at `time`: readable by all, writable by none.
+pub(super) fn of_control_file(ino: u64, size: u64, time: SystemTime) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
         size,
         blocks: 1,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        crtime: now,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
         kind: FileType::RegularFile,
         perm: 0o444,
         nlink: 1,
@@ -57,7 +56,12 @@ pub(super) fn of_control_file(ino: u64, size: u64) -> FileAttr {
 
 /// The attributes of "there is no such file", which the kernel remembers: inode number 0.
 pub(super) fn of_nothing() -> FileAttr {
-    of_control_file(0, 0)
+    of_control_file(0, 0, UNIX_EPOCH)
+}
+
+/// Milliseconds since 1970 as a time; 0 where unknown.
+pub(super) fn of_ms(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(u64::try_from(ms).unwrap_or(0))
 }
 
 fn time(seconds: i64, nanoseconds: i64) -> SystemTime {

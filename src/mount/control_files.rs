@@ -1,4 +1,6 @@
-//! Contents of `.primary` and `<db>-pos`, as LiteFS has them, so that programs written for it work unchanged.
+//! Contents of `.primary`, `.lag` and `<db>-pos`, as LiteFS has them, so that programs written for it work unchanged.
+
+use std::time::Duration;
 
 use crate::store::PrimaryInfo;
 use crate::types::{Access, Pos};
@@ -16,10 +18,15 @@ pub(super) fn primary(access: Access, primary: Option<&PrimaryInfo>) -> Option<V
     if access == Access::Write {
         return None;
     }
-    let addr = &primary?.addr;
-    let host = addr.rsplit_once(':').map_or(addr.as_str(), |(host, _)| host);
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    Some(format!("{host}\n").into_bytes())
+    Some(format!("{}\n", primary?.host()).into_bytes())
+}
+
+/// The content of `.lag`: milliseconds with a sign, at least nine digits; 2147483647 where this node never had everything.
+///
+/// Source: LiteFS's fuse/lag_node.go, `"%+010d\n"`.
+pub(super) fn lag(lag: Option<Duration>) -> Vec<u8> {
+    let ms = lag.and_then(|lag| i32::try_from(lag.as_millis()).ok()).unwrap_or(i32::MAX);
+    format!("{ms:+010}\n").into_bytes()
 }
 
 #[cfg(test)]
@@ -34,6 +41,14 @@ mod tests {
     fn pos_has_always_the_size_it_is_announced_with() {
         assert_eq!(pos(Pos::ZERO), b"0000000000000000/8000000000000000\n");
         assert_eq!(pos(Pos::ZERO).len() as u64, POS_SIZE);
+    }
+
+    #[test]
+    fn lag_is_in_milliseconds() {
+        assert_eq!(lag(Some(Duration::ZERO)), b"+000000000\n");
+        assert_eq!(lag(Some(Duration::from_millis(1234))), b"+000001234\n");
+        assert_eq!(lag(None), b"+2147483647\n");
+        assert_eq!(lag(Some(Duration::MAX)), b"+2147483647\n");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
     });
     match found {
         Ok(((attr, attr_ttl), target)) => {
-            let volatile = matches!(target, Target::Pos(_) | Target::Primary);
+            let volatile = matches!(target, Target::Pos(_) | Target::Primary | Target::Lag);
             let ttl = if volatile { NEVER } else { FOREVER };
             reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
         }
@@ -69,8 +69,11 @@ pub(super) fn open(state: &State, ino: u64, reply: ReplyOpen) {
     let listed = path_of(state, ino).and_then(|path| {
         let mut listed = state.tree.list(&path).map_err(|error| of_io(&path, Doing::Read, &error))?;
         listed.retain(|(_, target)| !state.hides(target));
-        if path.is_empty() && state.primary().is_some() {
-            listed.insert(0, (names::PRIMARY.to_owned(), Target::Primary));
+        if path.is_empty() {
+            listed.insert(0, (names::LAG.to_owned(), Target::Lag));
+            if state.primary().is_some() {
+                listed.insert(1, (names::PRIMARY.to_owned(), Target::Primary));
+            }
         }
         Ok((path, listed))
     });
@@ -180,7 +183,7 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
             None => unlink_plain(state, &target, reply),
         },
         Target::SuperJournal(_) => super_journal::unlink(state, target, reply),
-        Target::Pos(_) | Target::Primary => {
+        Target::Pos(_) | Target::Primary | Target::Lag => {
             reply.error(refuse(
                 &target.path(),
                 Doing::Unlink,

@@ -14,12 +14,17 @@ pub(super) enum Target {
     Pos(DbName),
     /// `.primary`: who is primary.
     Primary,
+    /// `.lag`: how far behind this node is.
+    Lag,
     /// A super-journal (`NAME-mjXXXXXXXXX`) by its path below the mount.
     SuperJournal(String),
 }
 
 /// Name of the control file that says who is primary.
 pub(super) const PRIMARY: &str = ".primary";
+
+/// Name of the control file that says how far behind this node is.
+pub(super) const LAG: &str = ".lag";
 
 /// What is appended to a database's name to read its position.
 pub(super) const POS_SUFFIX: &str = "-pos";
@@ -32,6 +37,7 @@ impl Target {
             Target::File(db, kind) => format!("{db}{}", kind.suffix()),
             Target::Pos(db) => format!("{db}{POS_SUFFIX}"),
             Target::Primary => PRIMARY.to_owned(),
+            Target::Lag => LAG.to_owned(),
         }
     }
 
@@ -56,6 +62,9 @@ pub(super) fn join(parent: &str, name: &str) -> String {
 pub(super) fn classify(path: &str) -> Result<Target, String> {
     if path == PRIMARY {
         return Ok(Target::Primary);
+    }
+    if path == LAG {
+        return Ok(Target::Lag);
     }
     if is_super_journal(path) {
         return Ok(Target::SuperJournal(path.to_owned()));
@@ -107,7 +116,7 @@ mod tests {
 
     #[test]
     fn names_that_no_database_can_have_are_refused_with_a_reason() {
-        for path in ["-wal", "a/-journal", ".hidden", "a/.primary", "x-wal-wal", "a//b"] {
+        for path in ["-wal", "a/-journal", ".hidden", "a/.primary", "a/.lag", "x-wal-wal", "a//b"] {
             assert!(classify(path).is_err_and(|why| why.contains("database name")), "{path}");
         }
     }
@@ -122,7 +131,7 @@ mod tests {
 
     #[test]
     fn paths_round_trip() {
-        for path in ["a/app.db", "app-wal", "x/y-journal", "app-pos", ".primary", "a-mj0123459FF"] {
+        for path in ["a/app.db", "app-wal", "x/y-journal", "app-pos", ".primary", ".lag", "a-mj0123459FF"] {
             assert_eq!(classify(path).unwrap().path(), path);
         }
     }

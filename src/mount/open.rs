@@ -103,6 +103,10 @@ impl PendingOpen {
                 Some(content) => self.finish_control(content),
                 None => self.fail(Errno::ENOENT),
             },
+            Target::Lag => {
+                let lag = self.state.store.lag();
+                self.finish_control(control_files::lag(lag));
+            }
             Target::File(db, FileKind::Database) => database::open(self, &db),
             Target::File(db, FileKind::Wal) => wal::open(self, &db),
             Target::File(db, FileKind::Shm) => shm::open(self, &db),

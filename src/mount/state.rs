@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fuser::{Errno, FileAttr};
 
@@ -96,13 +96,12 @@ impl State {
     /// # Errors
     /// ENOENT where it does not exist.
     pub fn look_up(&self, target: &Target) -> Result<(FileAttr, Duration), Errno> {
-        let control = |size| {
-            let ino = self.inodes.looked_up(target, None);
-            Ok((attr::of_control_file(ino, size), NEVER))
-        };
         match target {
-            Target::Pos(_) => control(control_files::POS_SIZE),
-            Target::Primary => control(self.primary().ok_or(Errno::ENOENT)?.len() as u64),
+            Target::Primary if self.primary().is_none() => Err(Errno::ENOENT),
+            Target::Pos(_) | Target::Primary | Target::Lag => {
+                let ino = self.inodes.looked_up(target, None);
+                Ok((self.control_file(ino, target), NEVER))
+            }
             _ => {
                 let found =
                     self.tree.metadata(target).map_err(|error| of_io(&target.path(), Doing::Read, &error))?;
@@ -120,13 +119,8 @@ impl State {
     /// ESTALE where neither the file nor a handle of it is there any more.
     pub fn attributes(&self, ino: u64, fh: Option<u64>) -> Result<(FileAttr, Duration), Errno> {
         let known = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
-        match &known.target {
-            Target::Pos(_) => return Ok((attr::of_control_file(ino, control_files::POS_SIZE), NEVER)),
-            Target::Primary => {
-                let size = self.primary().map_or(0, |content| content.len() as u64);
-                return Ok((attr::of_control_file(ino, size), NEVER));
-            }
-            _ => {}
+        if matches!(known.target, Target::Pos(_) | Target::Primary | Target::Lag) {
+            return Ok((self.control_file(ino, &known.target), NEVER));
         }
         let by_name = self.tree.metadata(&known.target).ok().flatten();
         // The root is known before anything is looked up.
@@ -139,6 +133,25 @@ impl State {
         let metadata =
             handle.as_ref().and_then(|handle| handle.file()?.metadata().ok()).ok_or(Errno::ESTALE)?;
         Ok((attr::of_metadata(ino, &metadata), NEVER))
+    }
+
+    /// The attributes of a control file: as in LiteFS, a position is as old as its transaction, and the lag as what this
+    /// node has.
+    fn control_file(&self, ino: u64, target: &Target) -> FileAttr {
+        let now = SystemTime::now();
+        let (size, time) = match target {
+            Target::Pos(db) => {
+                let time = self.store.get(db).map(|database| database.timestamp_ms());
+                (control_files::POS_SIZE, attr::of_ms(time.unwrap_or(0)))
+            }
+            Target::Lag => {
+                let lag = self.store.lag();
+                let time = lag.and_then(|lag| now.checked_sub(lag)).unwrap_or(SystemTime::UNIX_EPOCH);
+                (control_files::lag(lag).len() as u64, time)
+            }
+            _ => (self.primary().map_or(0, |content| content.len() as u64), now),
+        };
+        attr::of_control_file(ino, size, time)
     }
 
     /// The attributes of a backing file; of a database in the middle of a transaction the size its writer sees.

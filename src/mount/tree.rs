@@ -48,7 +48,7 @@ impl Tree {
         match target {
             Target::Directory(path) | Target::SuperJournal(path) => Some(self.dbs.join(path)),
             Target::File(db, kind) => Some(self.files(db).path(*kind)),
-            Target::Pos(_) | Target::Primary => None,
+            Target::Pos(_) | Target::Primary | Target::Lag => None,
         }
     }
 
@@ -86,7 +86,7 @@ impl Tree {
         let path = join(parent, name);
         let Ok(target) = names::classify(&path) else { return Ok(None) };
         let found = match &target {
-            Target::Primary => true,
+            Target::Primary | Target::Lag => true,
             Target::Pos(db) => self.has_database(db),
             Target::File(db, FileKind::Database) => match fs::symlink_metadata(self.dbs.join(&path)) {
                 Ok(metadata) if !metadata.is_dir() => false,

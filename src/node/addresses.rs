@@ -9,12 +9,16 @@ use crate::config::{HostPort, Settings};
 pub(super) struct Addresses {
     pub(super) grpc: TcpListener,
     pub(super) http: TcpListener,
+    /// The proxy's, where there is one.
+    pub(super) proxy: Option<TcpListener>,
     /// Where HTTP really listens.
     pub(super) http_addr: SocketAddr,
     /// HOST:PORT of gRPC for other nodes.
     pub(super) advertise: String,
     /// URL of HTTP for others.
     pub(super) advertise_http: String,
+    /// URL of the proxy for others, empty where there is none.
+    pub(super) advertise_proxy: String,
 }
 
 /// The machine's name.
@@ -29,6 +33,10 @@ impl Addresses {
     pub(super) async fn bind(settings: &Settings) -> Result<Self, NodeError> {
         let (grpc, grpc_addr) = listen("listen", &settings.listen).await?;
         let (http, http_addr) = listen("http", &settings.http).await?;
+        let proxy = match &settings.proxy {
+            Some(proxy) => Some(listen("proxy-addr", &proxy.addr).await?),
+            None => None,
+        };
         let security = &settings.security;
         let encrypted = [security.certificates.is_some(), security.https];
         for ((option, addr), encrypted) in
@@ -50,7 +58,15 @@ impl Addresses {
             Some(url) => url.clone(),
             None => format!("{}://{}", security.scheme(), reachable(&settings.http, http_addr.port())),
         };
-        Ok(Self { grpc, http, http_addr, advertise: advertise.to_string(), advertise_http })
+        let advertise_proxy = match (&settings.proxy, &proxy) {
+            (Some(settings), Some((_, addr))) => settings
+                .advertise
+                .clone()
+                .unwrap_or_else(|| format!("http://{}", reachable(&settings.addr, addr.port()))),
+            _ => String::new(),
+        };
+        let (advertise, proxy) = (advertise.to_string(), proxy.map(|(listener, _)| listener));
+        Ok(Self { grpc, http, proxy, http_addr, advertise, advertise_http, advertise_proxy })
     }
 }
 

@@ -12,16 +12,19 @@ use super::checkpoints::keep_checkpointing;
 use super::doors::Doors;
 use super::guard::Guard;
 use super::joining::{enlist, find_cluster, look_up};
+use super::lag::tell_lag;
 use super::place::Place;
 use super::primary::VoterAccess;
+use super::proxying::{ProxySite, Proxying};
 use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::tally::count_events;
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
-use crate::config::Settings;
+use crate::config::{ProxySettings, Settings};
 use crate::http;
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
+use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning};
 use crate::security::{Certificates, Peering};
 use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
@@ -38,6 +41,7 @@ pub(super) struct Running {
     guard: Option<Arc<Guard>>,
     store: Arc<Store>,
     replication: Arc<Replication>,
+    proxy: Option<Proxying>,
     ready: watch::Sender<Result<(), String>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -54,6 +58,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let (blobs, store) = open_store(settings, &identity, place).await?;
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
+    let gate = WriteGate::default();
     let parts = Parts {
         store: store.clone(),
         blobs,
@@ -61,6 +66,8 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         listener: addresses.grpc,
         advertise: addresses.advertise,
         advertise_http: addresses.advertise_http,
+        advertise_proxy: addresses.advertise_proxy,
+        gate: gate.clone(),
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         failures: failed.clone(),
@@ -68,12 +75,17 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
             heartbeat: settings.heartbeat,
             election_timeout: settings.election_timeout,
             commit_timeout: settings.commit_timeout,
+            drain_timeout: settings
+                .proxy
+                .as_ref()
+                .map_or(ProxySettings::DRAIN_TIMEOUT, |proxy| proxy.drain_timeout),
         },
         peering: doors.peering.clone(),
     };
     let replication = Arc::new(take_place(settings, place, parts).await?);
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
+    tell_lag(&store, &replication, &tasks, shutdown.clone());
     let mount = mount(settings, store.clone()).await?;
     let guard = guard(&identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
@@ -96,12 +108,22 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         store: store.clone(),
         replication: replication.clone(),
         control,
-        peering: doors.peering,
+        peering: doors.peering.clone(),
         ready: ready.subscribe(),
     });
     let router = http::router(view, Exposition::install(), shutdown.clone());
+    let peering = doors.peering;
     let router = http::protect(router, doors.http);
     tasks.spawn(serve_http(addresses.http, router, doors.http_tls, shutdown.clone(), failed.clone()));
+    let proxy = addresses.proxy.zip(settings.proxy.clone()).map(|(listener, proxy)| {
+        let site = ProxySite {
+            name: settings.name.clone(),
+            store: store.clone(),
+            ready: ready.subscribe(),
+            peering,
+        };
+        Proxying::start(listener, proxy, site, gate, failed.clone())
+    });
     tokio::select! {
         settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
@@ -121,6 +143,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         guard,
         store,
         replication,
+        proxy,
         ready,
         tasks,
         shutdown,
@@ -137,6 +160,10 @@ impl Running {
         let voter = matches!(*self.replication, Replication::Voter { .. });
         if !failed {
             self.replication.step_down().await;
+        }
+        if let Some(proxy) = self.proxy {
+            // What arrives until now goes to the new primary.
+            proxy.stop().await;
         }
         self.replication.stop_applying();
         let mut stopped = Ok(());
@@ -358,7 +385,7 @@ async fn wait_until_usable(
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
     match replication {
-        Replication::Voter { raft, own, term, handoffs, .. } => {
+        Replication::Voter { raft, own, term, handoffs, control, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
             let states = raft.watch_primary();
@@ -368,6 +395,7 @@ async fn wait_until_usable(
                 raft: raft.clone(),
                 own: own.clone(),
                 term: term.clone(),
+                gate: control.gate.clone(),
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
                 settled,
                 failures: failures.clone(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::proxy::WriteGate;
 use crate::raft::RaftNode;
 use crate::rpc::RemoteCluster;
 use crate::store::{
@@ -27,6 +28,10 @@ pub(super) struct VoterControl {
     pub(super) store: Arc<Store>,
     pub(super) serving: Arc<Serving>,
     pub(super) handoffs: mpsc::Sender<HandoffOrder>,
+    /// Through which the proxy lets writes in.
+    pub(super) gate: WriteGate,
+    /// How long a planned move waits for those that are inside.
+    pub(super) drain_timeout: Duration,
 }
 
 /// How long a promotion is waited for.
@@ -50,6 +55,8 @@ impl ClusterControl for VoterControl {
     fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
         Box::pin(async move {
             self.raft.check_handoff(to.as_ref())?;
+            // Before the databases are fenced: what an application has begun, it ends here.
+            let _closed = self.gate.pause(self.drain_timeout).await;
             let (done, answer) = oneshot::channel();
             let ending = || ClusterError::Unavailable("the node is shutting down".into());
             self.handoffs.send(HandoffOrder { to, done }).await.map_err(|_| ending())?;

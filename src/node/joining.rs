@@ -88,7 +88,11 @@ async fn identify(addr: &str, book: &AddressBook, peering: &Peering) -> Result<C
     Ok(identity.cluster)
 }
 
-async fn who_is(addr: &str, peering: &Peering) -> Result<Identity, StreamError> {
+/// Who answers at `addr`.
+///
+/// # Errors
+/// Where nobody does in time.
+pub(super) async fn who_is(addr: &str, peering: &Peering) -> Result<Identity, StreamError> {
     let answer = async {
         let upstream = GrpcConnector::with_peering(peering.clone()).connect(addr).await?;
         upstream.identify().await

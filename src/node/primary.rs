@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::HandoffOrder;
 use super::{NodeError, blocking};
+use crate::proxy::WriteGate;
 use crate::raft::{PrimaryState, RaftNode};
 use crate::store::{ClusterError, PrimaryInfo, Store, StoreError};
 use crate::types::{Access, NodeName};
@@ -19,6 +20,8 @@ pub(super) struct VoterAccess {
     pub(super) own: PrimaryInfo,
     /// The term that what applications may do, and the primary they are told, belong to.
     pub(super) term: Arc<AtomicU64>,
+    /// Through which the proxy lets writes in: open while applications may write.
+    pub(super) gate: WriteGate,
     /// Planned moves of the primary.
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Becomes true once a primary is known: applications may start.
@@ -109,6 +112,9 @@ impl VoterAccess {
 
     /// Fence first, then tell; on the way up, tell first.
     async fn enter(&self, place: &Place) -> Result<(), NodeError> {
+        if !place.is_self {
+            self.gate.set_primary(false);
+        }
         let (store, to) = (self.store.clone(), place.clone());
         let changed = blocking(move || -> Result<(), StoreError> {
             if to.is_self {
@@ -122,7 +128,9 @@ impl VoterAccess {
         let what = if place.is_self { "lifting the fence" } else { "fencing" };
         changed
             .await?
-            .map_err(|error| NodeError::Replication(format!("{what} failed, so this node ends: {error}")))
+            .map_err(|error| NodeError::Replication(format!("{what} failed, so this node ends: {error}")))?;
+        self.gate.set_primary(place.is_self);
+        Ok(())
     }
 
     /// Moves the primary: writers wait, everything they were told is durable is, then another node leads.
@@ -134,6 +142,8 @@ impl VoterAccess {
                 done.send(Err(ClusterError::NotPrimary(state.primary.clone().map(|primary| primary.addr))));
             return Ok(());
         }
+        // Opened again where this node is entered as primary anew.
+        self.gate.set_primary(false);
         let store = self.store.clone();
         let fenced = blocking(move || {
             // From here on this node is primary no more, and does not know yet who is.

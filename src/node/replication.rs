@@ -12,6 +12,7 @@ use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
 use crate::io::blobs::BlobStore;
+use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, Peering};
@@ -56,6 +57,9 @@ pub(super) struct Parts {
     pub(super) listener: TcpListener,
     pub(super) advertise: String,
     pub(super) advertise_http: String,
+    /// URL of the proxy in front of the application, empty where there is none.
+    pub(super) advertise_proxy: String,
+    pub(super) gate: WriteGate,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
@@ -69,6 +73,7 @@ pub(super) struct Timing {
     pub(super) heartbeat: std::time::Duration,
     pub(super) election_timeout: std::time::Duration,
     pub(super) commit_timeout: std::time::Duration,
+    pub(super) drain_timeout: std::time::Duration,
 }
 
 /// How long a node that ends waits for another one to become primary.
@@ -119,12 +124,18 @@ impl Replication {
         let (states, stop) = (raft.watch_primary(), parts.shutdown.clone());
         parts.tasks.spawn(tell_followers(raft.clone(), states, own.clone(), view, stop));
         let ready = watch::Sender::new(true).subscribe();
-        let who = wire_identity(&parts.identity, cluster, own.http.clone())?;
+        let who = wire_identity(&parts.identity, cluster, own.http.clone(), parts.advertise_proxy.clone())?;
         let store = parts.store.clone();
         let serving = Serving::new(who, raft.log(), store.clone(), views, ready, parts.shutdown.clone());
         let (orders, handoffs) = mpsc::channel(4);
-        let control = VoterControl { raft: raft.clone(), store, serving: serving.clone(), handoffs: orders };
-        let control = Arc::new(control);
+        let control = Arc::new(VoterControl {
+            raft: raft.clone(),
+            store,
+            serving: serving.clone(),
+            handoffs: orders,
+            gate: parts.gate.clone(),
+            drain_timeout: parts.timing.drain_timeout,
+        });
         let services = rpc::Services {
             raft: Some(raft.service()),
             cluster: Some((cluster.to_string(), control.clone())),
@@ -299,7 +310,8 @@ impl Parts {
         serving: &OnceLock<Arc<Serving>>,
         cluster: &ClusterId,
     ) {
-        match wire_identity(&self.identity, cluster, self.advertise_http.clone()) {
+        let (http, proxy) = (self.advertise_http.clone(), self.advertise_proxy.clone());
+        match wire_identity(&self.identity, cluster, http, proxy) {
             Ok(who) => {
                 let (view, ready) = (follower.view(), follower.ready());
                 let log = follower.recent();
@@ -354,6 +366,7 @@ fn wire_identity(
     file: &IdentityFile,
     cluster: &ClusterId,
     http: String,
+    proxy: String,
 ) -> Result<stream::Identity, NodeError> {
     let identity = file.get();
     Ok(stream::Identity {
@@ -363,5 +376,6 @@ fn wire_identity(
         protocol_version: stream::PROTOCOL_VERSION,
         role: identity.role,
         http,
+        proxy,
     })
 }

@@ -27,6 +27,7 @@ pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
         protocol_version: identity.protocol_version,
         role: identity.role.to_string(),
         http: identity.http.clone(),
+        proxy: identity.proxy.clone(),
     }
 }
 
@@ -41,6 +42,7 @@ pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<Identity, S
         protocol_version: identity.protocol_version,
         role: identity.role.parse().map_err(invalid)?,
         http: identity.http,
+        proxy: identity.proxy,
     })
 }
 

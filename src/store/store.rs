@@ -8,6 +8,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
+use super::freshness::Lag;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
@@ -44,6 +45,7 @@ pub struct Store {
     steps: watch::Sender<u64>,
     roles: Mutex<()>,
     since: Mutex<PrimarySince>,
+    pub(super) lag: Lag,
     /// Another node is primary, and its history is this node's.
     pub(super) follows: AtomicBool,
 }
@@ -72,6 +74,14 @@ pub struct PrimaryInfo {
     pub addr: String,
     /// URL of its HTTP, as advertised.
     pub http: String,
+}
+
+impl PrimaryInfo {
+    /// The host in its address, without a port; an IPv6 address without brackets. What LiteFS calls its hostname.
+    pub fn host(&self) -> &str {
+        let host = self.addr.rsplit_once(':').map_or(self.addr.as_str(), |(host, _)| host);
+        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+    }
 }
 
 impl Store {
@@ -106,6 +116,7 @@ impl Store {
             steps,
             roles: Mutex::new(()),
             since: Mutex::new(since),
+            lag: Lag::default(),
             follows: AtomicBool::new(false),
         });
         if access == Access::ReadOnly {

@@ -58,6 +58,8 @@ pub struct Identity {
     pub role: Role,
     /// URL of its HTTP, empty where it is not told.
     pub http: String,
+    /// URL of the proxy in front of its application, empty where it has none.
+    pub proxy: String,
 }
 
 /// Refuses a peer whose wire is newer than this program's.

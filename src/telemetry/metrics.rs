@@ -73,6 +73,18 @@ pub const HTTP_REQUESTS: &str = "skein_http_requests_total";
 pub const HTTP_SECONDS: &str = "skein_http_request_duration_seconds";
 /// Events that slow readers of `/v1/events` lost.
 pub const EVENTS_LOST: &str = "skein_http_events_lost_total";
+/// Requests the proxy answered, by kind, by whose application answered, and by status.
+pub const PROXY_REQUESTS: &str = "skein_proxy_requests_total";
+/// How long they took until the answer began, likewise.
+pub const PROXY_SECONDS: &str = "skein_proxy_request_duration_seconds";
+/// Requests the proxy answered itself because nobody else could, by reason.
+pub const PROXY_REFUSALS: &str = "skein_proxy_refusals_total";
+/// How long reads waited for the transaction in their cookie.
+pub const PROXY_TXID_WAIT_SECONDS: &str = "skein_proxy_txid_wait_seconds";
+/// How long writes waited for a primary.
+pub const PROXY_PRIMARY_WAIT_SECONDS: &str = "skein_proxy_primary_wait_seconds";
+/// Connections of clients to the proxy.
+pub const PROXY_CONNECTIONS: &str = "skein_proxy_connections";
 
 /// All of them, in the order of this file.
 pub const ALL: &[Metric] = &[
@@ -101,6 +113,32 @@ pub const ALL: &[Metric] = &[
         "Time from an HTTP request to the begin of its answer.",
     ),
     metric(EVENTS_LOST, Kind::Counter, Unit::Count, "Events that slow readers of /v1/events lost."),
+    metric(PROXY_REQUESTS, Kind::Counter, Unit::Count, "Requests that the proxy answered."),
+    metric(
+        PROXY_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "Time from a request to the proxy to the begin of its answer.",
+    ),
+    metric(
+        PROXY_REFUSALS,
+        Kind::Counter,
+        Unit::Count,
+        "Requests that the proxy answered itself because no application could.",
+    ),
+    metric(
+        PROXY_TXID_WAIT_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "How long reads waited until this node had the transaction in their cookie.",
+    ),
+    metric(
+        PROXY_PRIMARY_WAIT_SECONDS,
+        Kind::Histogram,
+        Unit::Seconds,
+        "How long writes waited for a primary.",
+    ),
+    metric(PROXY_CONNECTIONS, Kind::Gauge, Unit::Count, "Connections of clients to the proxy."),
 ];
 
 /// Upper bounds of the buckets of every distribution, in seconds.

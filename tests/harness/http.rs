@@ -11,6 +11,8 @@ use serde_json::Value;
 pub struct Reply {
     pub status: u16,
     pub content_type: String,
+    /// Values of `Set-Cookie`.
+    pub cookies: Vec<String>,
     pub body: Vec<u8>,
 }
 
@@ -62,7 +64,7 @@ fn exchange(
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
         body.len()
     )?;
     stream.write_all(body)?;
@@ -70,7 +72,7 @@ fn exchange(
     let mut line = String::new();
     input.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let (mut chunked, mut length, mut content_type) = (false, None, String::new());
+    let (mut chunked, mut length, mut content_type, mut cookies) = (false, None, String::new(), Vec::new());
     loop {
         line.clear();
         input.read_line(&mut line)?;
@@ -80,11 +82,12 @@ fn exchange(
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "content-length" => length = value.parse::<usize>().ok(),
             "content-type" => content_type = value.to_owned(),
+            "set-cookie" => cookies.push(value.to_owned()),
             _ => {}
         }
     }
     let body = if chunked { read_chunks(&mut input)? } else { read_plain(&mut input, length)? };
-    Ok(Reply { status, content_type, body })
+    Ok(Reply { status, content_type, cookies, body })
 }
 
 fn read_plain(input: &mut impl Read, length: Option<usize>) -> std::io::Result<Vec<u8>> {

@@ -14,6 +14,7 @@ mod guarantees;
 mod mounted_files;
 mod multi_node;
 mod mutual_tls;
+mod proxy;
 mod security;
 mod single_node;
 mod tidy;

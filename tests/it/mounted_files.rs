@@ -24,6 +24,8 @@ fn listing(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
+    // Always there, whatever databases are.
+    names.retain(|name| name != ".lag");
     names
 }
 

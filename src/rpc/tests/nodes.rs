@@ -62,7 +62,8 @@ pub struct Node {
 pub fn identity(cluster: &str, node: u64, role: Role) -> Identity {
     let (cluster, name) = (cluster.parse().unwrap(), format!("n{node}").parse().unwrap());
     let (node, http) = (NodeId::new(node), String::new());
-    Identity { cluster, node, name, protocol_version: PROTOCOL_VERSION, role, http }
+    let proxy = String::new();
+    Identity { cluster, node, name, protocol_version: PROTOCOL_VERSION, role, http, proxy }
 }
 
 impl Node {

@@ -62,6 +62,7 @@ impl Upstream for SimUpstream {
             protocol_version: PROTOCOL_VERSION,
             role: Role::Voter,
             http: String::new(),
+            proxy: String::new(),
         };
         Box::pin(async { Ok(identity) })
     }

@@ -1,0 +1,103 @@
+//! A node as its proxy sees it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::NodeError;
+use super::joining::who_is;
+use crate::config::ProxySettings;
+use crate::proxy::{self, Site, WriteGate};
+use crate::security::Peering;
+use crate::store::{PrimaryInfo, Store, StoreEvent};
+use crate::types::{DbName, NodeName, Txid};
+
+/// What the proxy asks.
+pub(super) struct ProxySite {
+    pub(super) name: NodeName,
+    pub(super) store: Arc<Store>,
+    /// Why applications may not start yet.
+    pub(super) ready: watch::Receiver<Result<(), String>>,
+    /// How this node speaks to others.
+    pub(super) peering: Peering,
+}
+
+impl Site for ProxySite {
+    fn name(&self) -> &NodeName {
+        &self.name
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.ready.borrow().clone()
+    }
+
+    fn primary(&self) -> Option<PrimaryInfo> {
+        self.store.primary()
+    }
+
+    fn lag(&self) -> Option<Duration> {
+        self.store.lag()
+    }
+
+    fn events(&self) -> broadcast::Receiver<StoreEvent> {
+        self.store.events()
+    }
+
+    fn committed(&self, db: DbName) -> BoxFuture<'static, Option<Txid>> {
+        Box::pin(self.store.clone().committed(db))
+    }
+
+    fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
+        let store = self.store.clone();
+        Box::pin(async move { store.wait_for(&db, txid, deadline).await })
+    }
+
+    fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>> {
+        let (PrimaryInfo { name, addr, .. }, peering) = (node.clone(), self.peering.clone());
+        Box::pin(async move {
+            let identity = who_is(&addr, &peering).await.map_err(|error| error.to_string())?;
+            if identity.name.as_str() != name {
+                return Err(format!("{} answers at {addr}", identity.name));
+            }
+            Ok(Some(identity.proxy).filter(|url| !url.is_empty()))
+        })
+    }
+}
+
+/// The proxy while it runs.
+pub(super) struct Proxying {
+    shutdown: CancellationToken,
+    served: JoinHandle<()>,
+}
+
+impl Proxying {
+    /// Serves on `listener` until it is stopped.
+    pub(super) fn start(
+        listener: tokio::net::TcpListener,
+        settings: ProxySettings,
+        site: ProxySite,
+        gate: WriteGate,
+        failures: mpsc::Sender<NodeError>,
+    ) -> Self {
+        let shutdown = CancellationToken::new();
+        let ends = shutdown.clone();
+        let served = tokio::spawn(async move {
+            if let Err(error) = proxy::serve(listener, settings, Arc::new(site), gate, ends).await {
+                // Nobody to tell: the node ends already.
+                let _ = failures.send(NodeError::System(format!("the proxy failed: {error}"))).await;
+            }
+        });
+        Self { shutdown, served }
+    }
+
+    /// Takes no more requests, and gives those under way a moment to end.
+    pub(super) async fn stop(self) {
+        self.shutdown.cancel();
+        // What went wrong in it was told when it did.
+        let _ = self.served.await;
+    }
+}

@@ -1,0 +1,34 @@
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+
+use crate::store::{PrimaryInfo, StoreEvent};
+use crate::types::{DbName, NodeName, Txid};
+
+/// A node, as far as its proxy asks it.
+pub trait Site: Send + Sync + 'static {
+    /// Its name.
+    fn name(&self) -> &NodeName;
+
+    /// `Err` says why applications may not use the mount.
+    fn ready(&self) -> Result<(), String>;
+
+    /// The primary, also where it is this node.
+    fn primary(&self) -> Option<PrimaryInfo>;
+
+    /// How long ago this node had everything; `None` where it never had.
+    fn lag(&self) -> Option<Duration>;
+
+    /// Events from now on; only changes of the primary are looked at.
+    fn events(&self) -> broadcast::Receiver<StoreEvent>;
+
+    /// The last transaction of a database here, once all that applications have committed by now has a TXID.
+    fn committed(&self, db: DbName) -> BoxFuture<'static, Option<Txid>>;
+
+    /// Waits until the database has reached `txid` here; `false` at the deadline.
+    fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool>;
+
+    /// The URL of another node's proxy, `None` where it has none; `Err` says why it cannot be asked.
+    fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>>;
+}

@@ -1,0 +1,5 @@
+//! The proxy between real sockets: an application and a node that are not there.
+
+mod behaviour;
+mod nodes;
+mod protocols;
