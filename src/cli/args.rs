@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::exec_args::ExecArgs;
 use crate::config::{HostPort, LogFormat, Partial, Time, parse_duration};
 use crate::http::{Client, ClientError};
 use crate::node;
@@ -108,6 +109,8 @@ pub(super) struct MountArgs {
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
     log_format: Option<LogFormat>,
+    #[command(flatten)]
+    exec: ExecArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -134,6 +137,7 @@ impl MountArgs {
             commit_timeout: self.commit_timeout,
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
+            exec: self.exec.into_partial(),
         }
     }
 }

@@ -7,6 +7,7 @@ mod args;
 mod db;
 mod demo;
 mod demo_node;
+mod exec_args;
 mod ltx;
 mod members;
 mod mount;

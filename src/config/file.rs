@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, Time, expand};
+use super::{ConfigError, HostPort, LogFormat, PartialExec, Time, expand};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -46,6 +46,8 @@ pub struct Partial {
     pub log_format: Option<LogFormat>,
     /// Program to run once applications may start, with its arguments.
     pub command: Option<Vec<String>>,
+    /// How that program runs.
+    pub exec: PartialExec,
 }
 
 impl Partial {
@@ -69,13 +71,23 @@ impl Partial {
             commit_timeout: self.commit_timeout.or(below.commit_timeout),
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
+            exec: self.exec.or(below.exec),
         }
     }
 
-    /// Every key there is.
+    /// Every key and section there is.
     pub fn keys() -> Vec<String> {
         let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
         all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Every section with its keys.
+    pub fn sections() -> Vec<(String, Vec<String>)> {
+        let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
+        let of = |(name, value): (&String, &serde_json::Value)| {
+            Some((name.clone(), value.as_object()?.keys().cloned().collect()))
+        };
+        all.as_object().map(|keys| keys.iter().filter_map(of).collect()).unwrap_or_default()
     }
 }
 
@@ -170,10 +182,22 @@ mod tests {
         let text = include_str!("../../examples/skein.toml");
         let example = parse(text, &|_| None).unwrap();
         let given: Table = text.parse().unwrap();
-        for key in Partial::keys() {
-            assert!(given.contains_key(&key), "{key} is missing");
-            let line = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap();
-            assert!(text.lines().nth(line - 1).unwrap().starts_with("# "), "{key} has no comment");
+        let sections = Partial::sections();
+        let plain = Partial::keys().into_iter().filter(|key| sections.iter().all(|(name, _)| name != key));
+        let all = [(String::new(), plain.collect())].into_iter().chain(sections.clone());
+        for (section, keys) in all {
+            let given =
+                if section.is_empty() { Some(&given) } else { given.get(&section).and_then(Value::as_table) };
+            let given = given.unwrap_or_else(|| panic!("section [{section}] is missing"));
+            let lines: Vec<_> = text.lines().collect();
+            let begin = lines.iter().position(|line| section.is_empty() || **line == format!("[{section}]"));
+            for key in keys {
+                assert!(given.contains_key(&key), "{section} {key} is missing");
+                let after = begin.unwrap();
+                let found = lines[after..].iter().position(|line| line.starts_with(&format!("{key} =")));
+                let line = after + found.unwrap();
+                assert!(lines[line - 1].starts_with("# "), "{section} {key} has no comment");
+            }
         }
         let directories =
             Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };

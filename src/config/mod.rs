@@ -5,6 +5,7 @@
 
 mod duration;
 mod error;
+mod exec;
 mod expand;
 mod file;
 mod host_port;
@@ -12,6 +13,7 @@ mod settings;
 
 pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
+pub use exec::{Exec, OnlyOn, PartialExec, Restart};
 pub use file::{Partial, load};
 pub use host_port::HostPort;
 pub use settings::{LogFormat, Settings};

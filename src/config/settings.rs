@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial, Time};
+use super::{ConfigError, Exec, HostPort, OnlyOn, Partial, Time};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -75,6 +75,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// Program to run once applications may start, with its arguments; may be empty.
     pub command: Vec<String>,
+    /// How that program runs.
+    pub exec: Exec,
 }
 
 impl Settings {
@@ -133,6 +135,7 @@ impl Settings {
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             command: partial.command.unwrap_or_default(),
+            exec: Exec::resolve(partial.exec)?,
         };
         settings.check()?;
         Ok(settings)
@@ -153,6 +156,11 @@ impl Settings {
         }
         if self.commit_timeout < self.election_timeout {
             return refuse("--commit-timeout must not be shorter than --election-timeout");
+        }
+        if self.exec.only_on == OnlyOn::Primary && self.role == Role::Replica {
+            return refuse(
+                "--exec-only-on primary: a replica never becomes primary; leave out one of the two",
+            );
         }
         if self.listen == self.http && self.listen.port() != 0 {
             return refuse("--listen and --http are the same address: give them different ports");

@@ -10,10 +10,12 @@ use tokio_util::task::TaskTracker;
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
 use super::guard::Guard;
+use super::hook::run_hooks;
 use super::joining::{enlist, find_cluster, look_up};
 use super::place::Place;
 use super::primary::VoterAccess;
 use super::replication::{Parts, Replication, Timing, parse_cluster};
+use super::role_now::{RoleNow, follow_primary};
 use super::tally::count_events;
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
@@ -37,6 +39,7 @@ pub(super) struct Running {
     store: Arc<Store>,
     replication: Arc<Replication>,
     ready: watch::Sender<Result<(), String>>,
+    role: watch::Receiver<RoleNow>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _identity: Arc<IdentityFile>,
@@ -90,9 +93,14 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     });
     let router = http::router(view, Exposition::install(), shutdown.clone());
     tasks.spawn(serve_http(addresses.http, router, shutdown.clone(), failed.clone()));
+    let (role, roles) = watch::channel(RoleNow::default());
     tokio::select! {
-        settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
+        settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
+    }
+    let hook = settings.exec.on_role_change.clone();
+    if !hook.is_empty() {
+        tasks.spawn(run_hooks(hook, settings.name.clone(), roles.clone(), shutdown.clone()));
     }
     let _before = ready.send_replace(Ok(()));
     let announcement = format!(
@@ -110,6 +118,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         store,
         replication,
         ready,
+        role: roles,
         tasks,
         shutdown,
         _identity,
@@ -117,6 +126,11 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
 }
 
 impl Running {
+    /// What the node is, as it changes.
+    pub(super) fn role(&self) -> watch::Receiver<RoleNow> {
+        self.role.clone()
+    }
+
     /// Ends the node in order: what is on disk then needs no repair at the next start. Where `failed`, the mount stays
     /// in its place, dead: nobody has said that applications are done with it.
     pub(super) async fn stop(self, failed: bool) -> Result<(), NodeError> {
@@ -333,13 +347,17 @@ async fn serve_http(
 /// A voter is usable when a primary is known, and writable then where it is itself that; a replica when it has the
 /// cluster's databases, however old.
 async fn wait_until_usable(
-    replication: &Replication,
+    replication: &Arc<Replication>,
     store: &Arc<Store>,
+    role: watch::Sender<RoleNow>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
-    match replication {
+    if let Replication::Replica { .. } = **replication {
+        tasks.spawn(follow_primary(store.clone(), replication.clone(), role.clone(), shutdown.clone()));
+    }
+    match &**replication {
         Replication::Voter { raft, own, term, handoffs, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
@@ -352,6 +370,7 @@ async fn wait_until_usable(
                 term: term.clone(),
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
                 settled,
+                role,
                 failures: failures.clone(),
             };
             tasks.spawn(voter.follow(states, shutdown.clone()));

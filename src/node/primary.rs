@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::HandoffOrder;
+use super::role_now::{RoleNow, note};
 use super::{NodeError, blocking};
 use crate::raft::{PrimaryState, RaftNode};
 use crate::store::{ClusterError, PrimaryInfo, Store, StoreError};
@@ -23,6 +24,8 @@ pub(super) struct VoterAccess {
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
+    /// What the node is, once applications may do what that allows.
+    pub(super) role: watch::Sender<RoleNow>,
     pub(super) failures: mpsc::Sender<NodeError>,
 }
 
@@ -66,6 +69,8 @@ impl VoterAccess {
                 if let Err(failure) = self.enter(&place).await {
                     return self.fail(failure).await;
                 }
+                let primary = place.primary.clone();
+                note(&self.role, RoleNow { is_primary: place.is_self, primary, term: state.term });
                 if place.is_self || place.follows {
                     self.settled.send_replace(true);
                 }

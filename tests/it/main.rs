@@ -13,4 +13,5 @@ mod guarantees;
 mod mounted_files;
 mod multi_node;
 mod single_node;
+mod supervision;
 mod tidy;

@@ -1,0 +1,36 @@
+use clap::Args;
+
+use crate::config::{OnlyOn, PartialExec, Restart, Time};
+
+/// Section `[exec]` of the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct ExecArgs {
+    /// Where CMD runs: on every node, or only while the node is primary [default: any]
+    #[arg(long, env = "SKEIN_EXEC_ONLY_ON", value_name = "any|primary")]
+    exec_only_on: Option<OnlyOn>,
+    /// When CMD is started again after it has ended by itself [default: never]
+    #[arg(long, env = "SKEIN_EXEC_RESTART", value_name = "never|on-failure|always")]
+    exec_restart: Option<Restart>,
+    /// The longest wait before CMD is started again [default: 30s]
+    #[arg(long, env = "SKEIN_EXEC_RESTART_DELAY_MAX", value_name = "TIME")]
+    exec_restart_delay_max: Option<Time>,
+    /// How long CMD has to end after SIGTERM before it is killed [default: 10s]
+    #[arg(long, env = "SKEIN_EXEC_STOP_TIMEOUT", value_name = "TIME")]
+    exec_stop_timeout: Option<Time>,
+    /// Shell command to run when the node's role or the primary changes
+    #[arg(long, env = "SKEIN_EXEC_ON_ROLE_CHANGE", value_name = "COMMAND")]
+    exec_on_role_change: Option<String>,
+}
+
+impl ExecArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> PartialExec {
+        PartialExec {
+            only_on: self.exec_only_on,
+            restart: self.exec_restart,
+            restart_delay_max: self.exec_restart_delay_max,
+            stop_timeout: self.exec_stop_timeout,
+            on_role_change: self.exec_on_role_change,
+        }
+    }
+}
