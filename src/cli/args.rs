@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use super::exec_args::ExecArgs;
+use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use crate::config::{HostPort, LogFormat, Partial, Time, parse_duration};
 use crate::http::{Client, ClientError};
 use crate::node;
@@ -24,6 +24,8 @@ pub(super) enum Command {
     Mount(Box<MountArgs>),
     /// Show it: three voters on this machine with three mounts, and the primary killed
     Demo(DemoArgs),
+    /// Look for what keeps a node from running here, and say the remedy; takes the options of mount
+    Doctor(Box<DoctorArgs>),
     /// Show the cluster: primary, members, databases with position and lag
     Status(StatusArgs),
     /// List, export, import and drop databases
@@ -111,6 +113,10 @@ pub(super) struct MountArgs {
     log_format: Option<LogFormat>,
     #[command(flatten)]
     exec: ExecArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    traces: TraceArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -138,8 +144,19 @@ impl MountArgs {
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
             exec: self.exec.into_partial(),
+            limits: self.limits.into_partial(),
+            traces: self.traces.into_partial(),
         }
     }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) mount: MountArgs,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Args, Debug)]

@@ -7,11 +7,12 @@ mod args;
 mod db;
 mod demo;
 mod demo_node;
-mod exec_args;
+mod doctor;
 mod ltx;
 mod members;
 mod mount;
 mod output;
+mod section_args;
 mod status;
 mod wait;
 
@@ -60,6 +61,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         match command {
             Command::Mount(args) => mount::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Db(args) => db::run(args).await,
             Command::Wait(args) => wait::run(args).await,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, PartialExec, Time, expand};
+use super::{ConfigError, HostPort, LogFormat, PartialExec, PartialLimits, PartialTraces, Time, expand};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -48,6 +48,10 @@ pub struct Partial {
     pub command: Option<Vec<String>>,
     /// How that program runs.
     pub exec: PartialExec,
+    /// What bounds writers.
+    pub limits: PartialLimits,
+    /// Whom commits are traced for.
+    pub traces: PartialTraces,
 }
 
 impl Partial {
@@ -72,6 +76,8 @@ impl Partial {
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
             exec: self.exec.or(below.exec),
+            limits: self.limits.or(below.limits),
+            traces: self.traces.or(below.traces),
         }
     }
 

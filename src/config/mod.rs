@@ -9,11 +9,15 @@ mod exec;
 mod expand;
 mod file;
 mod host_port;
+mod limits;
 mod settings;
+mod traces;
 
 pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
 pub use exec::{Exec, OnlyOn, PartialExec, Restart};
 pub use file::{Partial, load};
 pub use host_port::HostPort;
+pub use limits::{LimitSettings, PartialLimits, Size};
 pub use settings::{LogFormat, Settings};
+pub use traces::{PartialTraces, TraceSettings};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Exec, HostPort, OnlyOn, Partial, Time};
+use super::{ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, Time, TraceSettings};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -77,6 +77,10 @@ pub struct Settings {
     pub command: Vec<String>,
     /// How that program runs.
     pub exec: Exec,
+    /// What bounds writers.
+    pub limits: LimitSettings,
+    /// Whom commits are traced for.
+    pub traces: TraceSettings,
 }
 
 impl Settings {
@@ -136,6 +140,8 @@ impl Settings {
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             command: partial.command.unwrap_or_default(),
             exec: Exec::resolve(partial.exec)?,
+            limits: LimitSettings::resolve(&partial.limits),
+            traces: TraceSettings::resolve(partial.traces)?,
         };
         settings.check()?;
         Ok(settings)

@@ -15,3 +15,6 @@ pub mod own_mount {}
 
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
+
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}

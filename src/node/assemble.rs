@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::disk_guard::guard_disk;
 use super::guard::Guard;
 use super::hook::run_hooks;
 use super::joining::{enlist, find_cluster, look_up};
@@ -16,7 +17,7 @@ use super::place::Place;
 use super::primary::VoterAccess;
 use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::role_now::{RoleNow, follow_primary};
-use super::tally::count_events;
+use super::tally::{count_events, keep_metrics_small};
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
 use crate::config::Settings;
@@ -73,6 +74,9 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let replication = Arc::new(take_place(settings, place, parts).await?);
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
+    store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
+    let reserve = settings.limits.disk_reserve_bytes;
+    tasks.spawn(guard_disk(store.clone(), settings.data.clone(), reserve, shutdown.clone()));
     let mount = mount(settings, store.clone()).await?;
     let guard = guard(&identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
@@ -91,7 +95,9 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         control,
         ready: ready.subscribe(),
     });
-    let router = http::router(view, Exposition::install(), shutdown.clone());
+    let exposition = Exposition::install();
+    tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
+    let router = http::router(view, exposition, shutdown.clone());
     tasks.spawn(serve_http(addresses.http, router, shutdown.clone(), failed.clone()));
     let (role, roles) = watch::channel(RoleNow::default());
     tokio::select! {

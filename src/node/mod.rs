@@ -8,6 +8,8 @@ mod assemble;
 mod checkpoints;
 mod child;
 mod control;
+mod disk_guard;
+mod doctor;
 mod error;
 mod guard;
 mod hook;
@@ -28,6 +30,7 @@ mod watch;
 
 pub use crate::mount::GUARD_COMMAND;
 pub use addresses::hostname;
+pub use doctor::{Finding, Health, examine};
 pub use error::NodeError;
 pub use identity::{DataDir, FORMAT_VERSION, Identity, IdentityFile, draw_cluster_id};
 pub use lifecycle::run;

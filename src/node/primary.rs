@@ -10,6 +10,7 @@ use super::role_now::{RoleNow, note};
 use super::{NodeError, blocking};
 use crate::raft::{PrimaryState, RaftNode};
 use crate::store::{ClusterError, PrimaryInfo, Store, StoreError};
+use crate::telemetry::metrics::HANDOFF_SECONDS;
 use crate::types::{Access, NodeName};
 
 /// What the applications of a voter may do: write exactly while it is primary.
@@ -139,14 +140,17 @@ impl VoterAccess {
                 done.send(Err(ClusterError::NotPrimary(state.primary.clone().map(|primary| primary.addr))));
             return Ok(());
         }
-        let store = self.store.clone();
+        let (store, begun) = (self.store.clone(), Instant::now());
         let fenced = blocking(move || store.hand_over()).await?;
         let outcome: Result<NodeName, ClusterError> = match fenced {
             Ok(()) => self.raft.transfer(to.as_ref()).await,
             Err(error) => Err(ClusterError::Unavailable(error.to_string())),
         };
         match &outcome {
-            Ok(name) => tracing::info!(primary = %name, "handed off"),
+            Ok(name) => {
+                metrics::histogram!(HANDOFF_SECONDS).record(begun.elapsed().as_secs_f64());
+                tracing::info!(primary = %name, "handed off");
+            }
             Err(error) => tracing::warn!(%error, "cannot hand off; going on"),
         }
         let _ = done.send(outcome);

@@ -30,7 +30,7 @@ const LAYERS: [(&[&str], bool); 8] = [
 ];
 
 /// A library and the only modules that may name it.
-const DOORS: [(&str, &[&str]); 10] = [
+const DOORS: [(&str, &[&str]); 13] = [
     ("fuser", &["mount"]),
     ("openraft", &["raft"]),
     ("tonic", &["rpc", "raft"]),
@@ -41,6 +41,9 @@ const DOORS: [(&str, &[&str]); 10] = [
     ("object_store", &["backup"]),
     ("clap", &["cli", "main"]),
     ("anyhow", &["cli", "main"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
 ];
 
 /// What only tests may say; the rest of the program answers with an error.
