@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod cluster;
+mod dashboard;
 mod documents;
 mod events;
 mod export;

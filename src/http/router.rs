@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::wait::WaitQuery;
-use super::{Api, DatabaseDocument, cluster, events, export, gauges, import, wait};
+use super::{Api, DatabaseDocument, cluster, dashboard, events, export, gauges, import, wait};
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
@@ -36,6 +36,7 @@ pub(super) type Name = Result<Path<String>, PathRejection>;
 /// The routes of a node's API.
 pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
     Router::new()
+        .route("/", get(dashboard::dashboard))
         .route("/v1/status", get(cluster::status))
         .route("/v1/databases", get(databases))
         .route("/v1/databases/{name}", get(one_database).put(put_database).delete(delete_database))
@@ -97,7 +98,8 @@ async fn measure(request: Request, next: Next) -> Response {
 
 /// The route a path belongs to, so that a metric has few values.
 fn route_of(path: &str) -> &'static str {
-    const PLAIN: [&str; 8] = [
+    const PLAIN: [&str; 9] = [
+        "/",
         "/v1/status",
         "/v1/databases",
         "/v1/events",
