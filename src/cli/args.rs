@@ -225,6 +225,14 @@ pub(super) enum DbCommand {
         /// Name of the database, its path below the mount
         db: DbName,
     },
+    /// Read databases on all nodes and compare their checksums
+    Verify {
+        /// Name of the database, its path below the mount [default: all]
+        db: Option<DbName>,
+        /// Let nodes whose copy is wrong fetch what differs
+        #[arg(long)]
+        repair: bool,
+    },
     /// Drop a database on all nodes
     Drop {
         /// Name of the database, its path below the mount

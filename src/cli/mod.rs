@@ -14,6 +14,7 @@ mod mount;
 mod output;
 mod section_args;
 mod status;
+mod verify;
 mod wait;
 
 use std::ffi::OsString;

@@ -17,6 +17,7 @@ mod rfc3339;
 mod router;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod wait;
 
 pub use api::{Api, ExportSink, Import, Overview};
@@ -26,3 +27,4 @@ pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
 pub use rfc3339::rfc3339;
 pub use router::{router, serve};
+pub use verify::{CheckDocument, NodeDocument};

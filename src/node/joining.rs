@@ -82,7 +82,7 @@ async fn identify(addr: &str, book: &AddressBook) -> Result<ClusterId, StreamErr
     Ok(identity.cluster)
 }
 
-async fn who_is(addr: &str) -> Result<Identity, StreamError> {
+pub(super) async fn who_is(addr: &str) -> Result<Identity, StreamError> {
     let answer = async {
         let upstream = GrpcConnector::default().connect(addr).await?;
         upstream.identify().await

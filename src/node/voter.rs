@@ -11,7 +11,7 @@ use crate::raft::{LogTarget, RaftNode};
 use crate::rpc::GrpcConnector;
 use crate::store::{Change, Store};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
-use crate::types::{LogIndex, NodeId};
+use crate::types::{DbName, LogIndex, NodeId};
 
 /// Entries that may wait for slow databases, in bytes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -46,6 +46,11 @@ impl VoterTarget {
         let applier = Applier::start(options, store.clone(), connector, shutdown);
         let runtime = tokio::runtime::Handle::current();
         Arc::new(Self { store, applier, replayed: watch::Sender::new(false), runtime })
+    }
+
+    /// See [`Applier::repair`].
+    pub(super) fn repair(&self, db: &DbName) {
+        self.applier.repair(db);
     }
 
     /// Lets what is slow end.
