@@ -4,6 +4,7 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use crate::config::{
     HostPort, LogFormat, OneOrMany, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
 };
@@ -26,6 +27,8 @@ pub(super) enum Command {
     Mount(Box<MountArgs>),
     /// Show it: three voters on this machine with three mounts, and the primary killed
     Demo(DemoArgs),
+    /// Look for what keeps a node from running here, and say the remedy; takes the options of mount
+    Doctor(Box<DoctorArgs>),
     /// Show the cluster: primary, members, databases with position and lag
     Status(StatusArgs),
     /// List, export, import and drop databases
@@ -141,6 +144,12 @@ pub(super) struct MountArgs {
     log_format: Option<LogFormat>,
     #[command(flatten)]
     proxy: ProxyArgs,
+    #[command(flatten)]
+    exec: ExecArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    #[command(flatten)]
+    traces: TraceArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -176,7 +185,10 @@ impl MountArgs {
             tokens: TokenTexts::of_environment(),
             log_format: self.log_format,
             command: (!self.command.is_empty()).then_some(self.command),
-            proxy: Some(self.proxy.into_partial()),
+            proxy: self.proxy.into_partial(),
+            exec: self.exec.into_partial(),
+            limits: self.limits.into_partial(),
+            traces: self.traces.into_partial(),
         }
     }
 }
@@ -208,6 +220,15 @@ impl ProxyArgs {
             ..ProxyPartial::default()
         }
     }
+}
+
+#[derive(Args, Debug)]
+pub(super) struct DoctorArgs {
+    #[command(flatten)]
+    pub(super) mount: MountArgs,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -288,6 +309,14 @@ pub(super) enum DbCommand {
         file: PathBuf,
         /// Name of the database, its path below the mount
         db: DbName,
+    },
+    /// Read databases on all nodes and compare their checksums
+    Verify {
+        /// Name of the database, its path below the mount [default: all]
+        db: Option<DbName>,
+        /// Let nodes whose copy is wrong fetch what differs
+        #[arg(long)]
+        repair: bool,
     },
     /// Drop a database on all nodes
     Drop {

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
 use super::args::{DbArgs, DbCommand};
-use super::{output, status};
+use super::{output, status, verify};
 use crate::http::{Client, DatabaseDocument, escape_name};
 use crate::types::DbName;
 
@@ -29,6 +29,7 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
             let opened = open_complete(&file)?;
             import(&primary(client).await?, opened, &file, &db).await?;
         }
+        DbCommand::Verify { db, repair } => return verify::run(&client, db, repair).await,
         DbCommand::Drop { db } => {
             primary(client).await?.delete(&path_of(&db)).await?;
             output::out(&format!("dropped {db}\n"))?;

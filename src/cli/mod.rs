@@ -8,11 +8,14 @@ mod certs;
 mod db;
 mod demo;
 mod demo_node;
+mod doctor;
 mod ltx;
 mod members;
 mod mount;
 mod output;
+mod section_args;
 mod status;
+mod verify;
 mod wait;
 
 use std::ffi::OsString;
@@ -63,6 +66,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
         match command {
             Command::Mount(args) => mount::run(args).await,
             Command::Demo(args) => demo::run(args).await,
+            Command::Doctor(args) => doctor::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Db(args) => db::run(args).await,
             Command::Wait(args) => wait::run(args).await,

@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use super::{ConfigError, HostPort, LogFormat, ProxyPartial, Time, TokenTexts, expand};
+use super::{
+    ConfigError, HostPort, LogFormat, PartialExec, PartialLimits, PartialTraces, ProxyPartial, Time,
+    TokenTexts, expand,
+};
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
 ///
@@ -66,7 +69,13 @@ pub struct Partial {
     /// Program to run once applications may start, with its arguments.
     pub command: Option<Vec<String>>,
     /// The proxy in front of the application.
-    pub proxy: Option<ProxyPartial>,
+    pub proxy: ProxyPartial,
+    /// How that program runs.
+    pub exec: PartialExec,
+    /// What bounds writers.
+    pub limits: PartialLimits,
+    /// Whom commits are traced for.
+    pub traces: PartialTraces,
 }
 
 impl Partial {
@@ -99,22 +108,27 @@ impl Partial {
             tokens: self.tokens.or(below.tokens),
             log_format: self.log_format.or(below.log_format),
             command: self.command.or(below.command),
-            proxy: match (self.proxy, below.proxy) {
-                (Some(above), Some(below)) => Some(above.or(below)),
-                (above, below) => above.or(below),
-            },
+            proxy: self.proxy.or(below.proxy),
+            exec: self.exec.or(below.exec),
+            limits: self.limits.or(below.limits),
+            traces: self.traces.or(below.traces),
         }
     }
 
-    /// Every key there is.
+    /// Every key and section there is.
     pub fn keys() -> Vec<String> {
-        all_keys(&Partial::default())
+        let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
+        all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
     }
-}
 
-fn all_keys(settings: &impl Serialize) -> Vec<String> {
-    let all = serde_json::to_value(settings).expect("the settings are plain data");
-    all.as_object().map(|keys| keys.keys().cloned().collect()).unwrap_or_default()
+    /// Every section with its keys.
+    pub fn sections() -> Vec<(String, Vec<String>)> {
+        let all = serde_json::to_value(Partial::default()).expect("the settings are plain data");
+        let of = |(name, value): (&String, &serde_json::Value)| {
+            Some((name.clone(), value.as_object()?.keys().cloned().collect()))
+        };
+        all.as_object().map(|keys| keys.iter().filter_map(of).collect()).unwrap_or_default()
+    }
 }
 
 /// Reads a configuration file, with `${NAME}` replaced from the environment.
@@ -231,20 +245,21 @@ mod tests {
         let text = include_str!("../../examples/skein.toml");
         let example = parse(text, &|_| None).unwrap();
         let given: Table = text.parse().unwrap();
-        // Keys below a section's heading, or below none.
-        let commented = |section: &str, key: &str| {
-            let heading = text.lines().position(|line| line == format!("[{section}]")).map_or(0, |at| at + 1);
-            let below = text.lines().skip(heading).take_while(|line| !line.starts_with('['));
-            let below: Vec<_> = below.collect();
-            let line = below.iter().position(|line| line.starts_with(&format!("{key} =")));
-            let line = line.unwrap_or_else(|| panic!("{section} {key} is missing"));
-            assert!(below[line - 1].starts_with("# "), "{section} {key} has no comment");
-        };
-        for key in Partial::keys() {
-            assert!(given.contains_key(&key), "{key} is missing");
-            match given[&key].as_table() {
-                None => commented("", &key),
-                Some(_) => all_keys(&ProxyPartial::default()).iter().for_each(|inner| commented(&key, inner)),
+        let sections = Partial::sections();
+        let plain = Partial::keys().into_iter().filter(|key| sections.iter().all(|(name, _)| name != key));
+        let all = [(String::new(), plain.collect())].into_iter().chain(sections.clone());
+        for (section, keys) in all {
+            let given =
+                if section.is_empty() { Some(&given) } else { given.get(&section).and_then(Value::as_table) };
+            let given = given.unwrap_or_else(|| panic!("section [{section}] is missing"));
+            let lines: Vec<_> = text.lines().collect();
+            let begin = lines.iter().position(|line| section.is_empty() || **line == format!("[{section}]"));
+            for key in keys {
+                assert!(given.contains_key(&key), "{section} {key} is missing");
+                let after = begin.unwrap();
+                let found = lines[after..].iter().position(|line| line.starts_with(&format!("{key} =")));
+                let line = after + found.unwrap();
+                assert!(lines[line - 1].starts_with("# "), "{section} {key} has no comment");
             }
         }
         // All but what cannot have a default.
@@ -256,14 +271,14 @@ mod tests {
         };
         let resolved = |below| {
             let with = Partial {
-                proxy: Some(above.clone().or(below)),
+                proxy: above.clone().or(below),
                 mount: Some("/m".into()),
                 data: Some("/d".into()),
                 ..Partial::default()
             };
             Settings::resolve(with, "node1").unwrap().proxy
         };
-        assert_eq!(resolved(example.proxy.clone().unwrap()), resolved(ProxyPartial::default()));
+        assert_eq!(resolved(example.proxy.clone()), resolved(ProxyPartial::default()));
         let directories =
             Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };
         let defaults = Settings::resolve(directories, "node1").unwrap();

@@ -5,17 +5,23 @@
 
 mod duration;
 mod error;
+mod exec;
 mod expand;
 mod file;
 mod host_port;
+mod limits;
 mod proxy;
 mod security;
 mod settings;
+mod traces;
 
 pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
+pub use exec::{Exec, OnlyOn, PartialExec, Restart};
 pub use file::{Partial, load};
 pub use host_port::HostPort;
+pub use limits::{LimitSettings, PartialLimits, Size};
 pub use proxy::{OneOrMany, ProxyPartial, ProxySettings};
 pub use security::{Security, TokenTexts};
 pub use settings::{LogFormat, Settings};
+pub use traces::{PartialTraces, TraceSettings};

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, HostPort, Partial, ProxySettings, Security, Time};
+use super::{
+    ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
+};
 use crate::types::{NodeName, Role};
 
 /// Form of the log on stderr.
@@ -79,6 +81,12 @@ pub struct Settings {
     pub command: Vec<String>,
     /// The proxy in front of the application, where there is one.
     pub proxy: Option<ProxySettings>,
+    /// How that program runs.
+    pub exec: Exec,
+    /// What bounds writers.
+    pub limits: LimitSettings,
+    /// Whom commits are traced for.
+    pub traces: TraceSettings,
 }
 
 impl Settings {
@@ -139,7 +147,10 @@ impl Settings {
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             security,
             command: partial.command.unwrap_or_default(),
-            proxy: ProxySettings::resolve(partial.proxy.unwrap_or_default())?,
+            proxy: ProxySettings::resolve(partial.proxy)?,
+            exec: Exec::resolve(partial.exec)?,
+            limits: LimitSettings::resolve(&partial.limits),
+            traces: TraceSettings::resolve(partial.traces)?,
         };
         settings.check()?;
         Ok(settings)
@@ -162,6 +173,11 @@ impl Settings {
             return refuse("--commit-timeout must not be shorter than --election-timeout");
         }
         self.security.check(&self.listen, &self.http)?;
+        if self.exec.only_on == OnlyOn::Primary && self.role == Role::Replica {
+            return refuse(
+                "--exec-only-on primary: a replica never becomes primary; leave out one of the two",
+            );
+        }
         if self.listen == self.http && self.listen.port() != 0 {
             return refuse("--listen and --http are the same address: give them different ports");
         }

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use super::checkpoint::Backfill;
 use super::cut::Cut;
@@ -47,6 +48,8 @@ pub(super) struct WalAttachment {
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
+    /// Since when the fence makes writers wait on the primary, see `backpressure`.
+    pub held_back: Option<Instant>,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
     /// An fsync captured something since the watcher of logs last looked.
@@ -154,6 +157,7 @@ impl Database {
             work,
             pin,
             fence,
+            held_back: None,
             captured,
             synced: false,
             unpublished_change: None,

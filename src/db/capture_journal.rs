@@ -13,7 +13,7 @@ use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
 use super::commit::{Flight, Source};
 use super::database::{Database, State};
 use super::rollback_files::JournalEnd;
-use super::{DbError, Done, FileKind};
+use super::{DbError, Done, FileKind, capture_time};
 use crate::io::fault;
 use crate::ltx;
 use crate::sqlite::header::DatabaseHeader;
@@ -41,6 +41,7 @@ impl Database {
             drop(state);
             return done(Ok(()));
         }
+        capture_time::begin();
         let database = self.clone();
         let finish: Done = Box::new(move |answer| match answer {
             Ok(()) => done(database.finish_journal(&end)),
@@ -50,6 +51,7 @@ impl Database {
             Ok(Some(change)) => {
                 state.flight.as_mut().expect("it was put there").waiters.push(finish);
                 drop(state);
+                capture_time::end();
                 self.propose(change);
             }
             Ok(None) => {
@@ -90,7 +92,10 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        match self.encode_journal(state) {
+        // What was rolled back ends whatever the disk has left.
+        let space =
+            |batch: &Option<Batch>| batch.as_ref().map_or(Ok(()), |_| self.shared.limits.check_space());
+        match self.encode_journal(state).and_then(|batch| space(&batch).map(|()| batch)) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
                 self.overlay.discard();

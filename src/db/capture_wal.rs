@@ -10,7 +10,7 @@ use super::batch::{Batch, Frame};
 use super::commit::{Flight, Source};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
-use super::{DbError, Done, FileKind};
+use super::{DbError, Done, FileKind, capture_time};
 use crate::io::{fault, read_or_zero, read_up_to};
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
@@ -67,6 +67,7 @@ impl Database {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         let fail = |source| self.io_error("writing the WAL", source);
+        self.shared.limits.check_space().map_err(fail)?;
         fault::point("wal_app_write").map_err(fail)?;
         self.open_backing(FileKind::Wal)?.write_all_at(data, offset).map_err(fail)
     }
@@ -131,6 +132,7 @@ impl Database {
             state.queued.extend(done);
             return;
         }
+        capture_time::begin();
         let run = match self.prepare(&mut state).and_then(|()| look(self, &mut state)) {
             Ok(run) => run,
             Err(error) => {
@@ -148,6 +150,7 @@ impl Database {
     /// Captures what the wal-index has published; called by the watcher of logs.
     pub(super) fn capture_tail(self: &Arc<Self>) -> Found {
         let Some(mut state) = self.try_lock() else { return Found::Busy };
+        let held_back = self.hold_back(&mut state);
         if state.flight.is_some() || state.exclusive {
             return Found::Busy;
         }
@@ -155,11 +158,14 @@ impl Database {
             return Found::Nothing;
         }
         self.heal(&mut state);
+        capture_time::begin();
         match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
             Ok(Some(run)) => {
                 self.take_off(state, run, None);
                 Found::Captured
             }
+            // Whoever waits is let go on by a later look.
+            Ok(None) | Err(_) if held_back => Found::Synced,
             Ok(None) => state.wal.as_mut().map_or(Found::Nothing, |wal| {
                 if std::mem::take(&mut wal.synced) {
                     Found::Synced
@@ -178,7 +184,9 @@ impl Database {
 
     /// Encodes a run and proposes it.
     fn take_off(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, run: Run, done: Option<Done>) {
-        match self.encode_run(&mut state, &run) {
+        // What is published is a transaction already.
+        let space = if run.published { Ok(()) } else { self.shared.limits.check_space() };
+        match space.and_then(|()| self.encode_run(&mut state, &run)) {
             Ok(batch) => {
                 let wal = state.wal.as_ref().expect("a run comes from an attachment");
                 let end = Captured {
@@ -192,6 +200,7 @@ impl Database {
                 let source = Source::Wal { end, published: run.published };
                 state.flight = Some(Flight { batch, waiters: done.into_iter().collect(), source });
                 drop(state);
+                capture_time::end();
                 self.propose(change);
             }
             Err(source) => {

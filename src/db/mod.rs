@@ -8,8 +8,10 @@
 
 mod apply;
 mod attach;
+mod backpressure;
 mod batch;
 mod capture_journal;
+mod capture_time;
 mod capture_wal;
 mod checkpoint;
 mod commit;
@@ -44,7 +46,9 @@ mod tailer;
 mod upkeep;
 mod wal_writer;
 
+pub use backpressure::{LimitCounts, Limits};
 pub(crate) use capture_journal::take_back;
+pub use capture_time::{CaptureTime, take_capture_time};
 pub use contract::{ChangeSink, CommitDone, CommitError, Done, KernelCache};
 pub use database::Database;
 pub use error::DbError;

@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{ChangeSink, Database, FileKeeper, KernelCache, Tailer};
+use super::{ChangeSink, Database, FileKeeper, KernelCache, Limits, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -18,6 +18,8 @@ pub struct Shared {
     pub tmp: PathBuf,
     /// Hears of every step a database makes.
     pub observer: Observer,
+    /// What bounds the writers.
+    pub limits: Limits,
     access: AtomicU8,
     handing_over: AtomicBool,
     ending: AtomicBool,
@@ -62,6 +64,7 @@ impl Shared {
             discarded,
             tmp,
             observer,
+            limits: Limits::default(),
             access: AtomicU8::new(access as u8),
             handing_over: AtomicBool::new(false),
             ending: AtomicBool::new(false),

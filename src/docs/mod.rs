@@ -21,3 +21,5 @@ pub mod checkpoints {}
 
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
+#[doc = include_str!("metrics.md")]
+pub mod metrics {}

@@ -6,8 +6,10 @@ use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
 use crate::db::{Done, SnapshotHeader};
-use crate::store::{ClusterAnswer, DbStatus, Member, MemberChange, PrimaryInfo, StoreError, StoreEvent};
-use crate::types::{DbName, LogIndex, NodeName, Pos, Role, Txid};
+use crate::store::{
+    ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, PrimaryInfo, StoreError, StoreEvent,
+};
+use crate::types::{Checksum, DbName, LogIndex, NodeName, Pos, Role, Txid};
 
 /// What a node says about itself.
 #[derive(Clone, Debug)]
@@ -58,6 +60,21 @@ pub trait Api: Send + Sync + 'static {
 
     /// The newest committed position of a database, confirmed by a quorum.
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos>;
+
+    /// Every node, what it is, and the URL of its API where it answers.
+    fn nodes(&self) -> ClusterAnswer<'_, Vec<(NodeName, Role, Option<String>)>>;
+
+    /// Position of a database, and the checksum of its pages as they are read now. Blocking.
+    ///
+    /// # Errors
+    /// Where there is no such database, or it cannot be read.
+    fn check(&self, name: &DbName) -> Result<(Pos, Checksum), StoreError>;
+
+    /// Lets this node fetch what differs from another node's copy of a database; it is not served until that is done.
+    ///
+    /// # Errors
+    /// On the primary: its copy is what others are compared with.
+    fn repair(&self, name: &DbName) -> Result<(), ClusterError>;
 
     /// Number of change sets kept in `discarded/`.
     fn discarded(&self) -> u64;

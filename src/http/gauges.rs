@@ -3,7 +3,11 @@
 use metrics::gauge;
 
 use super::Api;
+use crate::store::Standing;
 use crate::telemetry::metrics as names;
+
+/// With more databases, none has metrics of its own.
+const DATABASES_MAX: usize = 500;
 
 /// Sets every gauge to what the node says now.
 pub(super) fn observe(api: &dyn Api) {
@@ -18,7 +22,18 @@ pub(super) fn observe(api: &dyn Api) {
     gauge!(names::DATABASES).set(databases.len() as f64);
     gauge!(names::ATTACHED).set(databases.iter().filter(|db| db.attached).count() as f64);
     gauge!(names::DATABASE_BYTES).set(databases.iter().map(|db| db.size_bytes).sum::<u64>() as f64);
+    if databases.len() <= DATABASES_MAX {
+        for db in &databases {
+            let name = db.name.to_string();
+            gauge!(names::DB_TXID, "db" => name.clone()).set(db.pos.txid_or_zero() as f64);
+            gauge!(names::DB_BYTES, "db" => name).set(db.size_bytes as f64);
+        }
+    }
     let members = api.members();
+    let following = members.iter().filter(|member| member.healthy && member.standing == Standing::Follows);
+    gauge!(names::SUBSCRIBERS).set(following.count() as f64);
+    let own = members.iter().find(|member| member.name == overview.name).and_then(|member| member.lag);
+    gauge!(names::LAG_SECONDS).set(own.filter(|_| !overview.is_primary).unwrap_or_default().as_secs_f64());
     for role in ["voter", "replica"] {
         for healthy in [true, false] {
             let count = members.iter().filter(|m| m.role.to_string() == role && m.healthy == healthy).count();

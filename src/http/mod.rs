@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod cluster;
+mod dashboard;
 mod documents;
 mod events;
 mod export;
@@ -19,6 +20,7 @@ mod router;
 mod serve;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod wait;
 
 pub use api::{Api, ExportSink, Import, Overview};
@@ -30,3 +32,4 @@ pub use protect::{Protection, protect};
 pub use rfc3339::rfc3339;
 pub use router::router;
 pub use serve::serve;
+pub use verify::{CheckDocument, NodeDocument};

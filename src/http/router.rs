@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
 use super::wait::WaitQuery;
-use super::{Api, DatabaseDocument, cluster, events, export, gauges, import, litefs_events, wait};
+use super::{
+    Api, DatabaseDocument, cluster, dashboard, events, export, gauges, import, litefs_events, verify, wait,
+};
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
@@ -32,12 +34,16 @@ pub(super) type Name = Result<Path<String>, PathRejection>;
 /// The routes of a node's API.
 pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
     Router::new()
+        .route("/", get(dashboard::dashboard))
         .route("/v1/status", get(cluster::status))
         .route("/v1/databases", get(databases))
         .route("/v1/databases/{name}", get(one_database).put(put_database).delete(delete_database))
         .route("/v1/databases/{name}/export", get(export_database))
         .route("/v1/databases/{name}/wait", get(wait_database))
         .route("/v1/databases/{name}/newest", get(cluster::newest))
+        .route("/v1/databases/{name}/check", get(verify::check))
+        .route("/v1/databases/{name}/repair", post(verify::repair))
+        .route("/v1/nodes", get(verify::nodes))
         .route("/v1/members", get(cluster::list_members).post(cluster::add_member))
         .route("/v1/members/{name}", delete(cluster::remove_member))
         .route("/v1/members/{name}/promote", post(cluster::promote_member))
@@ -78,7 +84,9 @@ async fn measure(request: Request, next: Next) -> Response {
 
 /// The route a path belongs to, so that a metric has few values.
 fn route_of(path: &str) -> &'static str {
-    const PLAIN: [&str; 9] = [
+    const PLAIN: [&str; 11] = [
+        "/v1/nodes",
+        "/",
         "/v1/status",
         "/v1/databases",
         "/v1/events",
@@ -97,6 +105,8 @@ fn route_of(path: &str) -> &'static str {
         Some(Some((_, "export"))) => "/v1/databases/{name}/export",
         Some(Some((_, "wait"))) => "/v1/databases/{name}/wait",
         Some(Some((_, "newest"))) => "/v1/databases/{name}/newest",
+        Some(Some((_, "check"))) => "/v1/databases/{name}/check",
+        Some(Some((_, "repair"))) => "/v1/databases/{name}/repair",
         None if path.starts_with("/v1/members/") => "/v1/members/{name}",
         _ => "other",
     }

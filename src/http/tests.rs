@@ -14,8 +14,8 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, Client, ClientError, ExportSink, Import, Overview, Protection, StatusDocument, protect, router,
-    serve,
+    Api, CheckDocument, Client, ClientError, ExportSink, Import, NodeDocument, Overview, Protection,
+    StatusDocument, protect, router, serve,
 };
 use crate::db::{DbError, Done, SnapshotHeader};
 use crate::store::{
@@ -138,6 +138,19 @@ impl Api for Fake {
 
     fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
         Box::pin(async move { to.ok_or(ClusterError::Unavailable("nobody takes over".into())) })
+    }
+
+    fn nodes(&self) -> ClusterAnswer<'_, Vec<(NodeName, Role, Option<String>)>> {
+        Box::pin(async { Ok(vec![("n1".parse().unwrap(), Role::Voter, None)]) })
+    }
+
+    fn check(&self, name: &DbName) -> Result<(Pos, Checksum), StoreError> {
+        let db = self.database(name).ok_or_else(|| StoreError::NotFound(name.to_string()))?;
+        Ok((db.pos, Checksum::new(if self.primary { 1 } else { 2 })))
+    }
+
+    fn repair(&self, _name: &DbName) -> Result<(), ClusterError> {
+        if self.primary { Err(ClusterError::Refused("hand off first".into())) } else { Ok(()) }
     }
 
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
@@ -358,6 +371,21 @@ async fn status_and_metrics_show_the_same_node() {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
     assert!(metrics.contains("route=\"/v1/databases/{name}\""), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_check_tells_what_the_bytes_are_and_the_primary_repairs_nothing() {
+    for (primary, sound) in [(true, true), (false, false)] {
+        let fake = Fake::new(primary);
+        fake.databases.lock().unwrap().insert(DbName::new("a.db").unwrap(), (7, file(1)));
+        let Served { client, .. } = served(fake).await;
+        let check: CheckDocument = client.get("/v1/databases/a.db/check").await.unwrap();
+        assert_eq!((check.txid.as_str(), check.is_sound()), ("0000000000000007", sound));
+        let repaired = client.post("/v1/databases/a.db/repair", &()).await;
+        assert_eq!(repaired.is_ok(), !primary);
+        let nodes: Vec<NodeDocument> = client.get("/v1/nodes").await.unwrap();
+        assert_eq!((nodes[0].name.as_str(), &nodes[0].http), ("n1", &None));
+    }
 }
 
 #[tokio::test]

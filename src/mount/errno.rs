@@ -4,6 +4,7 @@ use std::io;
 
 use fuser::Errno;
 
+use super::said;
 use crate::db::DbError;
 use crate::store::StoreError;
 
@@ -48,7 +49,10 @@ impl Doing {
 
 /// Logs why `path` is refused to an application and gives the number to answer with.
 pub(super) fn refuse(path: &str, doing: Doing, errno: Errno, why: impl std::fmt::Display) -> Errno {
-    tracing::info!(path, operation = doing.name(), errno = errno.code(), "refused: {why}");
+    let why = why.to_string();
+    if let Some(unsaid) = said::due((path, doing.name(), &why)) {
+        tracing::info!(path, operation = doing.name(), errno = errno.code(), unsaid, "refused: {why}");
+    }
     errno
 }
 
@@ -62,7 +66,7 @@ pub(super) fn of_io(path: &str, doing: Doing, error: &io::Error) -> Errno {
 /// The number for an error of a database, logged.
 pub(super) fn of_db(path: &str, doing: Doing, error: &DbError) -> Errno {
     let errno = db_number(doing, error);
-    tracing::warn!(path, operation = doing.name(), errno = errno.code(), "refused: {error}");
+    refused(path, doing, errno, &error.to_string());
     errno
 }
 
@@ -75,8 +79,14 @@ pub(super) fn of_store(path: &str, doing: Doing, error: &StoreError) -> Errno {
         StoreError::Fatal(_) => Errno::EIO,
         StoreError::Io { source, .. } => number(source),
     };
-    tracing::warn!(path, operation = doing.name(), errno = errno.code(), "refused: {error}");
+    refused(path, doing, errno, &error.to_string());
     errno
+}
+
+fn refused(path: &str, doing: Doing, errno: Errno, why: &str) {
+    if let Some(unsaid) = said::due((path, doing.name(), why)) {
+        tracing::warn!(path, operation = doing.name(), errno = errno.code(), unsaid, "refused: {why}");
+    }
 }
 
 /// The number of a system error as it is: "disk full" must stay ENOSPC for SQLite to say so.

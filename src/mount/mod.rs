@@ -21,6 +21,7 @@ mod names;
 mod notify;
 mod open;
 mod processes;
+mod said;
 mod session;
 mod shm;
 mod stale;

@@ -9,15 +9,18 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::disk_guard::guard_disk;
 use super::doors::Doors;
 use super::guard::Guard;
+use super::hook::run_hooks;
 use super::joining::{enlist, find_cluster, look_up};
 use super::lag::tell_lag;
 use super::place::Place;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::replication::{Parts, Replication, Timing, parse_cluster};
-use super::tally::count_events;
+use super::role_now::{RoleNow, follow_primary};
+use super::tally::{count_events, keep_metrics_small};
 use super::view::NodeView;
 use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
@@ -43,6 +46,7 @@ pub(super) struct Running {
     replication: Arc<Replication>,
     proxy: Option<Proxying>,
     ready: watch::Sender<Result<(), String>>,
+    role: watch::Receiver<RoleNow>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _identity: Arc<IdentityFile>,
@@ -86,6 +90,9 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     tell_lag(&store, &replication, &tasks, shutdown.clone());
+    store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
+    let reserve = settings.limits.disk_reserve_bytes;
+    tasks.spawn(guard_disk(store.clone(), settings.data.clone(), reserve, shutdown.clone()));
     let mount = mount(settings, store.clone()).await?;
     let guard = guard(&identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
@@ -111,7 +118,9 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         peering: doors.peering.clone(),
         ready: ready.subscribe(),
     });
-    let router = http::router(view, Exposition::install(), shutdown.clone());
+    let exposition = Exposition::install();
+    tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
+    let router = http::router(view, exposition, shutdown.clone());
     let peering = doors.peering;
     let router = http::protect(router, doors.http);
     tasks.spawn(serve_http(addresses.http, router, doors.http_tls, shutdown.clone(), failed.clone()));
@@ -124,9 +133,14 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         };
         Proxying::start(listener, proxy, site, gate, failed.clone())
     });
+    let (role, roles) = watch::channel(RoleNow::default());
     tokio::select! {
-        settled = wait_until_usable(&replication, &store, &tasks, &failed, &shutdown) => settled?,
+        settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
+    }
+    let hook = settings.exec.on_role_change.clone();
+    if !hook.is_empty() {
+        tasks.spawn(run_hooks(hook, settings.name.clone(), roles.clone(), shutdown.clone()));
     }
     let _before = ready.send_replace(Ok(()));
     let announcement = format!(
@@ -145,6 +159,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         replication,
         proxy,
         ready,
+        role: roles,
         tasks,
         shutdown,
         _identity,
@@ -152,6 +167,11 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
 }
 
 impl Running {
+    /// What the node is, as it changes.
+    pub(super) fn role(&self) -> watch::Receiver<RoleNow> {
+        self.role.clone()
+    }
+
     /// Ends the node in order: what is on disk then needs no repair at the next start. Where `failed`, the mount stays
     /// in its place, dead: nobody has said that applications are done with it.
     pub(super) async fn stop(self, failed: bool) -> Result<(), NodeError> {
@@ -378,13 +398,17 @@ async fn serve_http(
 /// A voter is usable when a primary is known, and writable then where it is itself that; a replica when it has the
 /// cluster's databases, however old.
 async fn wait_until_usable(
-    replication: &Replication,
+    replication: &Arc<Replication>,
     store: &Arc<Store>,
+    role: watch::Sender<RoleNow>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,
 ) -> Result<(), NodeError> {
-    match replication {
+    if let Replication::Replica { .. } = **replication {
+        tasks.spawn(follow_primary(store.clone(), replication.clone(), role.clone(), shutdown.clone()));
+    }
+    match &**replication {
         Replication::Voter { raft, own, term, handoffs, control, .. } => {
             let settled = watch::Sender::new(false);
             let mut watched = settled.subscribe();
@@ -398,6 +422,7 @@ async fn wait_until_usable(
                 gate: control.gate.clone(),
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
                 settled,
+                role,
                 failures: failures.clone(),
             };
             tasks.spawn(voter.follow(states, shutdown.clone()));

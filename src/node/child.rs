@@ -3,17 +3,13 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::mpsc as std_mpsc;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use super::NodeError;
-
-/// How long the program has to end after SIGTERM or SIGINT before it is killed.
-pub(super) const GRACE: Duration = Duration::from_secs(10);
+use super::{NodeError, systemd};
 
 /// The program while it runs.
 pub(super) struct Supervised {
@@ -37,6 +33,7 @@ impl Supervised {
         let failed = |why: String| NodeError::Command { command: program.clone(), why };
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
+        systemd::hide_from(&mut command);
         die_with_parent(&mut command);
         let (parent, lives) = std_mpsc::channel();
         let (answer, spawned) = oneshot::channel();

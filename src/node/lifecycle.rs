@@ -5,8 +5,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::assemble::{Running, start};
-use super::child::{GRACE, Supervised};
 use super::signals::{Signals, ends};
+use super::supervise::supervise;
+use super::systemd;
 use crate::config::Settings;
 
 /// Runs a node until it is told to end or its command ends; gives the exit code.
@@ -28,10 +29,15 @@ pub async fn run(settings: Settings) -> Result<i32, NodeError> {
         }
     };
     announce(&running.announcement);
+    systemd::ready(&running.announcement);
+    let watchdog = systemd::keep_watchdog_fed(&settings.mount);
     let outcome = match settings.command.is_empty() {
         true => stay(&mut running, &mut signals).await,
-        false => supervise(&settings.command, &mut running, &mut signals).await,
+        false => supervise(&settings.command, &settings.exec, &mut running, &mut signals).await,
     };
+    systemd::stopping();
+    // The mount is about to go.
+    drop(watchdog);
     let stopped = running.stop(outcome.is_err()).await;
     let code = outcome?;
     stopped?;
@@ -57,39 +63,4 @@ async fn stay(running: &mut Running, signals: &mut Signals) -> Result<i32, NodeE
             Some(failure) = running.failures.recv() => return Err(failure),
         }
     }
-}
-
-async fn supervise(
-    command: &[String],
-    running: &mut Running,
-    signals: &mut Signals,
-) -> Result<i32, NodeError> {
-    let mut child = Supervised::spawn(command).await?;
-    loop {
-        tokio::select! {
-            code = child.wait() => return code,
-            signal = signals.next() => {
-                child.signal(signal);
-                if ends(signal) {
-                    return end(&mut child, signals).await;
-                }
-            }
-            Some(failure) = running.failures.recv() => {
-                child.signal(Signal::SIGTERM);
-                end(&mut child, signals).await?;
-                return Err(failure);
-            }
-        }
-    }
-}
-
-/// Waits for the command to end; kills it after a while, or at the second signal.
-async fn end(child: &mut Supervised, signals: &mut Signals) -> Result<i32, NodeError> {
-    tokio::select! {
-        code = child.wait() => return code,
-        () = tokio::time::sleep(GRACE) => tracing::warn!("the command did not end within {GRACE:?}; killing it"),
-        signal = signals.next_end() => tracing::warn!("{signal} once more; killing the command"),
-    }
-    child.signal(Signal::SIGKILL);
-    child.wait().await
 }

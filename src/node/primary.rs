@@ -6,10 +6,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::HandoffOrder;
+use super::role_now::{RoleNow, note};
 use super::{NodeError, blocking};
 use crate::proxy::WriteGate;
 use crate::raft::{PrimaryState, RaftNode};
 use crate::store::{ClusterError, PrimaryInfo, Store, StoreError};
+use crate::telemetry::metrics::HANDOFF_SECONDS;
 use crate::types::{Access, NodeName};
 
 /// What the applications of a voter may do: write exactly while it is primary.
@@ -26,6 +28,8 @@ pub(super) struct VoterAccess {
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
+    /// What the node is, once applications may do what that allows.
+    pub(super) role: watch::Sender<RoleNow>,
     pub(super) failures: mpsc::Sender<NodeError>,
 }
 
@@ -69,6 +73,8 @@ impl VoterAccess {
                 if let Err(failure) = self.enter(&place).await {
                     return self.fail(failure).await;
                 }
+                let primary = place.primary.clone();
+                note(&self.role, RoleNow { is_primary: place.is_self, primary, term: state.term });
                 if place.is_self || place.follows {
                     self.settled.send_replace(true);
                 }
@@ -144,7 +150,7 @@ impl VoterAccess {
         }
         // Opened again where this node is entered as primary anew.
         self.gate.set_primary(false);
-        let store = self.store.clone();
+        let (store, begun) = (self.store.clone(), Instant::now());
         let fenced = blocking(move || {
             // From here on this node is primary no more, and does not know yet who is.
             store.hand_over().inspect(|()| store.set_primary(None))
@@ -155,7 +161,10 @@ impl VoterAccess {
             Err(error) => Err(ClusterError::Unavailable(error.to_string())),
         };
         match &outcome {
-            Ok(name) => tracing::info!(primary = %name, "handed off"),
+            Ok(name) => {
+                metrics::histogram!(HANDOFF_SECONDS).record(begun.elapsed().as_secs_f64());
+                tracing::info!(primary = %name, "handed off");
+            }
             Err(error) => tracing::warn!(%error, "cannot hand off; going on"),
         }
         let _ = done.send(outcome);

@@ -18,7 +18,7 @@ use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, Peering};
 use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
-use crate::types::NodeId;
+use crate::types::{DbName, NodeId};
 
 /// How this node takes part in the cluster's history.
 pub(super) enum Replication {
@@ -251,6 +251,14 @@ impl Replication {
             }
         };
         with_followers(members, followers)
+    }
+
+    /// Fetches what differs from another node's copy of a database that failed.
+    pub(super) fn repair(&self, db: &DbName) {
+        match self {
+            Replication::Voter { target, .. } => target.repair(db),
+            Replication::Replica { follower, .. } => follower.repair(db),
+        }
     }
 
     /// Before this node ends: another voter becomes primary, if one can.

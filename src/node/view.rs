@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -9,17 +9,20 @@ use tokio::sync::{broadcast, watch};
 
 use super::joining;
 use super::replication::Replication;
-use crate::db::Done;
+use crate::db::{DbError, Done};
 use crate::http::{Api, ExportSink, Import, Overview};
 use crate::security::Peering;
 use crate::store::{
     ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
     StoreEvent, Upload,
 };
-use crate::types::{Access, DbName, NodeName, PageCount, Pgno, Pos, Role, Txid};
+use crate::types::{Access, Checksum, DbName, NodeName, PageCount, Pgno, Pos, Role, Txid};
 
 /// Bytes of an export that are read at a time.
 const EXPORT_CHUNK_BYTES: usize = 256 << 10;
+
+/// How long a node has to say who it is.
+const IDENTIFY_MAX: Duration = Duration::from_secs(2);
 
 /// A node as HTTP shows it.
 pub(super) struct NodeView {
@@ -84,6 +87,44 @@ impl Api for NodeView {
 
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
         Box::pin(async move { self.control()?.newest(db).await })
+    }
+
+    fn nodes(&self) -> ClusterAnswer<'_, Vec<(NodeName, Role, Option<String>)>> {
+        Box::pin(async move {
+            let members = self.control()?.members().await?;
+            let found = members.into_iter().map(|member| async move {
+                let asked =
+                    tokio::time::timeout(IDENTIFY_MAX, joining::who_is(&member.addr, &self.peering)).await;
+                (member.name, member.role, asked.ok().and_then(Result::ok).map(|found| found.http))
+            });
+            Ok(futures::future::join_all(found).await)
+        })
+    }
+
+    fn check(&self, name: &DbName) -> Result<(Pos, Checksum), StoreError> {
+        if self.store.status(name).is_none() {
+            return Err(StoreError::NotFound(name.to_string()));
+        }
+        let mut snapshot = self.store.snapshot(name)?;
+        let header = snapshot.header();
+        let mut computed = Checksum::EMPTY;
+        for pgno in header.commit.pages(header.page_size) {
+            computed = computed ^ snapshot.page_checksum(pgno)?;
+        }
+        Ok((header.pos, computed))
+    }
+
+    fn repair(&self, name: &DbName) -> Result<(), ClusterError> {
+        if self.store.access() == Access::Write {
+            let why = "this node is primary, and others are compared with it: skein handoff, then repair it";
+            return Err(ClusterError::Refused(why.into()));
+        }
+        let why = DbError::Corrupt { db: name.clone(), why: "to be repaired, as an operator asked".into() };
+        if let Some(database) = self.store.get(name) {
+            database.fail(&why);
+            self.replication.repair(name);
+        }
+        Ok(())
     }
 
     fn discarded(&self) -> u64 {

@@ -13,7 +13,7 @@ use crate::rpc::GrpcConnector;
 use crate::security::Peering;
 use crate::store::{Change, Store, StoreError};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
-use crate::types::{LogIndex, NodeId};
+use crate::types::{DbName, LogIndex, NodeId};
 
 /// Entries that may wait for slow databases, in bytes.
 const QUEUE_BYTES_MAX: usize = 64 << 20;
@@ -53,6 +53,11 @@ impl VoterTarget {
         let applier = Applier::start(options, store.clone(), connector, shutdown);
         let runtime = tokio::runtime::Handle::current();
         Arc::new(Self { store, applier, replayed: watch::Sender::new(false), runtime })
+    }
+
+    /// See [`Applier::repair`].
+    pub(super) fn repair(&self, db: &DbName) {
+        self.applier.repair(db);
     }
 
     /// Does what may block once everything taken so far is applied in every database.

@@ -1,10 +1,12 @@
 //! openraft's log storage over the segment log.
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use openraft::storage::{IOFlushed, LogState, RaftLogStorage};
@@ -14,11 +16,15 @@ use tokio::sync::watch;
 use super::codec;
 use super::segment_log::{LogError, LogOptions, LogReader, Record, SegmentLog};
 use super::types::{Entry, LogId, TypeConfig, Vote, position};
+use crate::telemetry::metrics::LOG_SYNC_SECONDS;
+use crate::telemetry::traces;
 
 /// Bytes of entries handed out at once; openraft's own limits count entries (trap 8).
 const READ_BYTES_MAX: usize = 4 << 20;
 /// See [`Writer::sync_later`].
 const ROUNDS_BEFORE_SYNC: usize = 2;
+/// Syncs whose time is remembered for traces.
+const SYNCS_REMEMBERED: usize = 256;
 
 /// The log as openraft writes it.
 ///
@@ -54,6 +60,8 @@ pub struct StoreShared {
     purged: Mutex<Option<LogId>>,
     /// The last entry on disk; `None` where a sync failed.
     flushed: watch::Sender<Option<u64>>,
+    /// The last syncs, where traces want to know: the last entry of each, and when it was on disk.
+    recent: Mutex<VecDeque<(u64, Instant)>>,
 }
 
 impl StoreShared {
@@ -84,6 +92,27 @@ impl StoreShared {
     #[cfg(test)]
     pub fn assume_flushed(&self) {
         self.flushed.send_replace(Some(u64::MAX));
+    }
+
+    /// When the entry at `position` was on this node's disk; `None` where nobody traces, or that is long ago.
+    pub fn flushed_at(&self, position: u64) -> Option<Instant> {
+        if !traces::wanted() {
+            return None;
+        }
+        lock(&self.recent).iter().find(|(last, _)| *last >= position).map(|(_, at)| *at)
+    }
+
+    fn note_sync(&self, last: u64, begun: Instant) {
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        metrics::histogram!(LOG_SYNC_SECONDS).record((now - begun).as_secs_f64());
+        if traces::wanted() {
+            let mut recent = lock(&self.recent);
+            recent.push_back((last, now));
+            if recent.len() > SYNCS_REMEMBERED {
+                recent.pop_front();
+            }
+        }
     }
 
     /// Waits until the entry at `position` is on this node's disk: an entry may be committed by the disks of others
@@ -130,6 +159,7 @@ impl LogStore {
             committed: Mutex::new(recovered.committed),
             purged: Mutex::new(purged),
             flushed: watch::Sender::new(Some(reader.last_index())),
+            recent: Mutex::default(),
         });
         let reader = StoreReader { reader, shared: shared.clone() };
         let writer = Writer {
@@ -174,11 +204,12 @@ impl Writer {
     /// Syncs everything written so far, and tells those who wait for it.
     fn sync(&self) -> io::Result<()> {
         let waiting = std::mem::take(&mut *lock(&self.unsynced));
+        let begun = Instant::now();
         let result = {
             let mut log = lock(&self.log);
             log.sync().map(|()| log.reader().last_index())
         };
-        self.shared.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.note_sync(result.as_ref().copied().unwrap_or_default(), begun);
         self.shared.flushed.send_replace(result.as_ref().ok().copied());
         let result = result.map(drop);
         for callback in waiting {

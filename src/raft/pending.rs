@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::db::{CommitDone, CommitError};
 use crate::store::Origin;
+use crate::telemetry::CommitTimes;
 
 /// Proposals of this run whose fate is not known yet.
 ///
@@ -22,6 +23,7 @@ struct Proposal {
     term: u64,
     /// When it was handed to Raft.
     since: Option<Instant>,
+    times: CommitTimes,
 }
 
 impl Pending {
@@ -30,14 +32,15 @@ impl Pending {
     }
 
     /// Notes a proposal before it is made.
-    pub fn insert(&self, origin: Origin, term: u64, done: CommitDone) {
-        self.lock().insert(origin, Proposal { done, term, since: None });
+    pub fn insert(&self, origin: Origin, term: u64, times: CommitTimes, done: CommitDone) {
+        self.lock().insert(origin, Proposal { done, term, since: None, times });
     }
 
     /// It is handed to Raft now: from here on its fate is waited for.
     pub fn begin(&self, origin: &Origin) {
         if let Some(proposal) = self.lock().get_mut(origin) {
             proposal.since = Some(Instant::now());
+            proposal.times.submit();
         }
     }
 
@@ -46,14 +49,14 @@ impl Pending {
         self.lock().contains_key(origin)
     }
 
-    /// Takes a proposal whose fate is about to be told.
-    pub fn take(&self, origin: &Origin) -> Option<CommitDone> {
-        self.lock().remove(origin).map(|proposal| proposal.done)
+    /// Takes a proposal whose fate is about to be told: who waits for it, and how long its way took.
+    pub fn take(&self, origin: &Origin) -> Option<(CommitDone, CommitTimes)> {
+        self.lock().remove(origin).map(|proposal| (proposal.done, proposal.times))
     }
 
     /// Tells the fate of a proposal, if nobody did before.
     pub fn fail(&self, origin: &Origin, error: CommitError) {
-        if let Some(done) = self.take(origin) {
+        if let Some((done, _)) = self.take(origin) {
             done(Err(error));
         }
     }
@@ -76,7 +79,8 @@ impl Pending {
     pub fn expire(&self, age: Duration) {
         let now = Instant::now();
         let error = CommitError::Unknown(format!("the log did not answer within {} s", age.as_secs_f32()));
-        self.fail_where(|proposal| proposal.since.is_some_and(|since| now - since >= age), &error);
+        let late = |since: Instant| now.saturating_duration_since(since) >= age;
+        self.fail_where(|proposal| proposal.since.is_some_and(late), &error);
     }
 
     /// Gives up on all.

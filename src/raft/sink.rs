@@ -14,10 +14,11 @@ use super::node::RaftHandle;
 use super::pending::Pending;
 use super::transport::{BlobSender, ship};
 use super::types::{CommittedLeaderId, Payload, TypeConfig};
-use crate::db::{CommitDone, CommitError};
+use crate::db::{CommitDone, CommitError, take_capture_time};
 use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::store::{Change, CommitSink, Origin};
+use crate::telemetry::CommitTimes;
 
 /// Proposals that may wait for the Raft thread; applications wait for theirs, so there are hardly more than
 /// databases in use.
@@ -57,6 +58,8 @@ impl RaftSink {
 
 impl CommitSink for RaftSink {
     fn propose(&self, change: Change, done: CommitDone) {
+        // Also where it is refused: the times are of this proposal and no later one.
+        let capture = take_capture_time();
         if let Some(why) = (self.starved)() {
             return done(Err(CommitError::Refused(format!("no space for the log: {why}"))));
         }
@@ -66,7 +69,7 @@ impl CommitSink for RaftSink {
         }
         let (origin, blobs) = (change.origin, change.blobs().collect());
         let payload = Payload(change.encode());
-        self.pending.insert(origin, term, done);
+        self.pending.insert(origin, term, CommitTimes::propose(capture), done);
         if let Err(refused) = self.queue.try_send(Proposal { origin, term, payload, blobs }) {
             let why = match refused {
                 mpsc::error::TrySendError::Full(_) => "too many proposals are waiting",

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures::{Stream, StreamExt};
 use openraft::entry::EntryPayload;
@@ -76,11 +77,12 @@ impl StateMachine {
     }
 
     /// The change of an entry where it has to be applied; a proposal of this run is in its database already.
-    fn change_of(&self, index: LogIndex, payload: Payload) -> Option<Change> {
+    fn change_of(&self, index: LogIndex, payload: Payload, decided: Instant) -> Option<Change> {
         match Change::decode(payload.0) {
             Ok(change) => match self.pending.take(&change.origin) {
-                Some(done) => {
+                Some((done, times)) => {
                     done(Ok(index));
+                    times.record(index, &change, self.store.flushed_at(index.get()), decided);
                     None
                 }
                 None => Some(change),
@@ -151,6 +153,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         while let Some(entry) = entries.next().await {
             let (entry, responder) = entry?;
             let (index, term) = (LogIndex::new(position(entry.log_id.index)), entry.log_id.leader_id.term);
+            let decided = Instant::now();
             self.store.wait_flushed(index.get()).await?;
             let mut change = None;
             match entry.payload {
@@ -158,7 +161,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     self.pending.lost_before(term);
                     self.target.term_began(term);
                 }
-                EntryPayload::Normal(payload) => change = self.change_of(index, payload),
+                EntryPayload::Normal(payload) => change = self.change_of(index, payload, decided),
                 EntryPayload::Membership(membership) => {
                     self.members = StoredMembership::new(Some(entry.log_id), membership);
                     durable::write_atomic(&self.members_file, &codec::encode_members(&self.members)?)?;

@@ -12,7 +12,7 @@ use super::freshness::Lag;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
-use crate::db::{Database, DbError, Done, FileKeeper, KernelCache, Shared, Tailer};
+use crate::db::{Database, DbError, Done, FileKeeper, KernelCache, Limits, Shared, Tailer};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
@@ -153,6 +153,11 @@ impl Store {
     /// Connects who keeps fences when this process is gone.
     pub fn set_fence_keeper(&self, keeper: Arc<dyn FileKeeper>) {
         self.shared.set_keeper(keeper);
+    }
+
+    /// What bounds the writers of its databases.
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
     }
 
     /// The data directory's names.

@@ -23,6 +23,8 @@ impl Store {
     /// # Errors
     /// `NotPrimary` where this node may not write; `Io` where no file can be made.
     pub fn upload(self: &Arc<Self>, name: &DbName) -> Result<Upload, StoreError> {
+        let full = |source| StoreError::Io { what: format!("receiving database {name}"), source };
+        self.limits().check_space().map_err(full)?;
         let database = self.create(name)?;
         let spool = tempfile::tempfile_in(self.layout.tmp())
             .map_err(|source| StoreError::Io { what: format!("receiving database {name}"), source })?;

@@ -134,6 +134,11 @@ impl Applier {
         resync_all(upstream, self.target.clone(), &Globs::all(), index).await.map(drop)
     }
 
+    /// Fetches what differs from another voter's copy of a database; until then entries of it wait.
+    pub fn repair(&self, db: &DbName) {
+        self.lanes.repair(db);
+    }
+
     /// Lets lanes end after what they are doing; entries that come later are left to the next start.
     pub fn stop(&self) {
         self.lanes.stop();

@@ -12,7 +12,7 @@ use super::lanes::{LaneParts, Lanes, Request};
 use super::session::{Shared, follow_upstream};
 use super::{Connector, FollowStatus, Globs, PrimaryView, RecentLog, ReplicaTarget, StreamError};
 use crate::store::{Member, Standing};
-use crate::types::{NodeId, NodeName, Role};
+use crate::types::{DbName, NodeId, NodeName, Role};
 
 /// Stores the id of the cluster this node joined, before anything of it is applied.
 pub type AdoptCluster = Box<dyn Fn(&ClusterId) -> io::Result<()> + Send + Sync>;
@@ -66,6 +66,7 @@ pub struct Follower {
     view: watch::Receiver<PrimaryView>,
     ready: watch::Receiver<bool>,
     recent: Arc<RecentLog>,
+    lanes: Arc<Lanes>,
     shutdown: CancellationToken,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -104,6 +105,7 @@ impl Follower {
             requests,
             bytes_max: options.queue_bytes_max,
         };
+        let lanes = Lanes::new(parts, start);
         let follower = Self {
             name: options.name.clone(),
             advertise: options.advertise.clone(),
@@ -111,10 +113,10 @@ impl Follower {
             view: view.subscribe(),
             ready: ready.subscribe(),
             recent,
+            lanes: lanes.clone(),
             shutdown: shutdown.clone(),
             thread: Mutex::new(None),
         };
-        let lanes = Lanes::new(parts, start);
         let shared = Shared { options, target, lanes, status, view, ready, acks, shutdown };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("skein-follow".into()).spawn(move || {
@@ -180,6 +182,11 @@ impl Follower {
             standing: Standing::Follows,
         };
         primary.into_iter().chain([this]).collect()
+    }
+
+    /// Fetches what differs from the upstream node's copy of a database; until then entries of it wait.
+    pub fn repair(&self, db: &DbName) {
+        self.lanes.repair(db);
     }
 
     /// Ends following and waits for the thread. Blocking.

@@ -252,6 +252,13 @@ impl Lanes {
         self.push(&mut state, index, 0, Work::Resync(dbs.to_vec(), index));
     }
 
+    /// Brings a database in step by difference, as of the last entry taken.
+    pub(super) fn repair(self: &Arc<Self>, db: &DbName) {
+        let mut state = self.state();
+        let index = state.cursor;
+        self.push(&mut state, index, 0, Work::Resync(vec![db.clone()], index));
+    }
+
     fn push(self: &Arc<Self>, state: &mut State, index: LogIndex, bytes: usize, work: Work) {
         let dbs = match &work {
             Work::Apply(change) => databases(change),

@@ -1,10 +1,16 @@
 use std::io::{self, Write};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::db::SnapshotHeader;
 use crate::io::blobs::BlobWriter;
 use crate::ltx::BlobRef;
 use crate::store::{Change, PrimaryInfo, Store, StoreError};
+use crate::telemetry::metrics::{APPLY_LAG_SECONDS, APPLY_SECONDS};
+use crate::telemetry::traces;
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
+
+/// What is older was not made just now: an entry redone after a start.
+const LAG_MAX: Duration = Duration::from_secs(3600);
 
 /// What a follower brings up to date; the store of a replica. Blocking, callable from any thread.
 pub trait ReplicaTarget: Send + Sync + 'static {
@@ -85,7 +91,18 @@ impl ReplicaTarget for Store {
     }
 
     fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
-        Store::apply(self, index, change)
+        let begun = Instant::now();
+        Store::apply(self, index, change)?;
+        metrics::histogram!(APPLY_SECONDS).record(begun.elapsed().as_secs_f64());
+        let made = UNIX_EPOCH + Duration::from_millis(u64::try_from(change.timestamp_ms).unwrap_or_default());
+        // Redone after a start it tells nothing; where the clocks disagree it may come from the future.
+        if let Ok(age) = SystemTime::now().duration_since(made)
+            && age < LAG_MAX
+        {
+            metrics::histogram!(APPLY_LAG_SECONDS).record(age.as_secs_f64());
+        }
+        traces::applied(index, change, begun);
+        Ok(())
     }
 
     fn applied(&self, index: LogIndex) {

@@ -30,7 +30,7 @@ const LAYERS: [(&[&str], bool); 8] = [
 ];
 
 /// A library and the only modules that may name it.
-const DOORS: [(&str, &[&str]); 16] = [
+const DOORS: [(&str, &[&str]); 19] = [
     ("fuser", &["mount"]),
     ("openraft", &["raft"]),
     ("tonic", &["rpc", "raft", "security"]),
@@ -47,6 +47,9 @@ const DOORS: [(&str, &[&str]); 16] = [
     ("object_store", &["backup"]),
     ("clap", &["cli", "main"]),
     ("anyhow", &["cli", "main"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
 ];
 
 /// What only tests may say; the rest of the program answers with an error.

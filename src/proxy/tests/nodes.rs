@@ -141,7 +141,7 @@ fn settings(app: SocketAddr) -> ProxySettings {
         ..ProxyPartial::default()
     };
     let (mount, data) = (Some("/m".into()), Some("/d".into()));
-    let partial = Partial { mount, data, proxy: Some(proxy), ..Partial::default() };
+    let partial = Partial { mount, data, proxy, ..Partial::default() };
     Settings::resolve(partial, "host").unwrap().proxy.unwrap()
 }
 

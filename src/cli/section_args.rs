@@ -1,0 +1,74 @@
+//! Options of `skein mount` that are sections of the configuration file.
+
+use clap::Args;
+
+use crate::config::{OnlyOn, PartialExec, PartialLimits, PartialTraces, Restart, Size, Time};
+
+/// Section `[exec]` of the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct ExecArgs {
+    /// Where CMD runs: on every node, or only while the node is primary [default: any]
+    #[arg(long, env = "SKEIN_EXEC_ONLY_ON", value_name = "any|primary")]
+    exec_only_on: Option<OnlyOn>,
+    /// When CMD is started again after it has ended by itself [default: never]
+    #[arg(long, env = "SKEIN_EXEC_RESTART", value_name = "never|on-failure|always")]
+    exec_restart: Option<Restart>,
+    /// The longest wait before CMD is started again [default: 30s]
+    #[arg(long, env = "SKEIN_EXEC_RESTART_DELAY_MAX", value_name = "TIME")]
+    exec_restart_delay_max: Option<Time>,
+    /// How long CMD has to end after SIGTERM before it is killed [default: 10s]
+    #[arg(long, env = "SKEIN_EXEC_STOP_TIMEOUT", value_name = "TIME")]
+    exec_stop_timeout: Option<Time>,
+    /// Shell command to run when the node's role or the primary changes
+    #[arg(long, env = "SKEIN_EXEC_ON_ROLE_CHANGE", value_name = "COMMAND")]
+    exec_on_role_change: Option<String>,
+}
+
+impl ExecArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> PartialExec {
+        PartialExec {
+            only_on: self.exec_only_on,
+            restart: self.exec_restart,
+            restart_delay_max: self.exec_restart_delay_max,
+            stop_timeout: self.exec_stop_timeout,
+            on_role_change: self.exec_on_role_change,
+        }
+    }
+}
+
+/// Section `[traces]` of the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct TraceArgs {
+    /// Trace commits: URL of a collector that takes OTLP over gRPC, such as http://127.0.0.1:4317
+    #[arg(long, env = "SKEIN_TRACES_ENDPOINT", value_name = "URL")]
+    traces_endpoint: Option<String>,
+    /// Share of the commits that are traced, 0 to 1 [default: 1]
+    #[arg(long, env = "SKEIN_TRACES_SHARE", value_name = "SHARE")]
+    traces_share: Option<f64>,
+}
+
+impl TraceArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> PartialTraces {
+        PartialTraces { endpoint: self.traces_endpoint, share: self.traces_share }
+    }
+}
+
+/// Section `[limits]` of the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct LimitArgs {
+    /// What a database may have committed beyond the log before its writers wait [default: 64MiB]
+    #[arg(long, env = "SKEIN_LIMITS_UNCOMMITTED", value_name = "SIZE")]
+    limits_uncommitted: Option<Size>,
+    /// Disk space below which commits are refused; at most a twentieth of the disk [default: 64MiB]
+    #[arg(long, env = "SKEIN_LIMITS_DISK_RESERVE", value_name = "SIZE")]
+    limits_disk_reserve: Option<Size>,
+}
+
+impl LimitArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> PartialLimits {
+        PartialLimits { uncommitted: self.limits_uncommitted, disk_reserve: self.limits_disk_reserve }
+    }
+}

@@ -1,0 +1,111 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A size as it stands in a configuration: `64MiB`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Size(u64);
+
+const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
+
+impl Size {
+    /// In bytes.
+    pub fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no size such as 512KiB, 64MiB or 1GiB");
+        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| bad())?;
+        let (_, shift) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
+        number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
+    }
+}
+
+impl TryFrom<String> for Size {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Size> for String {
+    fn from(size: Size) -> Self {
+        size.to_string()
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let fits = UNITS.iter().find(|(_, shift)| self.0 != 0 && self.0.trailing_zeros() >= *shift);
+        let (unit, shift) = fits.unwrap_or(&("B", 0));
+        write!(f, "{}{unit}", self.0 >> shift)
+    }
+}
+
+/// Section `[limits]` as one source gives it; key `some_key` is the option `--limits-some-key`.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PartialLimits {
+    /// What one database may have committed beyond the log.
+    pub uncommitted: Option<Size>,
+    /// Disk space that is kept free.
+    pub disk_reserve: Option<Size>,
+}
+
+impl PartialLimits {
+    /// These settings, and where they say nothing those of `below`.
+    pub fn or(self, below: Self) -> Self {
+        Self {
+            uncommitted: self.uncommitted.or(below.uncommitted),
+            disk_reserve: self.disk_reserve.or(below.disk_reserve),
+        }
+    }
+}
+
+/// What bounds a node's writers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LimitSettings {
+    /// What one database may have committed beyond the log before its writers wait, in bytes.
+    pub uncommitted_bytes_max: u64,
+    /// Disk space below which commits are refused, in bytes; of a small disk at most a twentieth.
+    pub disk_reserve_bytes: u64,
+}
+
+impl LimitSettings {
+    /// Fills in the defaults.
+    pub fn resolve(partial: &PartialLimits) -> Self {
+        const DEFAULT: u64 = 64 << 20;
+        Self {
+            uncommitted_bytes_max: partial.uncommitted.map_or(DEFAULT, Size::bytes),
+            disk_reserve_bytes: partial.disk_reserve.map_or(DEFAULT, Size::bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_units_and_survive_being_written() {
+        for (text, bytes) in
+            [("0B", 0), ("64MiB", 64 << 20), ("3KiB", 3072), ("1TiB", 1 << 40), ("1001B", 1001)]
+        {
+            let size: Size = text.parse().unwrap();
+            assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, text));
+        }
+        for bad in ["", "MiB", "64", "64MB", "-1B", "99999999TiB", "1.5GiB"] {
+            assert!(bad.parse::<Size>().is_err(), "{bad}");
+        }
+    }
+}
