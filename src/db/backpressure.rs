@@ -108,25 +108,27 @@ impl Limits {
 impl Database {
     /// Lets the writers of a WAL database wait, or go on. Never waits itself; says whether they wait.
     pub(super) fn hold_back(&self, state: &mut State) -> bool {
-        let page_size = state.page_size;
+        let (page_size, exclusive, writable) = (state.page_size, state.exclusive, self.writable());
         let Some(wal) = state.wal.as_mut() else { return false };
-        if !self.shared.writable() || !wal.fence.raised() {
+        if exclusive {
+            // Whoever has claimed the database holds the write lock, too.
+            return wal.held_back.is_some();
+        }
+        if !writable || !wal.fence.raised() {
             // Whoever changes the node's role has taken the fence over, or lifted it.
             self.count_wait(wal.held_back.take());
         }
-        if !self.shared.writable() {
+        if !writable {
             return false;
         }
         let tail_bytes = wal.uncommitted_bytes(page_size);
         match (self.shared.limits.reason(tail_bytes, wal.held_back.is_some()), wal.held_back) {
-            (Some(why), None) => {
-                // A writer at work is left alone: the next look comes soon.
-                if !wal.fence.raised() && wal.fence.try_raise(&wal.work).unwrap_or(false) {
-                    wal.held_back = Some(Instant::now());
-                    self.shared.limits.waits.fetch_add(1, Ordering::Relaxed);
-                    if self.shared.limits.may_log() {
-                        tracing::warn!(db = %self.name(), tail_bytes, "writers are made to wait: {why}");
-                    }
+            // A writer at work is left alone: the next look comes soon.
+            (Some(why), None) if !wal.fence.raised() && wal.fence.try_raise(&wal.work).unwrap_or(false) => {
+                wal.held_back = Some(Instant::now());
+                self.shared.limits.waits.fetch_add(1, Ordering::Relaxed);
+                if self.shared.limits.may_log() {
+                    tracing::warn!(db = %self.name(), tail_bytes, "writers are made to wait: {why}");
                 }
             }
             (None, Some(_)) => {
