@@ -147,15 +147,21 @@ impl Submit {
     }
 
     async fn ship_and_submit(self, proposal: Proposal) {
-        let (peers, need) = self.receivers();
-        for blob in &proposal.blobs {
-            if need == 0 {
+        let mut receivers = self.receivers();
+        loop {
+            let (peers, need) = &receivers;
+            for blob in proposal.blobs.iter().filter(|_| *need > 0) {
+                let send = |(id, peer): &(u64, _)| self.sender.send(*id, peer, self.blobs.clone(), *blob);
+                if let Err(why) = ship(peers.iter().map(send).collect(), *need).await {
+                    return self.pending.fail(&proposal.origin, CommitError::Refused(why));
+                }
+            }
+            let now = self.receivers();
+            if now == receivers {
                 break;
             }
-            let send = |(id, peer): &(u64, _)| self.sender.send(*id, peer, self.blobs.clone(), *blob);
-            if let Err(why) = ship(peers.iter().map(send).collect(), need).await {
-                return self.pending.fail(&proposal.origin, CommitError::Refused(why));
-            }
+            // Others vote by now: a majority of them must have it.
+            receivers = now;
         }
         self.submit(proposal).await;
     }

@@ -97,7 +97,9 @@ fn tell(
         Ok(index) => {
             let known = world.history().committed(index, change);
             world.check(known);
-            world.check(acked_is_durable::blobs(world, index, change));
+            if world.founded.load(Ordering::SeqCst) {
+                world.check(acked_is_durable::blobs(world, index, change));
+            }
             let applied = live.store.apply(index, change);
             world.check(
                 applied.map_err(|error| format!("n{} cannot apply its own {number}: {error}", live.id)),

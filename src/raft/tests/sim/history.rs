@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::tails::Tail;
 use crate::store::{Change, ChangeKind};
 use crate::types::{DbName, LogIndex, Pos};
 
@@ -54,8 +53,6 @@ pub struct History {
     pub writers: BTreeMap<u64, u64>,
     /// The last position seen of a database in one run of a node.
     pub seen: BTreeMap<(u64, u64, DbName), u64>,
-    /// What dead primaries left behind.
-    pub tails: Vec<Tail>,
     /// Sum of a database's bytes at a position.
     pub bytes: BTreeMap<(DbName, u64, u64), u64>,
 }

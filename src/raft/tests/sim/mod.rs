@@ -8,9 +8,8 @@
 //! A node's clock runs up to 5 % fast or slow: its times, not its clock, are made shorter or longer, which is the same.
 //!
 //! Left out: FUSE and the capture of transactions (applications propose change sets that SQLite made on a copy); a node
-//! that stops while time passes for it alone (its messages are held back instead); a primary that brings in what its own
-//! crash left in a WAL (it keeps it in `discarded/`); the search for a large change set that a voter lacks (it gets it
-//! from any disk at once).
+//! that stops while time passes for it alone (its messages are held back instead); what a dead primary's applications left
+//! in a WAL; the search for a large change set that a voter lacks (it gets it from any disk at once).
 
 mod application;
 mod databases;
@@ -26,7 +25,6 @@ mod ordered_watch;
 mod peers;
 mod power_cut;
 mod runs;
-mod tails;
 mod transaction;
 mod world;
 

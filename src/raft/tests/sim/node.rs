@@ -14,9 +14,8 @@ use super::invariants::{acked_is_durable, one_writer_per_term};
 use super::network::SimNetwork;
 use super::peers::address;
 use super::power_cut::{Death, copy_tree, tear, tear_databases};
-use super::transaction::kinds;
 use super::world::{Live, World};
-use super::{application, dice, tails};
+use super::{application, dice};
 use crate::io::blobs::BlobStore;
 use crate::io::power;
 use crate::raft::acks::Acks;
@@ -170,7 +169,7 @@ fn leave_behind(world: &World, live: &Live, death: Death) -> io::Result<()> {
         tear(&new.blobs(), blobs)?;
         tear_databases(&new.dbs(), live.target.synced())?;
     }
-    tails::leave(world, live, &new).map_err(io::Error::other)
+    Ok(())
 }
 
 /// Lets what is left of a run end.
@@ -221,7 +220,6 @@ fn enter(world: &Arc<World>, live: &Live, state: &PrimaryState) {
         (true, Access::Write) | (false, Access::Fenced) => Ok(()),
         (true, _) => {
             promoted(world, live, state.term);
-            discard_tails(world, live);
             live.store.set_access(Access::Write)
         }
         (false, _) => {
@@ -233,14 +231,6 @@ fn enter(world: &Arc<World>, live: &Live, state: &PrimaryState) {
     let follows = state.resolved && state.primary.as_ref().is_some_and(|primary| primary.name != own);
     let settled = changed.and_then(|()| if follows { live.store.follow_history() } else { Ok(()) });
     world.check(settled.map_err(|error| format!("n{} cannot change its role: {error}", live.id)));
-}
-
-/// A primary that finds what its own crash left behind brings it in, or keeps it. To bring it in it would wait for the
-/// log, and the simulation with it.
-fn discard_tails(world: &World, live: &Live) {
-    for database in kinds().iter().filter_map(|kind| live.store.get(&kind.db)) {
-        world.check(database.discard_tail().map_err(|error| error.to_string()));
-    }
 }
 
 fn promoted(world: &World, live: &Live, term: u64) {

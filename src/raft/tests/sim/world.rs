@@ -49,6 +49,8 @@ pub struct World {
     trace: Mutex<String>,
     broken: Mutex<Option<String>>,
     messages: AtomicU64,
+    /// All nodes vote.
+    pub founded: AtomicBool,
     /// The simulation ends.
     pub over: AtomicBool,
     /// Applications have stopped.
@@ -72,6 +74,7 @@ impl World {
             trace: Mutex::default(),
             broken: Mutex::default(),
             messages: AtomicU64::new(0),
+            founded: AtomicBool::new(false),
             over: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
         })

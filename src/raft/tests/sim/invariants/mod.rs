@@ -2,7 +2,6 @@
 
 pub mod acked_is_durable;
 pub mod integrity_check_ok;
-pub mod no_tail_vanishes;
 pub mod one_writer_per_term;
 pub mod pos_monotonic;
 pub mod reads_are_a_prefix;
