@@ -150,13 +150,23 @@ mod tests {
     fn every_key_of_the_file_is_an_option_and_a_variable() {
         let cli = Cli::command();
         let mount = cli.find_subcommand("mount").expect("it is there");
-        for key in Partial::keys().iter().filter(|key| *key != "command") {
-            let argument = mount
-                .get_arguments()
-                .find(|argument| argument.get_long() == Some(&key.replace('_', "-")))
-                .unwrap_or_else(|| panic!("no option for {key}"));
+        let option = |key: &str| {
+            mount.get_arguments().find(|argument| argument.get_long() == Some(&key.replace('_', "-")))
+        };
+        let check = |key: &str| {
+            let argument = option(key).unwrap_or_else(|| panic!("no option for {key}"));
             let variable = format!("SKEIN_{}", key.to_uppercase());
             assert_eq!(argument.get_env().and_then(|name| name.to_str()), Some(variable.as_str()));
+        };
+        let sections = Partial::sections();
+        let plain = |key: &String| *key != "command" && sections.iter().all(|(name, _)| name != key);
+        Partial::keys().into_iter().filter(plain).for_each(|key| check(&key));
+        for (section, keys) in &sections {
+            let keys = keys.iter().map(|key| format!("{section}_{key}"));
+            // Most of what the proxy does is said in the file only.
+            let told = keys.filter(|key| section != "proxy" || option(key).is_some()).collect::<Vec<_>>();
+            assert!(told.len() >= 2, "{section} has too few options: {told:?}");
+            told.iter().for_each(|key| check(key));
         }
     }
 

@@ -130,7 +130,12 @@ fn adopt(
         }
         Record::Vote(vote) => found.vote = Some(vote),
         Record::Committed(committed) => found.committed = Some(committed),
-        Record::Truncated { after } => shared.places.truncate(after.saturating_sub(shared.purged) as usize),
+        Record::Truncated { after } if after < shared.purged => {
+            // What the oldest segment began with was given up later, and what took its place follows.
+            shared.places.clear();
+            shared.purged = after.max(found.purged.as_ref().map_or(0, |(upto, _)| *upto));
+        }
+        Record::Truncated { after } => shared.places.truncate((after - shared.purged) as usize),
         Record::Purged { upto, log_id } => {
             let count = upto.saturating_sub(shared.purged).min(shared.places.len() as u64) as usize;
             shared.places.drain(..count);

@@ -58,6 +58,26 @@ fn segments_roll_purge_and_are_recycled_without_replaying_stale_records() {
 }
 
 #[test]
+fn an_entry_that_took_the_place_of_a_recycled_one_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path());
+    let text = "x".repeat(20_000);
+    // Three a segment: the fourth begins the second one, in which the fork is decided.
+    for index in 1..=4 {
+        log.write(&[entry(index, &text)]).unwrap();
+    }
+    log.write(&[Record::Truncated { after: 2 }, entry(3, "three"), entry(4, "four")]).unwrap();
+    log.write(&[Record::Purged { upto: 2, log_id: Bytes::from_static(b"id") }]).unwrap();
+    log.recycle().unwrap();
+    let before = all(&log);
+    assert_eq!(before, [(3, "three".into()), (4, "four".into())]);
+    drop(log);
+    let (log, recovered) = open(dir.path());
+    assert_eq!(recovered.purged.map(|(upto, _)| upto), Some(2));
+    assert_eq!(all(&log), before);
+}
+
+#[test]
 fn records_larger_than_a_segment_get_one_of_their_own() {
     let dir = tempfile::tempdir().unwrap();
     let (mut log, _) = open(dir.path());

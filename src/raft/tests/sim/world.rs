@@ -166,6 +166,8 @@ impl World {
     /// Writes a line of the trace.
     pub fn note(&self, line: impl std::fmt::Display) {
         let line = format!("{:>7} {line}\n", self.now_ms());
+        // Its name is drawn anew for each run.
+        let line = line.replace(&self.root.display().to_string(), "");
         if super::is_loud() {
             eprint!("{line}");
         }
