@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use super::types::{CommittedLeaderId, Entry, LogId, Members, Payload, Peer, Vote};
 
 const VERSION: u8 = 1;
-const LOG_ID_BYTES: usize = 16;
+/// Bytes of a log id.
+pub const LOG_ID_BYTES: usize = 16;
 /// Bytes of an entry before its payload.
 const ENTRY_HEADER_BYTES: usize = 1 + LOG_ID_BYTES + 1;
 

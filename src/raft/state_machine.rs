@@ -1,7 +1,7 @@
 //! Entries that are committed become steps of databases, in order.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -58,7 +58,18 @@ impl StateMachine {
             Err(error) if error.kind() == io::ErrorKind::NotFound => StoredMembership::default(),
             Err(error) => return Err(error),
         };
-        let last_applied = log_id_at(target.durable_index(), entries, store.purged())?;
+        let (mut members, fetched) = (members, read_fetched(&members_file)?);
+        let stands = target.durable_index();
+        let last_applied = match fetched {
+            // It died after the fetch, and before its log gave up what the fetch had replaced.
+            Some((id, of_then))
+                if stands > LogIndex::new(entries.last_index()) && stands.get() == position(id.index) =>
+            {
+                members = of_then;
+                Some(id)
+            }
+            _ => log_id_at(stands, entries, store.purged())?,
+        };
         let last = last_of(entries)?.or(last_applied);
         let replay = last.map(|id| Replay { last: position(id.index), term: id.leader_id.term });
         let mut machine = Self { target, pending, last_applied, members, members_file, store, replay };
@@ -103,6 +114,22 @@ impl StateMachine {
             self.target.end_replay();
         }
     }
+}
+
+/// Beside the members: the last log id and the members of what was last fetched by difference; 16 bytes, then as in the
+/// members file.
+fn fetched_file(members_file: &Path) -> PathBuf {
+    members_file.with_file_name("fetched")
+}
+
+fn read_fetched(members_file: &Path) -> io::Result<Option<(LogId, Members)>> {
+    let bytes = match std::fs::read(fetched_file(members_file)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (id, members) = bytes.split_at(bytes.len().min(codec::LOG_ID_BYTES));
+    Ok(Some((codec::decode_log_id(id)?, codec::decode_members(members)?)))
 }
 
 /// The log id of the newest entry.
@@ -186,6 +213,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let Some(last) = meta.last_log_id else { return Ok(()) };
         // Whether they are among what is fetched cannot be told, and their writers are not to be waited for.
         self.pending.abandon("this node fell so far behind that the log cannot tell");
+        let mut noted = codec::encode_log_id(last).to_vec();
+        noted.extend_from_slice(&codec::encode_members(&meta.last_membership)?);
+        durable::write_atomic(&fetched_file(&self.members_file), &noted)?;
         self.target.fetch(LogIndex::new(position(last.index))).await?;
         self.target.term_began(last.leader_id.term);
         self.members = meta.last_membership.clone();

@@ -24,7 +24,7 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<Segment>, LogError> {
         let name = entry.file_name();
         match segment::epoch_of(&name.to_string_lossy()) {
             Some(epoch) => epochs.push(epoch),
-            None if is_spare(&name.to_string_lossy()) || name == "membership" => {}
+            None if is_spare(&name.to_string_lossy()) || name == "membership" || name == "fetched" => {}
             None => return Err(LogError::Foreign(entry.path())),
         }
     }
