@@ -47,6 +47,22 @@ impl Fake {
             events: broadcast::Sender::new(4),
         })
     }
+
+    /// More events than the channel holds, for a reader that has not taken the first; each says `commit` pages.
+    fn overflow(&self, commit: u32) {
+        for index in 1..=6 {
+            let event = StoreEvent::Tx {
+                db: DbName::new("a.db").unwrap(),
+                pos: Pos::new(Txid::new(index).unwrap(), Checksum::new(1)),
+                commit,
+                page_size: PageSize::DEFAULT,
+                timestamp_ms: 0,
+                index: LogIndex::new(index),
+            };
+            self.events.send(event).unwrap();
+        }
+        self.events.send(StoreEvent::Primary(None)).unwrap();
+    }
 }
 
 struct FakeImport {
@@ -393,19 +409,7 @@ async fn events_begin_with_the_state_and_a_slow_reader_learns_what_it_lost() {
     let fake = Fake::new(true);
     let shutdown = CancellationToken::new();
     let mut body = super::events::events(fake.clone(), shutdown.clone()).into_body();
-    // More events than the channel holds, before the reader takes the first.
-    for index in 1..=6 {
-        let event = StoreEvent::Tx {
-            db: DbName::new("a.db").unwrap(),
-            pos: Pos::new(Txid::new(index).unwrap(), Checksum::new(1)),
-            commit: 1,
-            page_size: PageSize::DEFAULT,
-            timestamp_ms: 0,
-            index: LogIndex::new(index),
-        };
-        fake.events.send(event).unwrap();
-    }
-    fake.events.send(StoreEvent::Primary(None)).unwrap();
+    fake.overflow(1);
     let mut text = String::new();
     while !text.contains("event: primary") {
         let frame = body.frame().await.unwrap().unwrap();
@@ -426,18 +430,7 @@ async fn litefs_events_are_lines_and_a_slow_reader_learns_what_it_lost() {
     let fake = Fake::new(true);
     let shutdown = CancellationToken::new();
     let mut body = super::litefs_events::events(fake.clone(), shutdown.clone()).into_body();
-    for index in 1..=6 {
-        let event = StoreEvent::Tx {
-            db: DbName::new("a.db").unwrap(),
-            pos: Pos::new(Txid::new(index).unwrap(), Checksum::new(1)),
-            commit: 2,
-            page_size: PageSize::DEFAULT,
-            timestamp_ms: 0,
-            index: LogIndex::new(index),
-        };
-        fake.events.send(event).unwrap();
-    }
-    fake.events.send(StoreEvent::Primary(None)).unwrap();
+    fake.overflow(2);
     let mut text = String::new();
     while !text.contains("primaryChange") {
         let frame = body.frame().await.unwrap().unwrap();

@@ -7,8 +7,11 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use openraft::raft::{StreamAppendError, StreamAppendResult};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::types::TypeConfig;
 
 /// The voters' answers to this node as leader, by voter.
 #[derive(Clone, Default)]
@@ -45,6 +48,18 @@ impl Acks {
         }
         drop(heard);
         self.shared.changed.notify_waiters();
+    }
+
+    /// Voter `from` has answered `request` of a stream: unless it follows another leader, it listens.
+    pub fn answered<E>(
+        &self,
+        from: u64,
+        request: Option<Sent>,
+        answer: &Result<StreamAppendResult<TypeConfig>, E>,
+    ) {
+        if let (Some(request), Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) = (request, answer) {
+            self.heard(from, request);
+        }
     }
 
     /// The last moment of which `own`, leader of `term`, knows that a majority of each of `configs` has listened to it

@@ -8,8 +8,8 @@ use openraft::OptionalSend;
 use openraft::error::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use tonic::transport::Endpoint;
 use tonic::{Code, Status};
@@ -183,12 +183,7 @@ impl Answers {
                 Ok(Ok(message)) => {
                     let request = self.outstanding.answered();
                     let answer = wire::appended_from(message?).map_err(failed);
-                    // Only one who follows another leader does not listen.
-                    if let (Some(request), Ok(Ok(_) | Err(StreamAppendError::Conflict(_)))) =
-                        (request, &answer)
-                    {
-                        self.acks.heard(self.from, request);
-                    }
+                    self.acks.answered(self.from, request, &answer);
                     return Some(answer);
                 }
                 Ok(Err(status)) => return Some(Err(failed(status))),

@@ -11,8 +11,8 @@ use openraft::OptionalSend;
 use openraft::error::{RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2, stream_append_sequential};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
-    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 
 use super::world::World;
@@ -186,10 +186,8 @@ impl Answers {
             match arrived {
                 Ok(answer) => {
                     let request = self.outstanding.answered();
-                    if let (Some(request), Some(Ok(Ok(_) | Err(StreamAppendError::Conflict(_))))) =
-                        (request, &answer)
-                    {
-                        self.client.network.acks.heard(self.client.to, request);
+                    if let Some(answer) = &answer {
+                        self.client.network.acks.answered(self.client.to, request, answer);
                     }
                     return answer;
                 }
