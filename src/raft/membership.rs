@@ -1,6 +1,7 @@
 //! Members of the group: who votes, who receives the log, and who leads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
@@ -8,6 +9,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, Instant as _, Membership, ReadPolicy, ServerState};
 use tokio_util::sync::CancellationToken;
 
+use super::holders::Holders;
 use super::node::{RaftHandle, RaftNode};
 use super::types::{Peer, TypeConfig};
 use crate::store::{Candidate, ClusterError, Member, MemberChange, Standing};
@@ -106,7 +108,7 @@ impl RaftNode {
         }
         match change {
             MemberChange::Remove(_) if voter => {
-                self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), false).await?;
+                self.remove_voter(id, false).await?;
             }
             MemberChange::Remove(_) => {
                 self.change(ChangeMembers::RemoveNodes(BTreeSet::from([id])), false).await?;
@@ -115,7 +117,7 @@ impl RaftNode {
                 let peer = Peer { votes: false, ..peer };
                 self.change(ChangeMembers::SetNodes(BTreeMap::from([(id, peer)])), true).await?;
                 if voter {
-                    self.change(ChangeMembers::RemoveVoters(BTreeSet::from([id])), true).await?;
+                    self.remove_voter(id, true).await?;
                 }
             }
             MemberChange::Promote(_) => {
@@ -221,10 +223,19 @@ impl RaftNode {
     }
 
     async fn change(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), ClusterError> {
-        change_membership(&self.raft, change, retain).await.map_err(|error| match self.led_members() {
+        change_membership(&self.raft, change, retain).await.map_err(|error| self.why_not_changed(error))
+    }
+
+    async fn remove_voter(&self, id: u64, retain: bool) -> Result<(), ClusterError> {
+        let fewer = ChangeMembers::RemoveVoters(BTreeSet::from([id]));
+        self.holders.change_voters(fewer, retain).await.map_err(|error| self.why_not_changed(error))
+    }
+
+    fn why_not_changed(&self, error: String) -> ClusterError {
+        match self.led_members() {
             Ok(_) => ClusterError::Unavailable(error),
             Err(other) => other,
-        })
+        }
     }
 
     fn best_successor(&self, members: &Members) -> Result<u64, ClusterError> {
@@ -253,7 +264,11 @@ impl RaftNode {
     }
 }
 
-async fn change_membership(
+/// Changes the members, behind any other change.
+///
+/// # Errors
+/// Where this node does not lead, or no quorum confirms it in time.
+pub(super) async fn change_membership(
     raft: &RaftHandle,
     change: ChangeMembers<u64, Peer>,
     retain: bool,
@@ -317,13 +332,29 @@ fn member(metrics: &Metrics, members: &Members, own: u64, id: u64, peer: &Peer) 
     })
 }
 
-/// Learners that shall vote and are close behind, as many as keep the number of voters odd.
-fn due(metrics: &Metrics) -> BTreeSet<u64> {
-    let stored = &metrics.membership_config;
-    let members = stored.membership();
-    if metrics.state != ServerState::Leader || members.get_joint_config().len() != 1 {
-        return BTreeSet::new();
+/// What the leader has to do about who votes.
+#[derive(Debug)]
+enum Due {
+    /// These learners are close behind.
+    Promote(BTreeSet<u64>),
+    /// A change was left in the middle, with two sets of voters (Raft thesis, 4.3): its leader died.
+    Complete,
+}
+
+fn due(metrics: &Metrics) -> Option<Due> {
+    let members = metrics.membership_config.membership();
+    if metrics.state != ServerState::Leader {
+        return None;
     }
+    if members.get_joint_config().len() != 1 {
+        return Some(Due::Complete);
+    }
+    let ready = ready(metrics, members);
+    (!ready.is_empty()).then_some(Due::Promote(ready))
+}
+
+/// Learners that shall vote and are close behind, as many as keep the number of voters odd.
+fn ready(metrics: &Metrics, members: &Members) -> BTreeSet<u64> {
     let (voters, last) = (members.voter_ids().count(), metrics.last_log_index.unwrap_or(0));
     let close = |id: &u64| {
         matched(metrics, *id) > 0
@@ -339,16 +370,32 @@ fn due(metrics: &Metrics) -> BTreeSet<u64> {
     ready.into_iter().collect()
 }
 
+async fn settle(due: Due, holders: &Holders) -> Result<(), String> {
+    match due {
+        Due::Promote(ready) => {
+            let voters = ready.len();
+            holders.change_voters(ChangeMembers::AddVoterIds(ready), true).await?;
+            tracing::info!(voters, "nodes that joined vote now");
+        }
+        Due::Complete => {
+            if holders.complete_change().await? {
+                tracing::info!("completed a change of the voters that another primary had begun");
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Has learners vote when it is their turn; on Raft's thread, whether this node leads or not.
-pub(super) async fn promote_learners(raft: RaftHandle, stop: CancellationToken) {
+pub(super) async fn promote_learners(holders: Arc<Holders>, stop: CancellationToken) {
+    let raft = holders.raft.clone();
     let (mut data, mut server) = (raft.data_metrics(), raft.server_metrics());
     loop {
         let due = due(&raft.metrics().borrow_watched());
-        if !due.is_empty() {
-            match change_membership(&raft, ChangeMembers::AddVoterIds(due.clone()), true).await {
-                Ok(()) => tracing::info!(voters = due.len(), "nodes that joined vote now"),
-                Err(error) => tracing::debug!(%error, "cannot let nodes vote yet"),
-            }
+        if let Some(due) = due
+            && let Err(error) = settle(due, &holders).await
+        {
+            tracing::debug!(%error, "the voters stay who they are for now");
         }
         // Learners are there or not: without them only a change of the members matters.
         let learners =

@@ -6,6 +6,7 @@
 mod acks;
 mod codec;
 mod committed;
+mod holders;
 mod log_store;
 mod membership;
 mod node;

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
+use super::holders::Holders;
 use super::log_store::StoreShared;
 use super::options::RaftOptions;
 use super::primary::PrimaryState;
@@ -55,6 +56,7 @@ pub struct RaftNode {
     connections: mpsc::Sender<MovedStream>,
     primary: watch::Receiver<PrimaryState>,
     pub(super) acks: Acks,
+    pub(super) holders: Arc<Holders>,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -69,6 +71,7 @@ pub(super) struct Started {
     pub connections: mpsc::Sender<MovedStream>,
     pub primary: watch::Receiver<PrimaryState>,
     pub acks: Acks,
+    pub holders: Arc<Holders>,
 }
 
 impl RaftNode {
@@ -114,9 +117,22 @@ impl RaftNode {
         stop: CancellationToken,
         thread: Option<std::thread::JoinHandle<()>>,
     ) -> Arc<Self> {
-        let Started { raft, sink, log, store, service, connections, primary, acks } = started;
+        let Started { raft, sink, log, store, service, connections, primary, acks, holders } = started;
         let thread = Mutex::new(thread);
-        Arc::new(Self { options, raft, sink, log, store, service, connections, primary, acks, stop, thread })
+        Arc::new(Self {
+            options,
+            raft,
+            sink,
+            log,
+            store,
+            service,
+            connections,
+            primary,
+            acks,
+            holders,
+            stop,
+            thread,
+        })
     }
 
     /// The log's entrance.

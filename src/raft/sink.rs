@@ -10,12 +10,11 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use tokio::sync::mpsc;
 
+use super::holders::Holders;
 use super::node::RaftHandle;
 use super::pending::Pending;
-use super::transport::{BlobSender, ship};
 use super::types::{CommittedLeaderId, Payload, TypeConfig};
 use crate::db::{CommitDone, CommitError, take_capture_time};
-use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::store::{Change, CommitSink, Origin};
 use crate::telemetry::CommitTimes;
@@ -85,34 +84,31 @@ impl CommitSink for RaftSink {
 pub(super) struct Submit {
     pub raft: RaftHandle,
     pub pending: Arc<Pending>,
-    /// This node.
-    pub id: u64,
-    pub sender: Arc<dyn BlobSender>,
-    pub blobs: Arc<BlobStore>,
+    pub holders: Arc<Holders>,
 }
 
 impl Submit {
     /// Submits proposals in order; on the Raft thread, until the entrance is closed.
     pub async fn run(self, mut proposals: Proposals) {
         while let Some(proposal) = proposals.recv().await {
-            if proposal.blobs.is_empty() {
-                self.submit(proposal).await;
-            } else {
-                // Others need not wait: a database proposes one change at a time.
-                tokio::spawn(self.clone().ship_and_submit(proposal));
-            }
+            self.take(proposal).await;
         }
+    }
+
+    fn take(&self, proposal: Proposal) -> BoxFuture<'_, ()> {
+        if proposal.blobs.is_empty() {
+            return Box::pin(self.submit(proposal));
+        }
+        // Others need not wait: a database proposes one change at a time.
+        tokio::spawn(self.clone().ship_and_submit(proposal));
+        Box::pin(std::future::ready(()))
     }
 
     /// Submitted in order, answered in any: the next proposal does not wait for the fate of this one.
     ///
     /// What is refused because no quorum has answered lately, while this node still leads, is submitted again: it is
     /// certain that it was not appended, and a moment's silence is no reason to fail a commit.
-    fn submit(&self, proposal: Proposal) -> BoxFuture<'_, ()> {
-        Box::pin(self.submit_once(proposal))
-    }
-
-    async fn submit_once(&self, Proposal { origin, term, payload, .. }: Proposal) {
+    async fn submit(&self, Proposal { origin, term, payload, blobs }: Proposal) {
         let again = payload.clone();
         let (responder, committed, done) = openraft::impls::ProgressResponder::<TypeConfig, _>::new();
         self.pending.begin(&origin);
@@ -133,8 +129,7 @@ impl Submit {
                 }
                 tokio::time::sleep(RETRY_AFTER).await;
                 if this.pending.contains(&origin) {
-                    let proposal = Proposal { origin, term, payload: again, blobs: Vec::new() };
-                    this.submit(proposal).await;
+                    this.take(Proposal { origin, term, payload: again, blobs }).await;
                 }
             }
         });
@@ -147,33 +142,9 @@ impl Submit {
     }
 
     async fn ship_and_submit(self, proposal: Proposal) {
-        let mut receivers = self.receivers();
-        loop {
-            let (peers, need) = &receivers;
-            for blob in proposal.blobs.iter().filter(|_| *need > 0) {
-                let send = |(id, peer): &(u64, _)| self.sender.send(*id, peer, self.blobs.clone(), *blob);
-                if let Err(why) = ship(peers.iter().map(send).collect(), *need).await {
-                    return self.pending.fail(&proposal.origin, CommitError::Refused(why));
-                }
-            }
-            let now = self.receivers();
-            if now == receivers {
-                break;
-            }
-            // Others vote by now: a majority of them must have it.
-            receivers = now;
+        match self.holders.ship(&proposal.blobs).await {
+            Ok(_same_voters) => self.submit(proposal).await,
+            Err(why) => self.pending.fail(&proposal.origin, CommitError::Refused(why)),
         }
-        self.submit(proposal).await;
-    }
-
-    /// The other voters, and how many of them make a majority together with this node.
-    fn receivers(&self) -> (Vec<(u64, super::types::Peer)>, usize) {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let others = membership.voter_ids().filter(|id| *id != self.id);
-        let peers = others.filter_map(|id| Some((id, membership.get_node(&id)?.clone()))).collect();
-        let need = membership.get_joint_config().iter().map(|config| config.len() / 2).max().unwrap_or(0);
-        (peers, need)
     }
 }

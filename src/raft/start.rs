@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
+use super::holders::Holders;
 use super::log_store::LogStore;
 use super::membership;
 use super::node::{RaftError, RaftHandle, Started};
@@ -107,7 +108,7 @@ pub(super) async fn run<N: Ways>(
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
-    tokio::spawn(membership::promote_learners(raft.clone(), stop.clone()));
+    tokio::spawn(membership::promote_learners(running.holders.clone(), stop.clone()));
     let expiry = pending.clone();
     let age = options.commit_timeout;
     tokio::spawn(async move {
@@ -162,7 +163,8 @@ where
         tokio::time::sleep(options.lease()).await;
     }
     let handle = Arc::new(OnceLock::new());
-    let service = RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone());
+    let service =
+        RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone(), target.settled());
     let sender = Arc::new(network.clone());
     let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
@@ -191,10 +193,14 @@ where
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
     let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
-    let submit = Submit { raft: raft.clone(), pending, id, sender, blobs };
-    let (sender, connections) = mpsc::channel(64);
+    let voters = tokio::sync::RwLock::default();
+    let settled = target.settled();
+    let holders = Arc::new(Holders { raft: raft.clone(), id, sender, blobs, settled, voters });
+    let submit = Submit { raft: raft.clone(), pending, holders: holders.clone() };
+    let (connect, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
-    let running = Started { raft, sink, log, store: shared, service, connections: sender, primary, acks };
+    let running =
+        Started { raft, sink, log, store: shared, service, connections: connect, primary, acks, holders };
     Ok(Parts { running, proposals, submit, keep, connections })
 }
 

@@ -8,9 +8,12 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use openraft::async_runtime::WatchReceiver;
+
 use super::{Recorder, change};
 use crate::db::CommitError;
 use crate::io::blobs::BlobStore;
+use crate::raft::types::Peer;
 use crate::raft::{Beginning, RaftNode, RaftOptions};
 use crate::store::{Candidate, ClusterError, MemberChange, Standing};
 use crate::types::{LogIndex, NodeId};
@@ -259,6 +262,40 @@ fn members_come_and_go_one_at_a_time_and_an_even_one_waits() {
     assert!(back.to_string().contains("was removed"), "{back}");
     let twin = control(group.candidate(victim, "n4", false)).unwrap_err();
     assert!(twin.to_string().contains("members remove n4"), "{twin}");
+}
+
+/// More than one while the voters change.
+fn sets_of_voters(group: &Group, which: usize) -> Vec<std::collections::BTreeSet<u64>> {
+    let metrics = group.node(which).raft.metrics().borrow_watched().clone();
+    metrics.membership_config.membership().get_joint_config().clone()
+}
+
+#[test]
+fn a_change_of_the_voters_that_its_leader_left_in_the_middle_is_completed() {
+    let mut group = Group::of(2);
+    let primary = group.primary();
+    let away = group.running().find(|which| *which != primary).unwrap();
+    group.stop(away);
+    // Two that never ran are to vote: two of five can confirm nothing, so the change ends after its first step.
+    let raft = group.node(primary).raft.clone();
+    let never: std::collections::BTreeMap<u64, Peer> = [8, 9]
+        .map(|id| {
+            (id, Peer { name: format!("n{id}"), addr: String::new(), http: String::new(), votes: true })
+        })
+        .into();
+    let begun = group.servers.block_on(async {
+        let voters = openraft::ChangeMembers::AddVoters(never);
+        let step = raft.change_membership(voters, true);
+        tokio::time::timeout(Duration::from_millis(300), step).await
+    });
+    assert!(begun.is_err(), "{begun:?}");
+    assert_eq!(sets_of_voters(&group, primary).len(), 2);
+    group.start(away, Beginning::Never);
+    eventually("one set of voters", || {
+        let sets = sets_of_voters(&group, group.primary());
+        (sets.len() == 1 && sets[0].len() == 5).then_some(())
+    });
+    assert!(group.propose(group.primary(), 0..5).iter().all(Result::is_ok));
 }
 
 #[test]

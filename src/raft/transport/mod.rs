@@ -14,9 +14,7 @@ pub(super) use client::Network;
 pub use server::RaftServer;
 pub(super) use server::RaftService;
 pub(super) use server::serve_direct;
-#[cfg(test)]
-pub(super) use ship::Sending;
-pub(super) use ship::{BlobSender, ship};
+pub(super) use ship::{BlobSender, Delivery};
 
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::{Request, Status};

@@ -3,7 +3,7 @@ use std::sync::{Arc, OnceLock};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::interceptor::InterceptorLayer;
@@ -17,6 +17,7 @@ use crate::io::blobs::BlobStore;
 use crate::raft::codec;
 use crate::raft::node::RaftHandle;
 use crate::security::{CheckToken, MovedStream};
+use crate::types::LogIndex;
 
 /// The gRPC service in front of a node's Raft.
 pub type RaftServer = Generated<RaftService>;
@@ -27,6 +28,7 @@ pub struct RaftService {
     id: u64,
     raft: Arc<OnceLock<RaftHandle>>,
     blobs: Arc<BlobStore>,
+    settled: watch::Receiver<LogIndex>,
 }
 
 impl RaftService {
@@ -36,8 +38,9 @@ impl RaftService {
         id: u64,
         raft: Arc<OnceLock<RaftHandle>>,
         blobs: Arc<BlobStore>,
+        settled: watch::Receiver<LogIndex>,
     ) -> RaftServer {
-        Generated::new(Self { cluster, id, raft, blobs })
+        Generated::new(Self { cluster, id, raft, blobs, settled })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -159,5 +162,15 @@ impl Raft for RaftService {
         self.raft(&request)?;
         receive(request.into_inner(), self.blobs.clone()).await?;
         Ok(Response::new(wire::PutBlobResponse {}))
+    }
+
+    async fn await_applied(
+        &self,
+        request: Request<wire::AwaitAppliedRequest>,
+    ) -> Result<Response<wire::AwaitAppliedResponse>, Status> {
+        self.raft(&request)?;
+        let (mut settled, index) = (self.settled.clone(), LogIndex::new(request.into_inner().index));
+        let ended = settled.wait_for(|settled| *settled >= index).await.is_err();
+        if ended { Err(fatal("it ended")) } else { Ok(Response::new(wire::AwaitAppliedResponse {})) }
     }
 }

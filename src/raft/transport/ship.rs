@@ -15,51 +15,38 @@ use super::wire;
 use crate::io::blobs::{BlobStore, BlobWriter};
 use crate::ltx::BlobRef;
 use crate::raft::types::Peer;
+use crate::types::LogIndex;
 
 /// Bytes of one message.
 const PIECE_BYTES: usize = 1 << 20;
 /// Pieces between the disk and the network.
 const PIECES_IN_FLIGHT: usize = 4;
 
-/// One voter receives a blob; ends when it holds it durably, or with the reason why it does not.
-pub(in crate::raft) type Sending = BoxFuture<'static, Result<(), String>>;
+/// One voter does what it is asked to; ends when it has, or with the reason why it has not.
+pub(in crate::raft) type Delivery = BoxFuture<'static, Result<(), String>>;
 
-/// The way of blobs to other voters.
+/// The way of large change sets to other voters.
 pub(in crate::raft) trait BlobSender: Send + Sync {
-    /// Sends a blob to voter `to`.
-    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending;
+    /// Sends a blob to voter `to`; it then holds it durably.
+    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Delivery;
+    /// Waits until the databases of node `to` have everything up to entry `index`.
+    fn applied(&self, to: u64, peer: &Peer, index: LogIndex) -> Delivery;
 }
 
 impl BlobSender for Network {
-    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending {
+    fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Delivery {
         let peer = self.bulk_client(to, peer);
         Box::pin(async move { send(peer, blobs, blob).await.map_err(|status| status.message().to_owned()) })
     }
-}
 
-/// Has a blob sent to other voters and returns when `need` of them hold it durably; the others go on receiving.
-///
-/// # Errors
-/// Where too few can be reached; the text names the last reason.
-pub(in crate::raft) async fn ship(others: Vec<Sending>, need: usize) -> Result<(), String> {
-    let (told, mut results) = mpsc::channel(others.len().max(1));
-    for sending in others {
-        let told = told.clone();
-        tokio::spawn(async move {
-            // Nobody listening: enough others have it.
-            let _ = told.send(sending.await).await;
-        });
+    fn applied(&self, to: u64, peer: &Peer, index: LogIndex) -> Delivery {
+        let mut peer = self.bulk_client(to, peer);
+        Box::pin(async move {
+            let mut client = peer.connection().map_err(|error| error.to_string())?;
+            let request = peer.route().request(wire::AwaitAppliedRequest { index: index.get() });
+            client.await_applied(request).await.map(drop).map_err(|status| status.message().to_owned())
+        })
     }
-    drop(told);
-    let (mut held, mut last) = (0, "no other voter is known".to_owned());
-    while held < need {
-        match results.recv().await {
-            Some(Ok(())) => held += 1,
-            Some(Err(why)) => last = why,
-            None => return Err(format!("a large change set reached {held} of {need} other voters: {last}")),
-        }
-    }
-    Ok(())
 }
 
 async fn send(mut peer: PeerClient, blobs: Arc<BlobStore>, blob: BlobRef) -> Result<(), Status> {

@@ -99,6 +99,8 @@ fn tell(
             world.check(known);
             if world.founded.load(Ordering::SeqCst) {
                 world.check(acked_is_durable::blobs(world, index, change));
+            } else {
+                world.history().early.push((index, change.clone()));
             }
             let applied = live.store.apply(index, change);
             world.check(

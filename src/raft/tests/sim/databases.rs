@@ -76,6 +76,11 @@ impl SimTarget {
         *self.replayed.borrow()
     }
 
+    /// Up to here every database has everything.
+    pub fn settled(&self) -> LogIndex {
+        *self.applier.settled().borrow()
+    }
+
     /// The copy of the databases as they were last durable.
     pub fn synced(&self) -> &Path {
         &self.synced

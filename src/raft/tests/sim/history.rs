@@ -53,6 +53,8 @@ pub struct History {
     pub writers: BTreeMap<u64, u64>,
     /// The last position seen of a database in one run of a node.
     pub seen: BTreeMap<(u64, u64, DbName), u64>,
+    /// What was acknowledged before all nodes voted.
+    pub early: Vec<(LogIndex, Change)>,
     /// Sum of a database's bytes at a position.
     pub bytes: BTreeMap<(DbName, u64, u64), u64>,
 }

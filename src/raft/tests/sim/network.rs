@@ -21,8 +21,9 @@ use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::raft::acks::{Acks, Outstanding, Sent};
 use crate::raft::node::RaftHandle;
-use crate::raft::transport::{BlobSender, Sending};
+use crate::raft::transport::{BlobSender, Delivery};
 use crate::raft::types::{Peer, TypeConfig, Vote};
+use crate::types::LogIndex;
 
 type Handle = openraft::type_config::alias::SnapshotOf<TypeConfig, ()>;
 type Failure = RPCError<TypeConfig>;
@@ -299,7 +300,7 @@ impl RaftNetworkV2<TypeConfig> for SimClient {
 }
 
 impl BlobSender for SimNetwork {
-    fn send(&self, to: u64, _peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Sending {
+    fn send(&self, to: u64, _peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Delivery {
         let client = SimClient { network: self.clone(), to };
         Box::pin(async move {
             let world = client.network.world.clone();
@@ -308,6 +309,20 @@ impl BlobSender for SimNetwork {
                 large::copy(&blobs, live.store.blobs(), blob).map_err(|error| error.to_string())
             };
             client.call("blob", receive).await.map_err(|error| error.to_string())
+        })
+    }
+
+    fn applied(&self, to: u64, _peer: &Peer, index: LogIndex) -> Delivery {
+        let client = SimClient { network: self.clone(), to };
+        Box::pin(async move {
+            let world = client.network.world.clone();
+            let wait = |_| async move {
+                while world.live(to).ok_or("nobody listens")?.target.settled() < index {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                Ok::<_, &str>(())
+            };
+            client.call("applied", wait).await.map_err(|error| error.to_string())
         })
     }
 }

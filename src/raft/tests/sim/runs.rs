@@ -94,6 +94,11 @@ async fn found(world: &Arc<World>) {
     };
     eventually(world, "all vote", || world.live(1).is_some_and(|live| votes(live) == all)).await;
     world.founded.store(true, Ordering::SeqCst);
+    // What fewer voters once acknowledged is held by a majority of those who vote now.
+    let early = std::mem::take(&mut world.history().early);
+    for (index, change) in early {
+        world.check(acked_is_durable::blobs(world, index, &change));
+    }
 }
 
 async fn eventually(world: &World, what: &str, mut look: impl FnMut() -> bool) {
