@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::database::{Database, State};
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::io::ofd_lock::{LockKind, is_taken, lock, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, JournalMode};
 
@@ -203,8 +203,10 @@ impl Database {
     pub(super) fn take_reserved(&self, file: &File, wait: Wait) -> Result<bool, DbError> {
         let fail = |source: io::Error| self.io_error("waiting for writers", source);
         loop {
-            // While this one is held nobody begins to read, nor to write to the file.
-            if try_lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)? {
+            // While PENDING is held nobody begins to read, nor to write to the file: not for as long as a writer is at
+            // work, or readers who do not wait would be told that the database is locked.
+            let at_work = is_taken(file, LockKind::Exclusive, lock_bytes::RESERVED, 1).map_err(fail)?;
+            if !at_work && try_lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)? {
                 let taken = self.try_reserved(file);
                 unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
                 if taken.map_err(fail)? {

@@ -19,6 +19,15 @@ pub enum LockKind {
     Exclusive,
 }
 
+impl LockKind {
+    fn of_fcntl(self) -> i32 {
+        match self {
+            Self::Shared => libc::F_RDLCK,
+            Self::Exclusive => libc::F_WRLCK,
+        }
+    }
+}
+
 /// Takes, upgrades or downgrades a lock on bytes `start..start + len` at once.
 ///
 /// Returns `false` where somebody else holds a conflicting lock; what was held before then stays.
@@ -26,11 +35,7 @@ pub enum LockKind {
 /// # Errors
 /// Where the file system cannot lock.
 pub fn try_lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<bool> {
-    let lock_type = match kind {
-        LockKind::Shared => libc::F_RDLCK,
-        LockKind::Exclusive => libc::F_WRLCK,
-    };
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&request(lock_type, start, len))) {
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&request(kind.of_fcntl(), start, len))) {
         Ok(_) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno.into()),
@@ -46,17 +51,23 @@ pub fn unlock(file: &File, start: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether somebody else holds what [`try_lock`] would be refused for; takes nothing, so nobody is refused meanwhile.
+///
+/// # Errors
+/// Where the file system cannot lock.
+pub fn is_taken(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<bool> {
+    let mut asked = request(kind.of_fcntl(), start, len);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked))?;
+    Ok(i32::from(asked.l_type) != libc::F_UNLCK)
+}
+
 /// Waits for a lock; ends when the holder lets go.
 ///
 /// # Errors
 /// Where the file system cannot lock, or a signal ends the wait.
 pub fn lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<()> {
-    let lock_type = match kind {
-        LockKind::Shared => libc::F_RDLCK,
-        LockKind::Exclusive => libc::F_WRLCK,
-    };
     loop {
-        match fcntl(file, FcntlArg::F_OFD_SETLKW(&request(lock_type, start, len))) {
+        match fcntl(file, FcntlArg::F_OFD_SETLKW(&request(kind.of_fcntl(), start, len))) {
             Ok(_) => return Ok(()),
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),
@@ -88,6 +99,8 @@ mod tests {
         assert!(try_lock(&one, LockKind::Shared, 120, 1).unwrap());
         assert!(try_lock(&two, LockKind::Shared, 120, 1).unwrap());
         assert!(!try_lock(&one, LockKind::Exclusive, 120, 1).unwrap());
+        assert!(is_taken(&one, LockKind::Exclusive, 120, 1).unwrap());
+        assert!(!is_taken(&one, LockKind::Shared, 120, 1).unwrap());
         unlock(&two, 120, 1).unwrap();
         assert!(try_lock(&one, LockKind::Exclusive, 120, 1).unwrap());
         assert!(!try_lock(&two, LockKind::Shared, 120, 1).unwrap());

@@ -1,5 +1,6 @@
 //! Three voters: election, quorum commits, handoff, and the way back.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -183,6 +184,28 @@ fn a_journal_left_behind_never_takes_back_what_another_primary_committed() {
     voters.same_bytes("a.db");
 }
 
+/// Does `work` while somebody reads who does not wait for locks; what it gave and how often he read.
+fn reading_meanwhile<T>(path: &Path, work: impl FnOnce() -> T) -> (T, u64) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let connection = sql::open(path);
+            connection.busy_timeout(Duration::ZERO).unwrap();
+            let mut reads = 0;
+            while !over.load(Ordering::SeqCst) {
+                connection
+                    .query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0))
+                    .expect("a reader failed");
+                reads += 1;
+            }
+            reads
+        });
+        let done = work();
+        over.store(true, Ordering::SeqCst);
+        (done, reader.join().unwrap())
+    })
+}
+
 #[test]
 fn a_handoff_gives_up_when_an_application_stays_in_the_middle_of_a_transaction() {
     let Some(voters) = Voters::three() else { return };
@@ -192,9 +215,10 @@ fn a_handoff_gives_up_when_an_application_stays_in_the_middle_of_a_transaction()
         let (writer, other) = (sql::create(&path, journal, 4096), sql::open(&path));
         table(&writer);
         sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t(v) VALUES('long')");
-        let refused = voters.nodes[primary].client(&["handoff"]);
+        let (refused, reads) = reading_meanwhile(&path, || voters.nodes[primary].client(&["handoff"]));
         let words = String::from_utf8_lossy(&refused.stderr);
         assert!(!refused.status.success() && words.contains("in the middle of a transaction"), "{words}");
+        assert!(reads > 100, "{journal}: {reads} reads");
         assert_eq!(voters.primary(), primary);
         sql::run(&writer, "COMMIT");
         insert(&other, "and others go on").unwrap();
