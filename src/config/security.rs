@@ -64,7 +64,7 @@ impl Security {
     ///
     /// # Errors
     /// Where a token cannot be read, or values contradict each other.
-    pub(super) fn resolve(partial: &Partial) -> Result<Self, ConfigError> {
+    pub fn resolve(partial: &Partial) -> Result<Self, ConfigError> {
         let given = |value: &Option<String>| value.clone().filter(|text| !text.is_empty());
         let certificates = match (given(&partial.tls_ca), given(&partial.tls_cert), given(&partial.tls_key)) {
             (Some(ca), Some(cert), Some(key)) => Some(CertificateFiles { ca, cert, key }),
@@ -95,7 +95,7 @@ impl Security {
     ///
     /// # Errors
     /// Where others than this machine's programs reach the node and nothing keeps them out.
-    pub(super) fn check(&self, listen: &HostPort, http: &HostPort) -> Result<(), ConfigError> {
+    pub fn check(&self, listen: &HostPort, http: &HostPort) -> Result<(), ConfigError> {
         if self.insecure {
             return Ok(());
         }

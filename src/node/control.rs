@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::proxy::WriteGate;
 use crate::raft::RaftNode;
@@ -27,6 +27,8 @@ pub(super) struct VoterControl {
     pub(super) raft: Arc<RaftNode>,
     pub(super) store: Arc<Store>,
     pub(super) serving: Arc<Serving>,
+    /// Those who follow other voters.
+    pub(super) elsewhere: watch::Receiver<Vec<Member>>,
     pub(super) handoffs: mpsc::Sender<HandoffOrder>,
     /// Through which the proxy lets writes in.
     pub(super) gate: WriteGate,
@@ -74,12 +76,19 @@ impl ClusterControl for VoterControl {
     fn members(&self) -> ClusterAnswer<'_, Vec<Member>> {
         Box::pin(async move {
             self.raft.check_leading()?;
-            Ok(with_followers(self.raft.members(), self.serving.members()))
+            Ok(self.nodes())
         })
     }
 }
 
 impl VoterControl {
+    /// All nodes of the cluster, as this one knows them.
+    pub(super) fn nodes(&self) -> Vec<Member> {
+        let mut followers = self.serving.members();
+        followers.extend_from_slice(&self.elsewhere.borrow());
+        with_followers(self.raft.members(), followers)
+    }
+
     async fn wait_voting(&self, name: &NodeName) -> Result<(), ClusterError> {
         let mut states = self.raft.watch_primary();
         let votes = || {
@@ -103,10 +112,11 @@ impl VoterControl {
     }
 }
 
-/// Members and those who follow a node, each once.
-pub(super) fn with_followers(mut members: Vec<Member>, followers: Vec<Member>) -> Vec<Member> {
-    let new = |m: &Member| !members.iter().any(|known| known.name == m.name);
-    let followers: Vec<_> = followers.into_iter().filter(new).collect();
+/// Members and those who follow them, each once: one that went from one node to another is known to both for a while.
+pub(super) fn with_followers(mut members: Vec<Member>, mut followers: Vec<Member>) -> Vec<Member> {
+    followers.sort_by(|a, b| (&a.name, b.healthy).cmp(&(&b.name, a.healthy)));
+    followers.dedup_by(|later, first| later.name == first.name);
+    followers.retain(|follower| !members.iter().any(|known| known.name == follower.name));
     members.extend(followers);
     members
 }
@@ -153,5 +163,32 @@ impl ClusterControl for Control {
 
     fn members(&self) -> ClusterAnswer<'_, Vec<Member>> {
         local_or_remote!(self.members())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Role;
+
+    fn follower(name: &str, healthy: bool) -> Member {
+        Member {
+            name: name.parse().unwrap(),
+            role: Role::Replica,
+            addr: String::new(),
+            healthy,
+            lag: None,
+            lag_entries: 0,
+            standing: Standing::Follows,
+        }
+    }
+
+    #[test]
+    fn a_node_known_to_several_is_listed_once_as_who_has_it_now_knows_it() {
+        let members = vec![Member { role: Role::Voter, standing: Standing::Votes, ..follower("n1", true) }];
+        let followers =
+            vec![follower("r2", false), follower("r1", true), follower("n1", false), follower("r2", true)];
+        let all = with_followers(members.clone(), followers);
+        assert_eq!(all, [members[0].clone(), follower("r1", true), follower("r2", true)]);
     }
 }

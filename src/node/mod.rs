@@ -18,6 +18,7 @@ mod identity;
 mod joining;
 mod lag;
 mod lifecycle;
+mod neighbours;
 mod place;
 mod primary;
 mod proxying;

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
+use super::neighbours::watch_followers;
 use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
@@ -128,10 +129,13 @@ impl Replication {
         let store = parts.store.clone();
         let serving = Serving::new(who, raft.log(), store.clone(), views, ready, parts.shutdown.clone());
         let (orders, handoffs) = mpsc::channel(4);
+        let (told, elsewhere) = watch::channel(Vec::new());
+        parts.tasks.spawn(watch_followers(raft.clone(), peering, told, parts.shutdown.clone()));
         let control = Arc::new(VoterControl {
             raft: raft.clone(),
             store,
             serving: serving.clone(),
+            elsewhere,
             handoffs: orders,
             gate: parts.gate.clone(),
             drain_timeout: parts.timing.drain_timeout,
@@ -244,13 +248,13 @@ impl Replication {
 
     /// The nodes of the cluster as this one knows them.
     pub(super) fn members(&self) -> Vec<Member> {
-        let (members, followers) = match self {
-            Replication::Voter { raft, control, .. } => (raft.members(), control.serving.members()),
+        match self {
+            Replication::Voter { control, .. } => control.nodes(),
             Replication::Replica { follower, serving } => {
-                (follower.members(), serving.get().map(|serving| serving.members()).unwrap_or_default())
+                let followers = serving.get().map(|serving| serving.members());
+                with_followers(follower.members(), followers.unwrap_or_default())
             }
-        };
-        with_followers(members, followers)
+        }
     }
 
     /// Fetches what differs from another node's copy of a database that failed.

@@ -14,7 +14,7 @@ mod server;
 mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
-pub use cluster::{ClusterServer, RemoteCluster};
+pub use cluster::{ClusterServer, Neighbour, RemoteCluster};
 pub use server::{ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 

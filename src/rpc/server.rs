@@ -49,7 +49,7 @@ pub struct Services {
 
 /// Everything a node serves to others.
 pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
-    let service = ReplicationServer::new(ReplicationService { serving })
+    let service = ReplicationServer::new(ReplicationService { serving: serving.clone() })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let mut routes = Routes::new(service);
@@ -57,7 +57,7 @@ pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
         routes = routes.add_service(raft);
     }
     if let Some((cluster, control)) = services.cluster {
-        routes = routes.add_service(cluster_service(cluster, control));
+        routes = routes.add_service(cluster_service(cluster, control, serving));
     }
     routes
 }

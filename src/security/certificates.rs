@@ -23,7 +23,7 @@ use super::peering::RAFT_PROTOCOL;
 /// Source: RFC 7301; "h2" is registered by RFC 9113.
 pub(super) const HTTP2: &[u8] = b"h2";
 /// What remains of a certificate's life when its owner is told.
-const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
+pub const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What a node shows and whom it believes. Each is a file, or the PEM text itself.
 #[derive(Clone, PartialEq, Eq)]
@@ -108,6 +108,14 @@ impl Certificates {
 }
 
 impl CertificateFiles {
+    /// What is left of the life of the node's certificate, zero where it has expired; `None` where that cannot be told.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no PEM.
+    pub fn remaining(&self) -> Result<Option<Duration>, SecurityError> {
+        Ok(remaining(&certificates("--tls-cert", &self.cert)?))
+    }
+
     fn stamp(&self) -> Stamp {
         [&self.ca, &self.cert, &self.key].map(|source| {
             let file = fs::metadata(file_of(source)?).ok()?;
@@ -223,19 +231,25 @@ fn private_key(source: &str) -> Result<PrivateKeyDer<'static>, SecurityError> {
 
 /// Tells when this node's own certificate ends soon, or has ended: the others will not let it in then.
 fn warn_of_end(chain: &[CertificateDer<'_>]) {
-    let Some(Ok((_, own))) = chain.first().map(|own| x509_parser::parse_x509_certificate(own)) else {
-        return;
-    };
-    let ends = own.validity().not_after.timestamp();
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let left = ends.saturating_sub(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
-    if left <= 0 {
-        tracing::warn!("this node's certificate has expired: issue another one with skein certs issue");
-    } else if left < i64::try_from(WARN_BEFORE.as_secs()).unwrap_or(i64::MAX) {
-        let days = left / (24 * 3600);
-        tracing::warn!(
-            days,
-            "this node's certificate expires soon: issue another one with skein certs issue"
-        );
+    match remaining(chain) {
+        Some(left) if left.is_zero() => {
+            tracing::warn!("this node's certificate has expired: issue another one with skein certs issue");
+        }
+        Some(left) if left < WARN_BEFORE => {
+            let days = left.as_secs() / (24 * 3600);
+            tracing::warn!(
+                days,
+                "this node's certificate expires soon: issue another one with skein certs issue"
+            );
+        }
+        _ => {}
     }
+}
+
+/// What is left of the life of a node's own certificate, zero where it has expired; `None` where that cannot be told.
+fn remaining(chain: &[CertificateDer<'_>]) -> Option<Duration> {
+    let (_, own) = x509_parser::parse_x509_certificate(chain.first()?).ok()?;
+    let ends = Duration::from_secs(u64::try_from(own.validity().not_after.timestamp()).unwrap_or(0));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Some(ends.saturating_sub(now))
 }

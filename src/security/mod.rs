@@ -14,7 +14,7 @@ mod refusals;
 mod token;
 
 pub use authority::{Authority, Issued};
-pub use certificates::{CertificateFiles, Certificates, api_client};
+pub use certificates::{CertificateFiles, Certificates, WARN_BEFORE, api_client};
 pub use error::SecurityError;
 pub use grpc::{CheckToken, PeerChannel};
 pub use node_stream::{MovedStream, NodeStream};

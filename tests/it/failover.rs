@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use crate::guarantees::quote;
 use crate::harness::sql;
-use crate::harness::{App, Voters, eventually, within};
+use crate::harness::{App, Node, Voters, eventually, within};
 
 fn table(connection: &Connection) {
     sql::run(connection, "CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)");
@@ -422,6 +422,36 @@ fn a_replica_becomes_a_voter_and_keeps_its_data() {
     insert(&voters.open(third, "a.db"), "by the former replica").unwrap();
     drop(writer);
     voters.same_bytes("a.db");
+}
+
+#[test]
+fn every_voter_knows_the_replicas_of_all() {
+    let Some(mut voters) = Voters::three() else { return };
+    drop(sql::create(&voters.nodes[voters.primary()].path("a.db"), "wal", 4096));
+    let replica = voters.add_replica();
+    let name = voters.nodes[replica].settings.name.clone();
+    let known = |node: &Node| {
+        let members = node.status().ok()?["members"].as_array()?.clone();
+        let found: Vec<_> = members.iter().filter(|member| member["name"] == *name).cloned().collect();
+        (found.len() == 1 && found[0]["healthy"] == true && found[0]["lag_ms"] == 0).then_some(())
+    };
+    for to in [1, 2, 0] {
+        // Two of the three are not followed by it, and one of those is primary in turn.
+        voters.hand_to(to);
+        for voter in &voters.nodes[..3] {
+            eventually("the voter knows the replica", || known(voter));
+        }
+        let listed = voters.nodes[to].must_client(&["members", "list"]);
+        assert!(listed.contains(&name), "{listed}");
+    }
+    let verified = voters.nodes[0].must_client(&["db", "verify"]);
+    assert!(verified.contains(&name), "{verified}");
+    voters.nodes[replica].terminate();
+    let gone =
+        |node: &Node| node.status().ok()?["members"].to_string().contains("\"healthy\":false").then_some(());
+    for voter in &voters.nodes[..3] {
+        eventually("the voter knows that the replica is gone", || gone(voter));
+    }
 }
 
 #[test]

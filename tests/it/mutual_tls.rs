@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::certs::Certs;
-use crate::harness::{Node, Settings, Voters, eventually, needs_skein, sql};
+use crate::harness::{Node, Settings, Voters, eventually, needs_skein, skein, sql};
 
 struct Secured {
     voters: Voters,
@@ -139,6 +139,19 @@ fn whoever_has_no_certificate_of_the_authority_does_not_join() {
         child.wait().unwrap();
     }
     assert_eq!(primary.status().unwrap()["members"].as_array().unwrap().len(), 1);
+    // And is told so beforehand, where he asks.
+    let at = primary.listen.to_string();
+    for (options, check, why) in [
+        (Vec::new(), "FAILURE  other node", "does not let this node in"),
+        (other.options("x2"), "FAILURE  other node", "does not let this node in"),
+        (certs.options("old"), "FAILURE  tls", "has expired"),
+        (certs.issue("x4"), "ok       other node", "is n1, a voter of cluster"),
+    ] {
+        let output = skein().args(["doctor", "--join", &at]).args(&options).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let finding = text.lines().find(|line| line.starts_with(check));
+        assert!(finding.is_some_and(|line| line.contains(why)), "{options:?}: {text}");
+    }
     let told = primary.log().lines().filter(|line| line.contains("refused a connection")).count();
-    assert!(told <= 4, "{}", primary.log());
+    assert!(told <= 6, "{}", primary.log());
 }

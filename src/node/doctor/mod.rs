@@ -2,6 +2,7 @@
 
 mod network;
 mod place;
+mod security;
 mod system;
 
 use std::fmt;
@@ -61,7 +62,8 @@ impl Finding {
 
 /// Looks at everything a node with these settings needs; what they do not name is left out. Changes nothing.
 pub async fn examine(settings: &Partial) -> Vec<Finding> {
-    let (running, mut network) = network::examine(settings).await;
+    let (keys, mut secured) = security::examine(settings);
+    let (running, mut network) = network::examine(settings, &keys).await;
     let local = settings.clone();
     let mut findings = tokio::task::spawn_blocking(move || {
         let mut findings = system::examine();
@@ -70,6 +72,7 @@ pub async fn examine(settings: &Partial) -> Vec<Finding> {
     })
     .await
     .unwrap_or_default();
+    findings.append(&mut secured);
     findings.append(&mut network);
     findings
 }

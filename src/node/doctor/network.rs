@@ -5,8 +5,11 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::Finding;
+use super::security::Keys;
 use crate::config::{HostPort, Partial, Settings};
 use crate::http::{Client, StatusDocument};
+use crate::node::joining::who_is;
+use crate::security::Peering;
 
 /// How long another node has to accept a connection.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
@@ -14,24 +17,25 @@ const CONNECT_MAX: Duration = Duration::from_secs(3);
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Whether a node runs here already, and what was found.
-pub(super) async fn examine(settings: &Partial) -> (bool, Vec<Finding>) {
+pub(super) async fn examine(settings: &Partial, keys: &Keys) -> (bool, Vec<Finding>) {
     let default = |text: &str| text.parse().expect("a constant address is well-formed");
     let http = settings.http.clone().unwrap_or_else(|| default(Settings::HTTP));
     let listen = settings.listen.clone().unwrap_or_else(|| default(Settings::LISTEN));
-    let status = status_of(&http).await;
+    let status = status_of(&http, keys).await;
     let running = status.is_some();
     let mut findings = vec![port("http port", "--http", &http, running).await];
     findings.push(port("grpc port", "--listen", &listen, running).await);
     findings.extend(status.map(|status| cluster(&status)));
     for peer in settings.join.iter().flatten() {
-        findings.push(reach(peer).await);
+        findings.push(reach(peer, &keys.peering).await);
     }
     (running, findings)
 }
 
-async fn status_of(http: &HostPort) -> Option<StatusDocument> {
+async fn status_of(http: &HostPort, keys: &Keys) -> Option<StatusDocument> {
     let reachable = if http.is_unspecified() { http.at_host("127.0.0.1") } else { http.clone() };
-    let client = Client::new(&format!("http://{reachable}")).ok()?;
+    let scheme = if keys.https { "https" } else { "http" };
+    let client = Client::with(&format!("{scheme}://{reachable}"), keys.credentials.clone()).ok()?;
     tokio::time::timeout(ANSWER_MAX, client.status()).await.ok()?.ok()
 }
 
@@ -70,12 +74,25 @@ fn cluster(status: &StatusDocument) -> Finding {
     }
 }
 
-async fn reach(peer: &HostPort) -> Finding {
+async fn reach(peer: &HostPort, peering: &Peering) -> Finding {
     const CHECK: &str = "other node";
     let remedy = format!("start it, let {peer} through the firewall, or correct --join");
     match tokio::time::timeout(CONNECT_MAX, TcpStream::connect((peer.host(), peer.port()))).await {
-        Ok(Ok(_)) => Finding::ok(CHECK, format!("{peer} is reached")),
-        Ok(Err(error)) => Finding::failure(CHECK, format!("{peer} is not reached: {error}"), remedy),
-        Err(_) => Finding::failure(CHECK, format!("{peer} does not answer within {CONNECT_MAX:?}"), remedy),
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => return Finding::failure(CHECK, format!("{peer} is not reached: {error}"), remedy),
+        Err(_) => {
+            return Finding::failure(CHECK, format!("{peer} does not answer within {CONNECT_MAX:?}"), remedy);
+        }
+    }
+    match who_is(&peer.to_string(), peering).await {
+        Ok(identity) => Finding::ok(
+            CHECK,
+            format!("{peer} is {}, a {} of cluster {}", identity.name, identity.role, identity.cluster),
+        ),
+        Err(error) => Finding::failure(
+            CHECK,
+            format!("{peer} does not let this node in: {error}"),
+            "give both nodes certificates of the same authority, or the same join token; both must run",
+        ),
     }
 }

@@ -31,6 +31,32 @@ const CHANGE_MAX: Duration = Duration::from_secs(40);
 
 type Client = ClusterClient<PeerChannel>;
 
+/// A voter that is asked for those who follow it, again and again.
+pub struct Neighbour {
+    client: Client,
+}
+
+impl Neighbour {
+    /// The voter at `addr` (HOST:PORT), connected to when it is first asked.
+    ///
+    /// # Errors
+    /// `Unavailable` where that is no address.
+    pub fn new(addr: &str, peering: &Peering) -> Result<Self, ClusterError> {
+        let endpoint = endpoint(addr).map_err(|error| ClusterError::Unavailable(error.to_string()))?;
+        Ok(Self { client: ClusterClient::new(peering.connect_lazy(&endpoint, false)) })
+    }
+
+    /// Those who follow it now.
+    ///
+    /// # Errors
+    /// Where it cannot be reached, or answers what cannot be understood.
+    pub async fn followers(&mut self) -> Result<Vec<Member>, ClusterError> {
+        let answer = self.client.followers(wire::FollowersRequest {}).await;
+        let answer = answer.map_err(|status| from_status(&status))?.into_inner();
+        answer.followers.into_iter().map(member_from_wire).collect()
+    }
+}
+
 impl RemoteCluster {
     /// The cluster with this id, through any of `nodes`, which are reached as `peering` says.
     pub fn new(cluster: String, peering: Peering, nodes: Nodes) -> Arc<Self> {

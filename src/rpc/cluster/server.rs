@@ -7,6 +7,7 @@ use super::{member_to_wire, to_status, wire};
 use crate::config::HostPort;
 use crate::rpc::convert::is_one_word;
 use crate::store::{Candidate, ClusterControl, ClusterError, MemberChange};
+use crate::stream::Serving;
 use crate::types::{DbName, NodeId, NodeName};
 
 /// The gRPC service in front of a [`ClusterControl`].
@@ -16,11 +17,16 @@ pub type ClusterServer = Generated<ClusterService>;
 pub struct ClusterService {
     cluster: String,
     control: Arc<dyn ClusterControl>,
+    serving: Arc<Serving>,
 }
 
-/// The service of a node that belongs to `cluster`.
-pub fn cluster_service(cluster: String, control: Arc<dyn ClusterControl>) -> ClusterServer {
-    Generated::new(ClusterService { cluster, control }).max_decoding_message_size(64 << 10)
+/// The service of a node that belongs to `cluster` and serves others.
+pub fn cluster_service(
+    cluster: String,
+    control: Arc<dyn ClusterControl>,
+    serving: Arc<Serving>,
+) -> ClusterServer {
+    Generated::new(ClusterService { cluster, control, serving }).max_decoding_message_size(64 << 10)
 }
 
 fn invalid(error: impl std::fmt::Display) -> Status {
@@ -92,5 +98,10 @@ impl Cluster for ClusterService {
     async fn members(&self, _: Request<wire::MembersRequest>) -> Answer<wire::MembersResponse> {
         let members = self.control.members().await.map_err(|error| to_status(&error))?;
         Ok(Response::new(wire::MembersResponse { members: members.iter().map(member_to_wire).collect() }))
+    }
+
+    async fn followers(&self, _: Request<wire::FollowersRequest>) -> Answer<wire::FollowersResponse> {
+        let followers = self.serving.members().iter().map(member_to_wire).collect();
+        Ok(Response::new(wire::FollowersResponse { followers }))
     }
 }
