@@ -75,31 +75,12 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         failures: failed.clone(),
-        timing: Timing {
-            heartbeat: settings.heartbeat,
-            election_timeout: settings.election_timeout,
-            commit_timeout: settings.commit_timeout,
-            drain_timeout: settings
-                .proxy
-                .as_ref()
-                .map_or(ProxySettings::DRAIN_TIMEOUT, |proxy| proxy.drain_timeout),
-        },
+        timing: timing(settings),
         peering: doors.peering.clone(),
     };
     let replication = Arc::new(take_place(settings, place, parts).await?);
-    tasks.spawn(count_events(store.clone(), shutdown.clone()));
-    tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
-    tell_lag(&store, &replication, &tasks, shutdown.clone());
-    store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
-    let reserve = settings.limits.disk_reserve_bytes;
-    tasks.spawn(guard_disk(store.clone(), settings.data.clone(), reserve, shutdown.clone()));
-    let mount = mount(settings, store.clone()).await?;
-    let guard = guard(&identity, &mount).map(Arc::new);
-    if let Some(guard) = &guard {
-        store.set_fence_keeper(guard.clone());
-    }
-    let last_mount = Some((mount.connection(), settings.mount.clone()));
-    identity.update(|identity| identity.last_mount = last_mount)?;
+    keep_up(settings, &store, &replication, &tasks, &shutdown);
+    let (mount, guard) = mount_guarded(settings, &store, &identity).await?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
     let control = Arc::new(OnceLock::new());
     tasks.spawn(know_cluster(
@@ -164,6 +145,49 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         shutdown,
         _identity,
     })
+}
+
+fn timing(settings: &Settings) -> Timing {
+    let drain_timeout =
+        settings.proxy.as_ref().map_or(ProxySettings::DRAIN_TIMEOUT, |proxy| proxy.drain_timeout);
+    Timing {
+        heartbeat: settings.heartbeat,
+        election_timeout: settings.election_timeout,
+        commit_timeout: settings.commit_timeout,
+        drain_timeout,
+    }
+}
+
+/// Starts what looks after the databases for as long as the node runs.
+fn keep_up(
+    settings: &Settings,
+    store: &Arc<Store>,
+    replication: &Arc<Replication>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    tasks.spawn(count_events(store.clone(), shutdown.clone()));
+    tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
+    tell_lag(store, replication, tasks, shutdown.clone());
+    store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
+    let reserve = settings.limits.disk_reserve_bytes;
+    tasks.spawn(guard_disk(store.clone(), settings.data.clone(), reserve, shutdown.clone()));
+}
+
+/// Mounts, with a second process that takes care of the mount when this one dies.
+async fn mount_guarded(
+    settings: &Settings,
+    store: &Arc<Store>,
+    identity: &IdentityFile,
+) -> Result<(Mount, Option<Arc<Guard>>), NodeError> {
+    let mount = mount(settings, store.clone()).await?;
+    let guard = guard(identity, &mount).map(Arc::new);
+    if let Some(guard) = &guard {
+        store.set_fence_keeper(guard.clone());
+    }
+    let last_mount = Some((mount.connection(), settings.mount.clone()));
+    identity.update(|identity| identity.last_mount = last_mount)?;
+    Ok((mount, guard))
 }
 
 impl Running {
