@@ -314,6 +314,9 @@ fn a_voter_that_was_away_for_too_long_fetches_what_differs() {
         }
         (group.node(primary).log().first_index() > LogIndex::new(100)).then_some(())
     });
+    // As it is before the fetch, for later.
+    let (log, before) = (group.voters[away].dir.path().join("raft"), tempfile::tempdir().unwrap());
+    copy_files(&log, before.path());
     group.start(away, Beginning::Never);
     eventually("it fetched", || {
         (!group.voters[away].target.fetched.lock().unwrap().is_empty()).then_some(())
@@ -323,4 +326,26 @@ fn a_voter_that_was_away_for_too_long_fetches_what_differs() {
         let names = group.voters[away].target.names();
         (names.last() == Some(&format!("d{next}"))).then_some(())
     });
+
+    // The same once more, had it died between the fetch and the moment its log gave up what the fetch replaces.
+    group.stop(away);
+    let fetched = *group.voters[away].target.fetched.lock().unwrap().last().unwrap();
+    *group.voters[away].target.durable.lock().unwrap() = fetched;
+    std::fs::copy(log.join("fetched"), before.path().join("fetched")).unwrap();
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    copy_files(before.path(), &log);
+    group.start(away, Beginning::Never);
+    assert!(group.propose(group.primary(), next + 1..next + 2)[0].is_ok());
+    eventually("it goes on behind what it fetched", || {
+        let names = group.voters[away].target.names();
+        (names.last() == Some(&format!("d{}", next + 1))).then_some(())
+    });
+}
+
+fn copy_files(from: &std::path::Path, to: &std::path::Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }
