@@ -36,7 +36,7 @@ pub struct ProxyPartial {
     pub target: Option<String>,
     /// The databases whose transactions the cookie follows.
     pub db: Option<OneOrMany>,
-    /// The URL under which the proxies of other nodes reach this one.
+    /// The URL under which the proxies of other nodes reach this one, where there is no TLS between nodes.
     pub advertise: Option<String>,
     /// Paths that go to the application of this node unseen.
     pub passthrough: Option<Vec<String>>,

@@ -63,6 +63,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
     let gate = WriteGate::default();
+    let (to_proxy, peers) = mpsc::channel(PEERS_WAITING_MAX);
     let parts = Parts {
         store: store.clone(),
         blobs,
@@ -72,6 +73,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         advertise_http: addresses.advertise_http,
         advertise_proxy: addresses.advertise_proxy,
         gate: gate.clone(),
+        proxy: addresses.proxy.is_some().then_some(to_proxy),
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         failures: failed.clone(),
@@ -112,7 +114,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
             ready: ready.subscribe(),
             peering,
         };
-        Proxying::start(listener, proxy, site, gate, failed.clone())
+        Proxying::start(listener, peers, proxy, site, gate, failed.clone())
     });
     let (role, roles) = watch::channel(RoleNow::default());
     tokio::select! {
@@ -261,6 +263,8 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, Place), NodeError
 }
 
 /// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
+/// Connections of other nodes' proxies that this node's proxy has not taken yet.
+const PEERS_WAITING_MAX: usize = 64;
 const STALE_MAX: Duration = Duration::from_secs(10);
 
 /// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).

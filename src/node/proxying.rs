@@ -1,5 +1,6 @@
 //! A node as its proxy sees it.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,7 @@ use super::NodeError;
 use super::joining::who_is;
 use crate::config::ProxySettings;
 use crate::proxy::{self, Site, WriteGate};
-use crate::security::Peering;
+use crate::security::{NodeStream, Peering, Purpose};
 use crate::store::{PrimaryInfo, Store, StoreEvent};
 use crate::types::{DbName, NodeName, Txid};
 
@@ -56,6 +57,11 @@ impl Site for ProxySite {
         Box::pin(async move { store.wait_for(&db, txid, deadline).await })
     }
 
+    fn connect(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<NodeStream>> {
+        let peering = self.peering.clone();
+        Box::pin(async move { peering.dial(&host, port, Purpose::Proxy).await })
+    }
+
     fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>> {
         let (PrimaryInfo { name, addr, .. }, peering) = (node.clone(), self.peering.clone());
         Box::pin(async move {
@@ -63,7 +69,9 @@ impl Site for ProxySite {
             if identity.name.as_str() != name {
                 return Err(format!("{} answers at {addr}", identity.name));
             }
-            Ok(Some(identity.proxy).filter(|url| !url.is_empty()))
+            let url = Some(identity.proxy).filter(|url| !url.is_empty());
+            // Inside TLS proxies meet at the port between nodes.
+            Ok(if peering.is_encrypted() { url.map(|_| format!("https://{addr}")) } else { url })
         })
     }
 }
@@ -78,6 +86,7 @@ impl Proxying {
     /// Serves on `listener` until it is stopped.
     pub(super) fn start(
         listener: tokio::net::TcpListener,
+        peers: mpsc::Receiver<NodeStream>,
         settings: ProxySettings,
         site: ProxySite,
         gate: WriteGate,
@@ -86,7 +95,7 @@ impl Proxying {
         let shutdown = CancellationToken::new();
         let ends = shutdown.clone();
         let served = tokio::spawn(async move {
-            if let Err(error) = proxy::serve(listener, settings, Arc::new(site), gate, ends).await {
+            if let Err(error) = proxy::serve(listener, peers, settings, Arc::new(site), gate, ends).await {
                 // Nobody to tell: the node ends already.
                 let _ = failures.send(NodeError::System(format!("the proxy failed: {error}"))).await;
             }

@@ -16,7 +16,7 @@ use crate::io::blobs::BlobStore;
 use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
-use crate::security::{MovedStream, Peering};
+use crate::security::{MovedStream, NodeStream, Peering};
 use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
@@ -61,6 +61,8 @@ pub(super) struct Parts {
     /// URL of the proxy in front of the application, empty where there is none.
     pub(super) advertise_proxy: String,
     pub(super) gate: WriteGate,
+    /// Connections of other nodes' proxies.
+    pub(super) proxy: Option<mpsc::Sender<NodeStream>>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
@@ -337,8 +339,9 @@ impl Parts {
     fn serve(self, serving: Arc<Serving>, services: rpc::Services, raft: Option<mpsc::Sender<MovedStream>>) {
         let (routes, peering, shutdown) = (rpc::routes(serving, services), self.peering, self.shutdown);
         let (listener, failures) = (self.listener, self.failures);
+        let elsewhere = rpc::Elsewhere { raft, proxy: self.proxy };
         self.tasks.spawn(async move {
-            if let Err(error) = rpc::serve(listener, routes, raft, peering, shutdown).await {
+            if let Err(error) = rpc::serve(listener, routes, elsewhere, peering, shutdown).await {
                 let error = NodeError::Replication(format!("the gRPC server failed: {error}"));
                 // Nobody to tell: the node ends already.
                 let _ = failures.send(error).await;

@@ -1,7 +1,6 @@
 //! The listener and its connections.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +20,7 @@ use super::service::Proxy;
 use super::upstream::Upstream;
 use super::{Site, WriteGate};
 use crate::config::ProxySettings;
+use crate::security::NodeStream;
 use crate::telemetry::metrics::PROXY_CONNECTIONS;
 
 /// How long requests under way have to end when the proxy does.
@@ -34,12 +34,14 @@ const HELD_BYTES_MAX: usize = 64 << 20;
 /// Pause where the system has no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves clients on `listener` until `shutdown`, then gives requests under way two seconds to end.
+/// Serves clients on `listener`, and proxies of other nodes whose connections come through `peers`, until `shutdown`;
+/// then gives requests under way two seconds to end.
 ///
 /// # Errors
 /// Where the target is no address.
 pub async fn serve(
     listener: TcpListener,
+    peers: mpsc::Receiver<NodeStream>,
     settings: ProxySettings,
     site: Arc<dyn Site>,
     gate: WriteGate,
@@ -50,7 +52,7 @@ pub async fn serve(
         rules: Rules::new(&settings),
         places: Places::new(),
         forwarder: Forwarder {
-            upstream: Upstream::new(&settings)?,
+            upstream: Upstream::new(&settings, site.clone())?,
             tunnels: tunnels.clone(),
             shutdown: shutdown.clone(),
         },
@@ -68,7 +70,7 @@ pub async fn serve(
         })
     };
     let connections = GracefulShutdown::new();
-    accept(&listener, &proxy, &connections, &shutdown).await;
+    accept(&listener, peers, &proxy, &connections, &shutdown).await;
     drop(listener);
     tokio::select! {
         () = connections.shutdown() => {}
@@ -84,6 +86,7 @@ pub async fn serve(
 
 async fn accept(
     listener: &TcpListener,
+    mut peers: mpsc::Receiver<NodeStream>,
     proxy: &Arc<Proxy>,
     connections: &GracefulShutdown,
     shutdown: &CancellationToken,
@@ -92,14 +95,17 @@ async fn accept(
     loop {
         let accepted = async {
             let place = places.clone().acquire_owned().await.ok()?;
-            Some((place, listener.accept().await))
+            tokio::select! {
+                accepted = listener.accept() => Some((place, accepted.map(|(stream, _)| NodeStream::Plain(stream)))),
+                Some(stream) = peers.recv() => Some((place, Ok(stream))),
+            }
         };
         let (place, accepted) = tokio::select! {
             Some(accepted) = accepted => accepted,
             () = shutdown.cancelled() => return,
         };
         match accepted {
-            Ok((stream, client)) => connect(stream, client, place, proxy.clone(), connections),
+            Ok(stream) => connect(stream, place, proxy.clone(), connections),
             Err(error) => {
                 tracing::debug!(%error, "proxy: cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -109,8 +115,7 @@ async fn accept(
 }
 
 fn connect(
-    stream: TcpStream,
-    client: SocketAddr,
+    stream: NodeStream,
     place: OwnedSemaphorePermit,
     proxy: Arc<Proxy>,
     connections: &GracefulShutdown,
@@ -119,9 +124,8 @@ fn connect(
     let watcher = connections.watcher();
     tokio::spawn(async move {
         let _counted = Counted::new(place);
-        // Until the first byte nothing tells which protocol the client speaks.
-        let begun = tokio::time::timeout(idle, stream.peek(&mut [0; 1])).await;
-        if !matches!(begun, Ok(Ok(1))) || stream.set_nodelay(true).is_err() {
+        let Some(client) = stream.peer_addr() else { return };
+        if !is_begun(&stream, idle).await {
             return;
         }
         let service = service_fn(move |request| {
@@ -144,6 +148,14 @@ fn connect(
             tracing::debug!(%client, %error, "proxy: a connection broke off");
         }
     });
+}
+
+/// Until the first byte nothing tells which protocol a client speaks; another node's proxy does not connect without
+/// having something to say.
+async fn is_begun(stream: &NodeStream, idle: Duration) -> bool {
+    let NodeStream::Plain(stream) = stream else { return true };
+    let begun = tokio::time::timeout(idle, stream.peek(&mut [0; 1])).await;
+    matches!(begun, Ok(Ok(1))) && stream.set_nodelay(true).is_ok()
 }
 
 /// A connection that counts while it is there.

@@ -1,8 +1,10 @@
+use std::io;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
+use crate::security::NodeStream;
 use crate::store::{PrimaryInfo, StoreEvent};
 use crate::types::{DbName, NodeName, Txid};
 
@@ -28,6 +30,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// Waits until the database has reached `txid` here; `false` at the deadline.
     fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool>;
+
+    /// Connects to another node's proxy, at the host and port of the URL that [`Site::proxy_of`] named.
+    fn connect(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<NodeStream>>;
 
     /// The URL of another node's proxy, `None` where it has none; `Err` says why it cannot be asked.
     fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>>;

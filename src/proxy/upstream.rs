@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,13 @@ use hyper::http::uri::Authority;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tower::Service;
 
+use super::Site;
 use super::body::{Outgoing, Progress};
 use crate::config::ProxySettings;
+use crate::security::NodeStream;
 
 /// Unused connections to the application are kept this long: servers close theirs after 2 s and more, and what is sent
 /// in that moment is lost.
@@ -52,7 +55,7 @@ pub(super) enum To<'a> {
 /// The connections.
 pub(super) struct Upstream {
     app: Client<Patient, Outgoing>,
-    peers: Client<HttpConnector, Outgoing>,
+    peers: Client<Peers, Outgoing>,
     target: Authority,
     response_timeout: Duration,
 }
@@ -62,7 +65,7 @@ impl Upstream {
     ///
     /// # Errors
     /// Where the target cannot be part of a URL.
-    pub fn new(settings: &ProxySettings) -> io::Result<Self> {
+    pub fn new(settings: &ProxySettings, site: Arc<dyn Site>) -> io::Result<Self> {
         let target = settings.target.to_string();
         let target = target.parse().map_err(|_| io::Error::other(format!("proxy.target {target:?}")))?;
         let mut builder = Client::builder(TokioExecutor::new());
@@ -70,13 +73,10 @@ impl Upstream {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(settings.connect_timeout));
-        let patient = Patient { inner: connector.clone(), limit: settings.connect_timeout };
-        connector.set_connect_timeout(Some(PEER_CONNECT_MAX));
-        connector.set_keepalive(Some(PEER_SILENCE_MAX / 2));
-        connector.set_tcp_user_timeout(Some(PEER_SILENCE_MAX));
+        let patient = Patient { inner: connector, limit: settings.connect_timeout };
         Ok(Self {
             app: builder.pool_idle_timeout(APP_IDLE_MAX).build(patient),
-            peers: builder.pool_idle_timeout(PEER_IDLE_MAX).build(connector),
+            peers: builder.pool_idle_timeout(PEER_IDLE_MAX).build(Peers { site }),
             target,
             response_timeout: settings.response_timeout,
         })
@@ -160,6 +160,33 @@ impl Service<Uri> for Patient {
                     connected => return connected,
                 }
             }
+        })
+    }
+}
+
+/// Connects to proxies of other nodes.
+#[derive(Clone)]
+struct Peers {
+    site: Arc<dyn Site>,
+}
+
+impl Service<Uri> for Peers {
+    type Response = TokioIo<NodeStream>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let port = uri.port_u16().unwrap_or(80);
+        let connecting = self.site.connect(uri.host().unwrap_or_default().to_owned(), port);
+        Box::pin(async move {
+            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+            let stream = tokio::time::timeout(PEER_CONNECT_MAX, connecting).await.map_err(late)??;
+            stream.notice_silence(PEER_SILENCE_MAX)?;
+            Ok(TokioIo::new(stream))
         })
     }
 }

@@ -15,7 +15,7 @@ mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
 pub use cluster::{ClusterServer, Neighbour, RemoteCluster};
-pub use server::{ReplicationService, Services, routes, serve};
+pub use server::{Elsewhere, ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 
 /// Messages of the wire, generated from `proto/replication.proto`.

@@ -19,7 +19,7 @@ use super::wire::replication_server::{Replication, ReplicationServer};
 use super::{MESSAGE_BYTES_MAX, convert, status::to_status, wire};
 use crate::ltx::BlobRef;
 use crate::raft::RaftServer;
-use crate::security::{Admitted, GREETING_MAX, MovedStream, NodeStream, Peering};
+use crate::security::{GREETING_MAX, MovedStream, NodeStream, Peering, Purpose};
 use crate::store::ClusterControl;
 use crate::stream::{FollowSession, Globs, Serving, SnapshotPiece, StreamError};
 use crate::types::{Checksum, DbName, LogIndex};
@@ -62,21 +62,30 @@ pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
     routes
 }
 
-/// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Connections for Raft's
-/// thread go to `raft`. Only those are let in that `peering` believes.
+/// Who takes connections that are not for gRPC, or not for gRPC's own threads.
+#[derive(Clone, Default)]
+pub struct Elsewhere {
+    /// Raft's thread, where the node is a voter.
+    pub raft: Option<mpsc::Sender<MovedStream>>,
+    /// The proxy in front of the application, where there is one.
+    pub proxy: Option<mpsc::Sender<NodeStream>>,
+}
+
+/// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Other connections go
+/// `elsewhere`. Only those are let in that `peering` believes.
 ///
 /// # Errors
 /// Where the listener fails.
 pub async fn serve(
     listener: TcpListener,
     routes: Routes,
-    raft: Option<mpsc::Sender<MovedStream>>,
+    elsewhere: Elsewhere,
     peering: Peering,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let (sender, connections) = mpsc::channel(64);
     let check = peering.check_token();
-    tokio::spawn(accept(listener, peering, sender, raft, shutdown.clone()));
+    tokio::spawn(accept(listener, peering, sender, elsewhere, shutdown.clone()));
     let incoming = ReceiverStream::new(connections).map(Ok::<_, std::io::Error>);
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
@@ -99,7 +108,7 @@ async fn accept(
     listener: TcpListener,
     peering: Peering,
     ours: mpsc::Sender<NodeStream>,
-    raft: Option<mpsc::Sender<MovedStream>>,
+    elsewhere: Elsewhere,
     shutdown: CancellationToken,
 ) {
     let unsorted = Arc::new(Semaphore::new(UNSORTED_MAX));
@@ -111,7 +120,7 @@ async fn accept(
         match accepted {
             Ok((stream, peer)) => match unsorted.clone().try_acquire_owned() {
                 Ok(permit) => {
-                    let sorted = sort(stream, peering.clone(), ours.clone(), raft.clone());
+                    let sorted = sort(stream, peering.clone(), ours.clone(), elsewhere.clone());
                     tokio::spawn(async move {
                         sorted.await;
                         drop(permit);
@@ -129,20 +138,18 @@ async fn accept(
 }
 
 /// Lets a connection in, and gives it to whom it is for.
-async fn sort(
-    stream: TcpStream,
-    peering: Peering,
-    ours: mpsc::Sender<NodeStream>,
-    raft: Option<mpsc::Sender<MovedStream>>,
-) {
-    match (peering.admit(stream).await, raft) {
-        (Some(Admitted::Others(stream)), _) => drop(ours.send(stream).await),
-        (Some(Admitted::Raft(stream)), Some(raft)) => match stream.leave() {
+async fn sort(stream: TcpStream, peering: Peering, ours: mpsc::Sender<NodeStream>, elsewhere: Elsewhere) {
+    let Some((stream, purpose)) = peering.admit(stream).await else { return };
+    match (purpose, elsewhere) {
+        (Purpose::Grpc, _) => drop(ours.send(stream).await),
+        (Purpose::Raft, Elsewhere { raft: Some(raft), .. }) => match stream.leave() {
             Ok(stream) => drop(raft.send(stream).await),
             Err(error) => tracing::warn!(%error, "a connection is lost"),
         },
-        (Some(Admitted::Raft(_)), None) => tracing::debug!("a connection for a voter, and this node is none"),
-        (None, _) => {}
+        (Purpose::Proxy, Elsewhere { proxy: Some(proxy), .. }) => drop(proxy.send(stream).await),
+        (Purpose::Raft | Purpose::Proxy, _) => {
+            tracing::debug!(?purpose, "a connection for what this node does not have");
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::SecurityError;
-use super::peering::RAFT_PROTOCOL;
+use super::peering::{PROXY_PROTOCOL, RAFT_PROTOCOL};
 
 /// The protocol of everything between nodes but Raft's own connections, in TLS's words.
 ///
@@ -149,7 +149,7 @@ impl CertificateFiles {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(own)?;
-        node_server.alpn_protocols = vec![HTTP2.to_vec(), RAFT_PROTOCOL.to_vec()];
+        node_server.alpn_protocols = vec![HTTP2.to_vec(), RAFT_PROTOCOL.to_vec(), PROXY_PROTOCOL.to_vec()];
         // Each connection is checked anew: whose certificate has expired since does not come back.
         node_server.session_storage = Arc::new(NoServerSessionStorage {});
         node_server.send_tls13_tickets = 0;

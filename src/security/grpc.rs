@@ -11,7 +11,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
-use super::{NodeStream, Peering, Refusals, Token};
+use super::{NodeStream, Peering, Purpose, Refusals, Token};
 
 /// Metadata key of the token that a request shows.
 const TOKEN: &str = "skein-token";
@@ -59,7 +59,10 @@ impl Peering {
             async move {
                 let missing = || io::Error::other("the address is not HOST:PORT");
                 let (host, port) = uri.host().zip(uri.port_u16()).ok_or_else(missing)?;
-                peering.dial(host, port, direct).await.map(TokioIo::new)
+                peering
+                    .dial(host, port, if direct { Purpose::Raft } else { Purpose::Grpc })
+                    .await
+                    .map(TokioIo::new)
             }
         })
     }

@@ -18,6 +18,6 @@ pub use certificates::{CertificateFiles, Certificates, WARN_BEFORE, api_client};
 pub use error::SecurityError;
 pub use grpc::{CheckToken, PeerChannel};
 pub use node_stream::{MovedStream, NodeStream};
-pub use peering::{Admitted, GREETING_MAX, Peering};
+pub use peering::{GREETING_MAX, Peering, Purpose};
 pub use refusals::Refusals;
 pub use token::{InvalidToken, Token};

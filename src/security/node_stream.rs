@@ -4,7 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
@@ -57,6 +59,18 @@ impl NodeStream {
             NodeStream::Plain(stream) => Some(stream),
             NodeStream::Tls(stream) => stream.get_ref().0.here(),
         }
+    }
+
+    /// Ends the connection when the other end has acknowledged nothing for `limit`, or does not answer probes.
+    ///
+    /// # Errors
+    /// Where the system refuses.
+    pub fn notice_silence(&self, limit: Duration) -> io::Result<()> {
+        let Some(socket) = self.socket() else { return Ok(()) };
+        let millis = u32::try_from(limit.as_millis()).unwrap_or(u32::MAX);
+        setsockopt(socket, sockopt::TcpKeepIdle, &u32::try_from(limit.as_secs() / 2).unwrap_or(1).max(1))?;
+        setsockopt(socket, sockopt::TcpUserTimeout, &millis)?;
+        Ok(())
     }
 
     /// The address of the other end.
@@ -176,6 +190,12 @@ impl AsyncWrite for NodeStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         either!(self.poll_shutdown(cx))
+    }
+}
+
+impl hyper_util::client::legacy::connect::Connection for NodeStream {
+    fn connected(&self) -> hyper_util::client::legacy::connect::Connected {
+        hyper_util::client::legacy::connect::Connected::new()
     }
 }
 

@@ -18,6 +18,8 @@ use super::{Certificates, NodeStream, Refusals, Token};
 pub const DIRECT: &[u8] = b"skein-raft-1\n";
 /// The same in TLS's words.
 pub(super) const RAFT_PROTOCOL: &[u8] = b"skein-raft-1";
+/// What a connection between two proxies is in TLS's words: HTTP/1.1 for the applications behind them.
+pub(super) const PROXY_PROTOCOL: &[u8] = b"skein-proxy-1";
 /// What every HTTP/2 connection begins with.
 ///
 /// Source: RFC 9113, section 3.4.
@@ -43,13 +45,34 @@ enum Trust {
     Certificates(Arc<Certificates>),
 }
 
-/// What a connection that is let in is for.
-pub enum Admitted {
-    /// Raft's own thread.
-    Raft(NodeStream),
-    /// Everything else.
-    Others(NodeStream),
+/// What a connection to another node is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// gRPC.
+    Grpc,
+    /// The node's Raft thread, which speaks gRPC, too.
+    Raft,
+    /// The proxy in front of the node's application. Without TLS it listens on a port of its own.
+    Proxy,
 }
+
+impl Purpose {
+    fn protocol(self) -> &'static [u8] {
+        match self {
+            Purpose::Grpc => HTTP2,
+            Purpose::Raft => RAFT_PROTOCOL,
+            Purpose::Proxy => PROXY_PROTOCOL,
+        }
+    }
+
+    fn of_protocol(protocol: Option<&[u8]>) -> Self {
+        let named = [Purpose::Raft, Purpose::Proxy].into_iter().find(|one| protocol == Some(one.protocol()));
+        named.unwrap_or(Purpose::Grpc)
+    }
+}
+
+/// A connection that is let in, and what it is for.
+type Admitted = (NodeStream, Purpose);
 
 impl Peering {
     /// Between nodes that know each other by certificates, or by a token where there are none, or not at all.
@@ -60,6 +83,11 @@ impl Peering {
             (None, None) => Trust::Network,
         };
         Self { trust, refusals: Arc::default() }
+    }
+
+    /// Whether nodes know each other by certificates, and all they say to each other is inside TLS.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self.trust, Trust::Certificates(_))
     }
 
     /// The token that requests show.
@@ -75,27 +103,26 @@ impl Peering {
         &self.refusals
     }
 
-    /// Connects to the node at `host` and `port`; `direct` to its Raft thread.
+    /// Connects to the node at `host` and `port`.
     ///
     /// # Errors
     /// Where nobody answers, or shows a certificate that is not to be believed.
-    pub(super) async fn dial(&self, host: &str, port: u16, direct: bool) -> io::Result<NodeStream> {
+    pub async fn dial(&self, host: &str, port: u16, purpose: Purpose) -> io::Result<NodeStream> {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let mut stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
         setsockopt(&stream, sockopt::KeepAlive, &true)?;
         setsockopt(&stream, sockopt::TcpKeepIdle, &30)?;
         let Trust::Certificates(certificates) = &self.trust else {
-            if direct {
+            if purpose == Purpose::Raft {
                 stream.write_all(DIRECT).await?;
             }
             return Ok(NodeStream::Plain(stream));
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
         let connector = TlsConnector::from(certificates.configs().node_client);
-        let protocol = if direct { RAFT_PROTOCOL } else { HTTP2 };
-        let connected =
-            connector.with_alpn(vec![protocol.to_vec()]).connect(name, Socket::Here(stream)).await;
+        let connector = connector.with_alpn(vec![purpose.protocol().to_vec()]);
+        let connected = connector.connect(name, Socket::Here(stream)).await;
         let stream = connected.map_err(|error| io::Error::new(error.kind(), reason(&error)))?;
         Ok(NodeStream::Tls(Box::new(TlsStream::Client(stream))))
     }
@@ -137,9 +164,8 @@ impl Peering {
             true => Refusal::Stranger(reason(&error)),
             false => Refusal::Broken(error),
         })?;
-        let direct = stream.get_ref().1.alpn_protocol() == Some(RAFT_PROTOCOL);
-        let stream = NodeStream::Tls(Box::new(TlsStream::Server(stream)));
-        Ok(if direct { Admitted::Raft(stream) } else { Admitted::Others(stream) })
+        let purpose = Purpose::of_protocol(stream.get_ref().1.alpn_protocol());
+        Ok((NodeStream::Tls(Box::new(TlsStream::Server(stream))), purpose))
     }
 }
 
@@ -167,7 +193,7 @@ async fn greet_plain(mut stream: TcpStream) -> Result<Admitted, Refusal> {
         stream.read_exact(&mut [0; DIRECT.len()]).await?;
         // Raft's thread waits for nobody who has nothing to say.
         return match peek(&stream, PREFACE.len()).await? == PREFACE {
-            true => Ok(Admitted::Raft(NodeStream::Plain(stream))),
+            true => Ok((NodeStream::Plain(stream), Purpose::Raft)),
             false => Err(Refusal::Stranger("it does not speak Skein's protocol".into())),
         };
     }
@@ -180,7 +206,7 @@ async fn greet_plain(mut stream: TcpStream) -> Result<Admitted, Refusal> {
     if head != PREFACE[..DIRECT.len()] || peek(&stream, PREFACE.len()).await? != PREFACE {
         return Err(Refusal::Stranger(strange.into()));
     }
-    Ok(Admitted::Others(NodeStream::Plain(stream)))
+    Ok((NodeStream::Plain(stream), Purpose::Grpc))
 }
 
 /// The next `length` bytes, which stay to be read.
@@ -265,26 +291,26 @@ mod tests {
         for peering in [Peering::default(), with_certificates()] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            for direct in [true, false] {
+            for purpose in [Purpose::Raft, Purpose::Grpc, Purpose::Proxy] {
+                if purpose == Purpose::Proxy && !peering.is_encrypted() {
+                    continue;
+                }
                 let admitting = async {
                     let admitted = peering.admit(listener.accept().await.unwrap().0).await.unwrap();
-                    match (admitted, direct) {
-                        (Admitted::Raft(stream), true) => {
-                            assert_eq!(arrive_on_another_runtime(stream).await, PREFACE)
-                        }
-                        (Admitted::Others(mut stream), false) => {
-                            let mut preface = vec![0; PREFACE.len()];
-                            stream.read_exact(&mut preface).await.unwrap();
-                            assert_eq!(preface, PREFACE);
-                        }
-                        _ => panic!("direct {direct} is taken for the other"),
+                    let (mut stream, told) = admitted;
+                    assert_eq!(told, purpose);
+                    if purpose == Purpose::Raft {
+                        return assert_eq!(arrive_on_another_runtime(stream).await, PREFACE);
                     }
+                    let mut preface = vec![0; PREFACE.len()];
+                    stream.read_exact(&mut preface).await.unwrap();
+                    assert_eq!(preface, PREFACE);
                 };
                 let dialing = async {
-                    let mut stream = peering.dial("127.0.0.1", port, direct).await.unwrap();
+                    let mut stream = peering.dial("127.0.0.1", port, purpose).await.unwrap();
                     stream.write_all(PREFACE).await.unwrap();
                     stream.flush().await.unwrap();
-                    if direct {
+                    if purpose == Purpose::Raft {
                         let mut answer = [0; 5];
                         stream.read_exact(&mut answer).await.unwrap();
                         assert_eq!(&answer, b"heard");
@@ -301,7 +327,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let admitting = async { peering.admit(listener.accept().await.unwrap().0).await.is_none() };
-        let (refused, dialed) = tokio::join!(admitting, peering.dial("localhost", port, false));
+        let (refused, dialed) = tokio::join!(admitting, peering.dial("localhost", port, Purpose::Grpc));
         assert!(refused && dialed.is_err());
     }
 }

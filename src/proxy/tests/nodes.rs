@@ -14,13 +14,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{HostPort, OneOrMany, Partial, ProxyPartial, ProxySettings, Settings};
 use crate::proxy::answer::Body;
 use crate::proxy::{Site, WriteGate, serve};
+use crate::security::NodeStream;
 use crate::store::{PrimaryInfo, StoreEvent};
 use crate::types::{DbName, NodeName, Txid};
 
@@ -48,6 +49,10 @@ impl Site for Fake {
 
     fn ready(&self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn connect(&self, host: String, port: u16) -> BoxFuture<'static, std::io::Result<NodeStream>> {
+        Box::pin(async move { Ok(NodeStream::Plain(TcpStream::connect((host, port)).await?)) })
     }
 
     fn primary(&self) -> Option<PrimaryInfo> {
@@ -108,7 +113,8 @@ impl Node {
         let mut settings = settings(app.addr);
         change(&mut settings);
         let (gate, shutdown) = (WriteGate::default(), CancellationToken::new());
-        tokio::spawn(serve(listener, settings, site.clone(), gate.clone(), shutdown.clone()));
+        let (_, peers) = mpsc::channel(1);
+        tokio::spawn(serve(listener, peers, settings, site.clone(), gate.clone(), shutdown.clone()));
         Self { site, gate, addr, app, shutdown }
     }
 

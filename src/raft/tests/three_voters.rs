@@ -88,7 +88,8 @@ impl Group {
         self.servers.spawn(async move {
             let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
             let peering = crate::security::Peering::default();
-            crate::rpc::serve(listener, routes, Some(connections), peering, stopped).await.unwrap();
+            let elsewhere = crate::rpc::Elsewhere { raft: Some(connections), proxy: None };
+            crate::rpc::serve(listener, routes, elsewhere, peering, stopped).await.unwrap();
         });
         voter.node = Some((node, stop));
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::fake_store::FakeStore;
 use crate::ltx::BlobRef;
-use crate::rpc::{Compression, GrpcConnector, Services, routes, serve};
+use crate::rpc::{Compression, Elsewhere, GrpcConnector, Services, routes, serve};
 use crate::security::Peering;
 use crate::store::{Change, CommittedLog, LogReadError, PrimaryInfo};
 use crate::stream::{
@@ -131,7 +131,13 @@ impl Node {
 pub async fn listen(serving: Arc<Serving>, stop: CancellationToken) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    tokio::spawn(serve(listener, routes(serving, Services::default()), None, Peering::default(), stop));
+    tokio::spawn(serve(
+        listener,
+        routes(serving, Services::default()),
+        Elsewhere::default(),
+        Peering::default(),
+        stop,
+    ));
     addr
 }
 
