@@ -2,9 +2,10 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{Node, PATIENCE, Settings, Voters, eventually, needs_skein};
+use crate::harness::{Node, PATIENCE, Settings, Voters, eventually, needs_skein, skein, skip};
 
 fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).unwrap_or_default().lines().map(ToOwned::to_owned).collect()
@@ -109,4 +110,19 @@ fn systemd_hears_ready_alive_and_stopping() {
     socket.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
     let last = std::iter::repeat_with(hear).find(|said| !said.contains("WATCHDOG=1"));
     assert!(last.is_some_and(|said| said.contains("STOPPING=1")));
+}
+
+#[test]
+fn the_unit_of_the_examples_is_one_systemd_understands() {
+    let unit = include_str!("../../examples/skein.service");
+    let own = skein().get_program().to_string_lossy().into_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("skein.service");
+    std::fs::write(&path, unit.replace("/usr/local/bin/skein", &own)).unwrap();
+    let verify = ["verify", "--man=no", "--recursive-errors=no"];
+    let Ok(output) = Command::new("systemd-analyze").args(verify).arg(&path).output() else {
+        return skip("systemd-analyze is not installed");
+    };
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !words.contains("skein.service"), "{words}");
 }
