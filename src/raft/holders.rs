@@ -1,5 +1,5 @@
 //! Who holds what entries only name: large change sets are on the disks of a majority before the entries that name
-//! them, and of a majority still when others vote.
+//! them, and when others vote, every majority of those has one that holds them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl Holders {
         (peers, need)
     }
 
-    /// Changes who votes, once a majority of those who will has all that the log names.
+    /// Changes who votes, once every majority of those who will has one that has all that the log names.
     ///
     /// # Errors
     /// Where they cannot be reached or lag too far behind, and those of the change itself.
@@ -103,7 +103,7 @@ impl Holders {
         voters
     }
 
-    /// Waits until a majority of `voters` has applied every entry there is now.
+    /// Waits until so many of `voters` have applied every entry there is now that no majority of them is without one.
     async fn caught_up(&self, voters: &BTreeSet<u64>, limit: Duration) -> Result<(), String> {
         // Asked of Raft behind everything submitted so far: the metrics may not have it yet.
         let last = self.raft.with_raft_state(|state| state.log_ids.last().map(|id| position(id.index))).await;
@@ -121,8 +121,8 @@ impl Holders {
         };
         let all = voters.iter().filter_map(applied).collect();
         let what = format!("the log up to entry {last}");
-        let caught_up = reached(&what, all, voters.len() / 2 + 1);
-        let late = |_| Err(format!("{what} is not applied by a majority of those who will vote"));
+        let caught_up = reached(&what, all, voters.len().div_ceil(2));
+        let late = |_| Err(format!("{what} is not applied by enough of those who will vote; try again"));
         tokio::time::timeout(limit, caught_up).await.unwrap_or_else(late)
     }
 }
