@@ -119,11 +119,12 @@ impl Holders {
             }
             Some(self.sender.applied(*id, membership.get_node(id)?, last))
         };
-        let all = voters.iter().filter_map(applied).collect();
-        let what = format!("the log up to entry {last}");
-        let caught_up = reached(&what, all, voters.len().div_ceil(2));
-        let late = |_| Err(format!("{what} is not applied by enough of those who will vote; try again"));
-        tokio::time::timeout(limit, caught_up).await.unwrap_or_else(late)
+        let within = |delivery: Delivery| -> Delivery {
+            let late = move |_| Err(format!("not applied within {} s", limit.as_secs()));
+            Box::pin(async move { tokio::time::timeout(limit, delivery).await.unwrap_or_else(late) })
+        };
+        let all = voters.iter().filter_map(applied).map(within).collect();
+        reached(&format!("the log up to entry {last}"), all, voters.len().div_ceil(2)).await
     }
 }
 
