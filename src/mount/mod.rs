@@ -26,6 +26,7 @@ mod session;
 mod shm;
 mod stale;
 mod state;
+mod strays;
 mod super_journal;
 mod tree;
 mod upload;

@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 
@@ -12,12 +12,27 @@ use nix::libc;
 ///
 /// Sees what this user may see: processes of other users and of other process namespaces may be missing.
 pub(super) fn using(minor: u32) -> Vec<i32> {
+    others(|pid| !is_guard(pid) && uses(pid, minor))
+}
+
+/// Processes, other than this one, that have a file below `dir` open; `dir` as the kernel names it.
+pub(super) fn using_below(dir: &Path) -> Vec<i32> {
+    others(|pid| open_files(pid).any(|link| fs::read_link(link).is_ok_and(|path| path.starts_with(dir))))
+}
+
+fn others(which: impl Fn(i32) -> bool) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    let mut users: Vec<i32> = pids.filter(|&pid| pid != own && !is_guard(pid) && uses(pid, minor)).collect();
+    let mut users: Vec<i32> = pids.filter(|&pid| pid != own && which(pid)).collect();
     users.sort_unstable();
     users
+}
+
+/// The links to what a process has open.
+fn open_files(pid: i32) -> impl Iterator<Item = PathBuf> {
+    let descriptors = Path::new("/proc").join(pid.to_string()).join("fd");
+    fs::read_dir(descriptors).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
 /// Name of the hidden command of the process that watches over a mount. It uses the mount only for its applications'
@@ -47,10 +62,9 @@ fn guarded(pid: i32) -> Option<String> {
 
 fn uses(pid: i32, minor: u32) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
-    let open =
-        fs::read_dir(process.join("fd")).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
     let places = ["cwd", "root", "exe"].into_iter().map(|name| process.join(name));
-    open.chain(places).any(|link| minor_of(&link) == Some(minor)) || maps(&process.join("maps"), minor)
+    open_files(pid).chain(places).any(|link| minor_of(&link) == Some(minor))
+        || maps(&process.join("maps"), minor)
 }
 
 /// Source: proc_pid_maps(5): address, permissions, offset, device as hexadecimal `major:minor`, inode, path.

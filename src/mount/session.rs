@@ -14,7 +14,7 @@ use super::inode::Inodes;
 use super::notify::Notify;
 use super::state::State;
 use super::tree::Tree;
-use super::{mount_table, processes, stale};
+use super::{mount_table, processes, stale, strays};
 use crate::store::Store;
 
 /// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
@@ -25,6 +25,8 @@ const THREADS: usize = 4;
 pub struct MountOptions {
     /// An existing, empty directory.
     pub mount_point: PathBuf,
+    /// Whether it is this node's: what is found in it then was written while nothing was mounted, and is put aside.
+    pub own: bool,
     /// The databases to show.
     pub store: Arc<Store>,
     /// Let the kernel read and write files of WAL databases by itself, where it can.
@@ -109,7 +111,7 @@ impl Mount {
     /// # Errors
     /// See [`MountError`].
     pub fn start(options: MountOptions) -> Result<Self, MountError> {
-        let mount_point = check(&options.mount_point)?;
+        let mount_point = check(&options.mount_point, options.own)?;
         let tree = Tree::new(options.store.layout().dbs());
         let failed = |what: &str| {
             let what = what.to_owned();
@@ -260,7 +262,7 @@ fn config(allow_other: bool) -> Config {
 }
 
 /// Whether the mount point will do; gives its absolute path.
-fn check(path: &Path) -> Result<PathBuf, MountError> {
+fn check(path: &Path, own: bool) -> Result<PathBuf, MountError> {
     if stale::is_dead(path)
         && let Some(mounted) = mount_table::at(path)
     {
@@ -282,6 +284,9 @@ fn check(path: &Path) -> Result<PathBuf, MountError> {
             path: absolute,
             what: format!("{} {}", mounted.kind, mounted.source),
         });
+    }
+    if own && let Err(error) = strays::put_aside(&absolute) {
+        tracing::warn!(%error, "what is in the mount point cannot be put aside");
     }
     let mut entries = fs::read_dir(&absolute).map_err(|source| MountError::Io {
         what: format!("reading mount point {}", absolute.display()),
@@ -328,12 +333,15 @@ mod tests {
     #[test]
     fn a_mount_point_must_exist_and_be_empty() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(check(dir.path()).unwrap(), dir.path().canonicalize().unwrap());
-        let missing = check(&dir.path().join("missing")).unwrap_err().to_string();
+        assert_eq!(check(dir.path(), false).unwrap(), dir.path().canonicalize().unwrap());
+        let missing = check(&dir.path().join("missing"), true).unwrap_err().to_string();
         assert!(missing.contains("mkdir -p"), "{missing}");
         fs::write(dir.path().join("notes.txt"), "").unwrap();
-        let full = check(dir.path()).unwrap_err().to_string();
+        let full = check(dir.path(), false).unwrap_err().to_string();
         assert!(full.contains("notes.txt"), "{full}");
+        check(dir.path(), true).unwrap();
+        assert!(!dir.path().join("notes.txt").exists());
+        fs::remove_dir_all(dir.path().with_extension("stray")).unwrap();
     }
 
     #[test]

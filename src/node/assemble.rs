@@ -182,7 +182,8 @@ async fn mount_guarded(
     store: &Arc<Store>,
     identity: &IdentityFile,
 ) -> Result<(Mount, Option<Arc<Guard>>), NodeError> {
-    let mount = mount(settings, store.clone()).await?;
+    let own = identity.get().last_mount.is_some_and(|(_, at)| at == settings.mount);
+    let mount = mount(settings, store.clone(), own).await?;
     let guard = guard(identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
         store.set_fence_keeper(guard.clone());
@@ -384,9 +385,10 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
     Ok(replication)
 }
 
-async fn mount(settings: &Settings, store: Arc<Store>) -> Result<Mount, NodeError> {
+async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Mount, NodeError> {
     let options = MountOptions {
         mount_point: settings.mount.clone(),
+        own,
         store,
         passthrough: settings.passthrough,
         allow_other: settings.allow_other,

@@ -49,6 +49,38 @@ fn a_node_does_not_serve_while_applications_of_its_dead_mount_live() {
 }
 
 #[test]
+fn what_is_written_while_nothing_is_mounted_is_kept_aside_and_the_node_starts() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), Settings::primary("n1"));
+    node.must_start();
+    let path = node.path("app.db");
+    sql::run(&sql::create(&path, "wal", 4096), "CREATE TABLE t(v); INSERT INTO t VALUES('of the node')");
+    assert!(node.terminate().unwrap().success());
+    // An application that goes on: it opens by the same path, and finds an empty directory.
+    let stray = sql::create(&path, "wal", 4096);
+    sql::run(&stray, "CREATE TABLE t(v); INSERT INTO t VALUES('stray')");
+    node.must_start();
+    assert_eq!(sql::text(&sql::open(&path), "SELECT group_concat(v) FROM t"), "of the node");
+    let log = node.log();
+    let told = log.lines().find(|line| line.contains("nothing was mounted")).expect("it is told");
+    assert!(told.contains(&format!("files=3 moved_to={}.stray/", node.mount().display())), "{told}");
+    assert!(told.contains(&std::process::id().to_string()), "who has it open: {told}");
+    drop(stray);
+    let kept = std::fs::read_dir(node.mount().with_extension("stray")).unwrap().next().unwrap().unwrap();
+    assert_eq!(sql::text(&sql::open(&kept.path().join("app.db")), "SELECT v FROM t"), "stray");
+    // A directory that was never this node's is not touched.
+    let mut other = Node::new(dir.path(), Settings::primary("n2"));
+    std::fs::create_dir_all(other.mount()).unwrap();
+    std::fs::write(other.mount().join("notes.txt"), "mine").unwrap();
+    let said = other.start().unwrap_err();
+    assert!(said.contains("notes.txt"), "{said}");
+    assert!(other.mount().join("notes.txt").exists());
+}
+
+#[test]
 fn a_supervised_application_dies_with_its_node() {
     if !needs_skein() {
         return;

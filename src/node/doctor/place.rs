@@ -102,8 +102,11 @@ fn mount_point(mount: &Path, running: bool) -> Finding {
         return Finding::failure(CHECK, "a dead mount is in its place", remedy);
     }
     if std::fs::read_dir(mount).is_ok_and(|mut entries| entries.next().is_some()) {
-        let seen = format!("{} is not empty; what is there is hidden while the node runs", mount.display());
-        return Finding::warning(CHECK, seen, "choose an empty --mount, or skein db import what is there");
+        let shown = mount.display();
+        let seen = format!(
+            "{shown} is not empty: a new node does not start there, one that was mounted there puts that into {shown}.stray"
+        );
+        return Finding::warning(CHECK, seen, "move it away; skein db import takes databases in");
     }
     directory(CHECK, mount, "--mount")
 }

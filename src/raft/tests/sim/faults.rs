@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::dice;
 use super::node::{crash, start};
+use super::peers::address;
 use super::power_cut::Death;
 use super::world::{Live, World};
 use crate::io::power;
 use crate::raft::Beginning;
-use crate::store::Layout;
+use crate::store::{Layout, MemberChange};
+use crate::types::{Access, NodeName};
 
 /// Makes things go wrong for `length`, then repairs everything.
 pub async fn run(world: &Arc<World>, length: Duration) {
@@ -83,6 +85,7 @@ fn one(world: &Arc<World>) {
             world.note(format!("the disk of n{} breaks", victim.id));
             power::break_disk(&Layout::new(victim.dir.clone()).raft());
         }
+        16 => drop(tokio::spawn(change_members(world.clone()))),
         _ => {
             world.note("the network is repaired");
             world.links().heal();
@@ -113,10 +116,36 @@ async fn hold(world: Arc<World>, id: u64) {
     world.note(format!("n{id} goes on"));
 }
 
+/// The node that applications may write on.
+fn primary(world: &World) -> Option<Arc<Live>> {
+    world.all_live().into_iter().find(|live| live.store.access() == Access::Write)
+}
+
+/// An operator has a node vote no more, and after a while again, however often he has to say it.
+async fn change_members(world: Arc<World>) {
+    let Some(leader) = primary(&world) else { return };
+    let others: Vec<u64> = world.nodes().into_iter().filter(|id| *id != leader.id).collect();
+    let Some(id) = dice::pick(&others) else { return };
+    if world.changing.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let name: NodeName = address(id).parse().unwrap();
+    let demoted = leader.raft.change_member(MemberChange::Demote(name.clone())).await;
+    world.note(format!("n{id} is to vote no more: {}", demoted.is_ok()));
+    while !world.over.load(Ordering::SeqCst) {
+        tokio::time::sleep(dice::millis(50, 3000)).await;
+        let Some(leader) = primary(&world) else { continue };
+        if leader.raft.change_member(MemberChange::Promote(name.clone())).await.is_ok() {
+            world.note(format!("n{id} is to vote again"));
+            break;
+        }
+    }
+    world.changing.store(false, Ordering::SeqCst);
+}
+
 /// A planned move of the primary: fenced first, then another one leads, or this one goes on.
 async fn hand_over(world: Arc<World>) {
-    let writes = |live: &Arc<Live>| live.store.access() == crate::types::Access::Write;
-    let Some(live) = world.all_live().into_iter().find(writes) else { return };
+    let Some(live) = primary(&world) else { return };
     if live.handing_over.swap(true, Ordering::SeqCst) {
         return;
     }

@@ -51,6 +51,8 @@ pub struct World {
     messages: AtomicU64,
     /// All nodes vote.
     pub founded: AtomicBool,
+    /// An operator is at work on the members.
+    pub changing: AtomicBool,
     /// The simulation ends.
     pub over: AtomicBool,
     /// Applications have stopped.
@@ -75,6 +77,7 @@ impl World {
             broken: Mutex::default(),
             messages: AtomicU64::new(0),
             founded: AtomicBool::new(false),
+            changing: AtomicBool::new(false),
             over: AtomicBool::new(false),
             quiet: AtomicBool::new(false),
         })
