@@ -126,8 +126,10 @@ fn refuse<T>(why: &str) -> Result<T, ConfigError> {
 
 /// The token of the file; without one that of the environment.
 fn token(kind: &str, file: Option<&PathBuf>, text: Option<&String>) -> Result<Option<Token>, ConfigError> {
+    // What nodes show each other cannot change on one node alone.
+    let of_file = if kind == "join" { Token::read } else { Token::follow };
     let read = match (file.filter(|path| !path.as_os_str().is_empty()), text) {
-        (Some(path), _) => Token::read(path).map_err(|error| format!("--{kind}-token-file: {error}")),
+        (Some(path), _) => of_file(path).map_err(|error| format!("--{kind}-token-file: {error}")),
         (None, Some(text)) => {
             Token::new(text).map_err(|error| format!("SKEIN_{}_TOKEN: {error}", kind.to_uppercase()))
         }

@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::SecurityError;
 use super::peering::{PROXY_PROTOCOL, RAFT_PROTOCOL};
+use super::stamp::{Stamp, stamp_of};
 
 /// The protocol of everything between nodes but Raft's own connections, in TLS's words.
 ///
@@ -51,7 +52,7 @@ pub struct Certificates {
 
 #[derive(Debug)]
 struct Current {
-    stamp: Stamp,
+    stamps: Stamps,
     configs: Configs,
 }
 
@@ -66,8 +67,8 @@ pub(super) struct Configs {
     pub http_server: Arc<ServerConfig>,
 }
 
-/// What tells that one of the files has changed: its inode, size and time of change.
-type Stamp = [Option<(u64, u64, i64, i64)>; 3];
+/// What tells that one of the files has changed.
+type Stamps = [Option<Stamp>; 3];
 
 impl Certificates {
     /// Loads the files.
@@ -75,18 +76,18 @@ impl Certificates {
     /// # Errors
     /// Where one cannot be read, is no PEM, or key and certificate do not belong together.
     pub fn load(files: CertificateFiles) -> Result<Self, SecurityError> {
-        let stamp = files.stamp();
+        let stamps = files.stamps();
         let configs = files.configs()?;
-        Ok(Self { files, current: Mutex::new(Current { stamp, configs }) })
+        Ok(Self { files, current: Mutex::new(Current { stamps, configs }) })
     }
 
     /// What the next handshake uses: the files are read again where they have changed. Where that fails the last good
     /// ones stay, and the reason is told.
     pub(super) fn configs(&self) -> Configs {
-        let stamp = self.files.stamp();
+        let stamps = self.files.stamps();
         let mut current = self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if current.stamp != stamp {
-            current.stamp = stamp;
+        if current.stamps != stamps {
+            current.stamps = stamps;
             match self.files.configs() {
                 Ok(configs) => {
                     tracing::info!("certificates are reloaded");
@@ -116,11 +117,8 @@ impl CertificateFiles {
         Ok(remaining(&certificates("--tls-cert", &self.cert)?))
     }
 
-    fn stamp(&self) -> Stamp {
-        [&self.ca, &self.cert, &self.key].map(|source| {
-            let file = fs::metadata(file_of(source)?).ok()?;
-            Some((file.ino(), file.size(), file.mtime(), file.mtime_nsec()))
-        })
+    fn stamps(&self) -> Stamps {
+        [&self.ca, &self.cert, &self.key].map(|source| stamp_of(file_of(source)?))
     }
 
     fn configs(&self) -> Result<Configs, SecurityError> {

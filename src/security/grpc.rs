@@ -69,7 +69,7 @@ impl Peering {
 
     fn show_token(&self) -> ShowToken {
         let value = self.token().map(|token| {
-            let mut value = MetadataValue::try_from(token.expose()).expect("a token is visible ASCII");
+            let mut value = MetadataValue::try_from(&*token.expose()).expect("a token is visible ASCII");
             value.set_sensitive(true);
             value
         });

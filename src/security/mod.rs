@@ -11,6 +11,7 @@ mod grpc;
 mod node_stream;
 mod peering;
 mod refusals;
+mod stamp;
 mod token;
 
 pub use authority::{Authority, Issued};

@@ -1,18 +1,31 @@
 use std::fmt;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use subtle::ConstantTimeEq;
 
 use super::SecurityError;
+use super::stamp::{Stamp, stamp_of};
 
 /// A secret that lets in whoever shows it: 1 to 512 visible ASCII characters.
 ///
 /// Never shown by `Debug`, and compared in a time that does not depend on how much of a guess is right.
+/// One that is followed is read again when its file has changed.
 #[derive(Clone)]
-pub struct Token(Arc<str>);
+pub struct Token(Arc<Source>);
+
+struct Source {
+    /// The file that is looked at whenever the token is asked for.
+    followed: Option<PathBuf>,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    stamp: Option<Stamp>,
+    text: Arc<str>,
+}
 
 /// A text that is no token.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -30,7 +43,11 @@ impl Token {
     pub fn new(text: &str) -> Result<Self, InvalidToken> {
         let text = text.trim();
         let visible = text.bytes().all(|byte| byte.is_ascii_graphic());
-        if (1..=512).contains(&text.len()) && visible { Ok(Self(text.into())) } else { Err(InvalidToken) }
+        if !(1..=512).contains(&text.len()) || !visible {
+            return Err(InvalidToken);
+        }
+        let current = Mutex::new(Current { stamp: None, text: text.into() });
+        Ok(Self(Arc::new(Source { followed: None, current })))
     }
 
     /// The token that is all of a file; says so where others may read it.
@@ -48,25 +65,53 @@ impl Token {
             .map_err(|why| SecurityError::Invalid(format!("token file {}: {why}", path.display())))
     }
 
+    /// The same, read again when the file changes; where that fails the last good one stays, and the reason is told.
+    ///
+    /// # Errors
+    /// As [`Token::read`].
+    pub fn follow(path: &Path) -> Result<Self, SecurityError> {
+        let stamp = stamp_of(path);
+        let text = Self::read(path)?.text();
+        let current = Mutex::new(Current { stamp, text });
+        Ok(Self(Arc::new(Source { followed: Some(path.to_owned()), current })))
+    }
+
+    fn text(&self) -> Arc<str> {
+        let mut current = self.0.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(path) = &self.0.followed else { return current.text.clone() };
+        let stamp = stamp_of(path);
+        if current.stamp != stamp {
+            current.stamp = stamp;
+            match Self::read(path) {
+                Ok(token) => {
+                    tracing::info!("token file {} is reloaded", path.display());
+                    current.text = token.text();
+                }
+                Err(error) => tracing::warn!("a token stays as it was: {error}"),
+            }
+        }
+        current.text.clone()
+    }
+
     /// Whether it is shorter than a secret should be.
     pub fn is_short(&self) -> bool {
-        self.0.len() < SHORT
+        self.text().len() < SHORT
     }
 
     /// Whether `given` is this token; how long that takes tells at most how long the token is.
     pub fn matches(&self, given: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(given).into()
+        self.text().as_bytes().ct_eq(given).into()
     }
 
     /// The text, to be shown to who asks for it.
-    pub fn expose(&self) -> &str {
-        &self.0
+    pub fn expose(&self) -> Arc<str> {
+        self.text()
     }
 }
 
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
-        self.matches(other.0.as_bytes())
+        self.matches(other.text().as_bytes())
     }
 }
 
@@ -91,5 +136,27 @@ mod tests {
         for text in ["", "  \n", "a b", "a\0b", "ä", &"x".repeat(513)] {
             assert!(Token::new(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_token_that_is_followed_changes_with_its_file_and_only_for_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("token");
+        let write = |text: &str| {
+            let new = dir.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(new, &path).unwrap();
+        };
+        write("first-first-first");
+        let (followed, once) = (Token::follow(&path).unwrap(), Token::read(&path).unwrap());
+        write("second-second-second");
+        assert!(followed.matches(b"second-second-second") && !followed.matches(b"first-first-first"));
+        assert!(once.matches(b"first-first-first"));
+        write("not one");
+        assert!(followed.matches(b"second-second-second"));
+        fs::remove_file(&path).unwrap();
+        assert!(followed.matches(b"second-second-second"));
+        write("third-third-third");
+        assert!(followed.matches(b"third-third-third") && !followed.matches(b"second-second-second"));
     }
 }

@@ -8,6 +8,7 @@ mod bad_input;
 mod cli;
 mod damaged_disk;
 mod doctor;
+mod documents;
 mod failover;
 mod far_apart;
 mod fault;

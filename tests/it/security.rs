@@ -129,6 +129,11 @@ fn readers_show_a_token_and_who_changes_something_the_admins() {
     let file = admin.display().to_string();
     node.must_client(&["db", "drop", "app.db", "--token-file", &file]);
     assert_eq!(ask(&node, "GET", "/v1/databases/app.db", Some(READ)), 404);
+    // Another token from now on, without a restart.
+    let next = format!("{ADMIN}-next");
+    fs::write(&admin, &next).unwrap();
+    assert_eq!(ask(&node, "GET", "/v1/status", Some(ADMIN)), 401);
+    assert_eq!(ask(&node, "GET", "/v1/status", Some(&next)), 200);
 }
 
 #[test]
