@@ -80,6 +80,8 @@ pub(super) struct State {
     pub tail: Option<PathBuf>,
     /// The log is being applied again after a start: what the file holds may be ahead of the position.
     pub replaying: bool,
+    /// Where redo stood when it was last looked whether it is over.
+    pub looked_whole: Option<LogIndex>,
     /// The node has ended while applications had it open: its file lacks what is in its log.
     pub log_left_behind: bool,
     /// Why it is not served.

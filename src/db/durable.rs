@@ -82,6 +82,37 @@ impl Database {
         self.lock().redoing()
     }
 
+    /// Looks at every page while redo goes on. Where they are exactly what the position says, nothing of later entries
+    /// is in the file, and redo is over: those entries were never applied here, so they may be of any fate.
+    ///
+    /// Without it a primary whose last entries nobody has confirmed could give no copy to the voter that is needed to
+    /// confirm them. Looked at once for each position. Blocking.
+    ///
+    /// The checksum of a position is a sum of pages' checksums: changes of several pages that cancel out in it are not
+    /// seen. A copy then has them early, until those entries are applied to it.
+    ///
+    /// # Errors
+    /// Where a file cannot be read or written.
+    pub fn end_redo_where_whole(&self) -> Result<(), DbError> {
+        {
+            let mut state = self.lock();
+            let position = Some(state.index);
+            let seen = std::mem::replace(&mut state.looked_whole, position) == position;
+            if !state.redoing() || seen || !self.files().path(FileKind::Database).exists() {
+                return Ok(());
+            }
+        }
+        self.rescan()?;
+        let mut state = self.lock();
+        if state.redoing() && state.failed.is_none() && self.check_redone(&state).is_ok() {
+            let index = state.index;
+            let noted = state.checksums.lower_pending(index);
+            noted.map_err(|source| self.io_error("noting the end of redo", source))?;
+            state.replaying = false;
+        }
+        Ok(())
+    }
+
     /// The log has been applied: file and position must agree now.
     pub(crate) fn end_replay(&self) {
         let mut state = self.lock();

@@ -122,14 +122,24 @@ impl PageChecksums {
     /// # Errors
     /// Where the file cannot be written.
     pub fn set_pending(&mut self, index: LogIndex) -> io::Result<()> {
-        if index > self.pending {
-            let mut bytes = [0; 16];
-            bytes[..8].copy_from_slice(&index.get().to_le_bytes());
-            bytes[8..].copy_from_slice(&(!index.get()).to_le_bytes());
-            fault::point("pages_pending")?;
-            self.file.write_all_at(&bytes, PENDING_OFFSET)?;
-            self.pending = index;
-        }
+        if index > self.pending { self.write_pending(index) } else { Ok(()) }
+    }
+
+    /// Notes that the file holds nothing of entries behind `index` after all.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn lower_pending(&mut self, index: LogIndex) -> io::Result<()> {
+        if index < self.pending { self.write_pending(index) } else { Ok(()) }
+    }
+
+    fn write_pending(&mut self, index: LogIndex) -> io::Result<()> {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&index.get().to_le_bytes());
+        bytes[8..].copy_from_slice(&(!index.get()).to_le_bytes());
+        fault::point("pages_pending")?;
+        self.file.write_all_at(&bytes, PENDING_OFFSET)?;
+        self.pending = index;
         Ok(())
     }
 

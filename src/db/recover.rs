@@ -58,6 +58,7 @@ impl Database {
             cow: CowSnapshots::default(),
             tail,
             replaying: false,
+            looked_whole: None,
             log_left_behind: false,
             failed: None,
             dropped: false,

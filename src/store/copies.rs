@@ -14,6 +14,7 @@ impl Store {
     /// Where the database does not exist, is not served, or cannot be read.
     pub fn snapshot(&self, name: &DbName) -> Result<SnapshotReader, StoreError> {
         let database = self.get(name).ok_or_else(|| StoreError::NotFound(name.to_string()))?;
+        database.end_redo_where_whole()?;
         Ok(database.snapshot()?)
     }
 
@@ -183,5 +184,32 @@ mod tests {
         let there = |number: u32, byte| page_checksum(Pgno::new(number).unwrap(), &[byte; PAGE_BYTES]);
         assert_eq!(store.page_checksums(&db).unwrap(), [there(1, 2), there(2, 1)]);
         assert_eq!(store.get(&db).unwrap().pos(), pos, "redo starts from where it was durable");
+    }
+
+    #[test]
+    fn before_its_log_is_redone_a_database_is_copied_only_where_it_has_nothing_of_later_entries() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = DbName::new("app.db").unwrap();
+        let store = open(dir.path());
+        store.apply(LogIndex::new(1), &fill(&db, Pos::ZERO, 1, 1)).unwrap();
+        store.applied(LogIndex::new(1));
+        store.checkpoint().unwrap();
+        let pos = store.get(&db).unwrap().pos();
+        drop(store);
+        // Entry 2 may be in the log, and has not been applied.
+        let store = open(dir.path());
+        store.begin_replay();
+        assert_eq!(store.snapshot(&db).unwrap().header().pos, pos);
+        store.apply(LogIndex::new(2), &fill(&db, pos, 1, 2)).unwrap();
+        drop(store);
+        // Here it has been, and is not in the marker.
+        let store = open(dir.path());
+        store.begin_replay();
+        assert_eq!(store.get(&db).unwrap().pos(), pos);
+        let refused = store.snapshot(&db).err().expect("its pages are not those of its position").to_string();
+        assert!(refused.contains("catching up"), "{refused}");
+        store.apply(LogIndex::new(2), &fill(&db, pos, 1, 2)).unwrap();
+        store.end_replay();
+        assert_eq!(store.snapshot(&db).unwrap().header().index, LogIndex::new(2));
     }
 }

@@ -11,7 +11,7 @@ use super::power_cut::Death;
 use super::world::{Live, World};
 use crate::io::power;
 use crate::raft::Beginning;
-use crate::store::{Layout, MemberChange};
+use crate::store::{Layout, MemberChange, Standing};
 use crate::types::{Access, NodeName};
 
 /// Makes things go wrong for `length`, then repairs everything.
@@ -124,6 +124,10 @@ fn primary(world: &World) -> Option<Arc<Live>> {
 /// An operator has a node vote no more, and after a while again, however often he has to say it.
 async fn change_members(world: Arc<World>) {
     let Some(leader) = primary(&world) else { return };
+    // No more than one at a time: all the invariants count on a majority of all nodes.
+    if leader.raft.members().iter().any(|member| member.standing != Standing::Votes) {
+        return;
+    }
     let others: Vec<u64> = world.nodes().into_iter().filter(|id| *id != leader.id).collect();
     let Some(id) = dice::pick(&others) else { return };
     if world.changing.swap(true, Ordering::SeqCst) {
