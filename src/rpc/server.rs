@@ -146,7 +146,12 @@ async fn sort(stream: TcpStream, peering: Peering, ours: mpsc::Sender<NodeStream
             Ok(stream) => drop(raft.send(stream).await),
             Err(error) => tracing::warn!(%error, "a connection is lost"),
         },
-        (Purpose::Proxy, Elsewhere { proxy: Some(proxy), .. }) => drop(proxy.send(stream).await),
+        // A proxy that has its hands full must not hold up what comes for others; the other proxy tries again.
+        (Purpose::Proxy, Elsewhere { proxy: Some(proxy), .. }) => {
+            if proxy.try_send(stream).is_err() {
+                tracing::debug!("the proxy takes no more connections");
+            }
+        }
         (Purpose::Raft | Purpose::Proxy, _) => {
             tracing::debug!(?purpose, "a connection for what this node does not have");
         }
