@@ -273,15 +273,20 @@ pub(super) async fn change_membership(
     change: ChangeMembers<u64, Peer>,
     retain: bool,
 ) -> Result<(), String> {
-    let mut server = raft.server_metrics();
+    let (mut server, mut data) = (raft.server_metrics(), raft.data_metrics());
     let changed = async {
         loop {
             server.borrow_and_update();
+            data.borrow_and_update();
             match raft.change_membership(change.clone(), retain).await {
                 Ok(_) => return Ok(()),
-                // One at a time: the end of the other one changes these metrics.
+                // One at a time. The end of the other one changes the members, or no more than what is committed.
                 Err(error) if is_another_under_way(&error) => {
-                    server.changed().await.map_err(|_| error.to_string())?;
+                    let more = tokio::select! {
+                        changed = server.changed() => changed,
+                        changed = data.changed() => changed,
+                    };
+                    more.map_err(|_| error.to_string())?;
                 }
                 Err(error) => return Err(error.to_string()),
             }

@@ -287,7 +287,10 @@ fn a_change_of_the_voters_that_its_leader_left_in_the_middle_is_completed() {
         .into();
     let voters = openraft::ChangeMembers::AddVoters(never);
     let change = group.servers.spawn(async move { change_membership(&raft, voters, true).await });
-    eventually("two sets of voters", || (sets_of_voters(&group, primary).len() == 2).then_some(()));
+    eventually("two sets of voters, one of them of five", || {
+        let sets = sets_of_voters(&group, primary);
+        (sets.len() == 2 && sets[1].len() == 5).then_some(())
+    });
     change.abort();
     assert!(group.servers.block_on(change).unwrap_err().is_cancelled());
     group.start(away, Beginning::Never);

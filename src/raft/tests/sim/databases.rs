@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
@@ -12,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::invariants::{pos_monotonic, reads_are_a_prefix};
 use super::large;
+use super::node::crash;
 use super::peers::{SimConnector, address};
-use super::power_cut::copy_tree;
+use super::power_cut::{Death, copy_tree};
 use super::transaction::kinds;
 use super::world::World;
 use crate::raft::target::LogTarget;
@@ -36,6 +38,8 @@ pub struct SimTarget {
     replayed: watch::Sender<bool>,
     /// A copy of the databases as they were last durable.
     synced: PathBuf,
+    /// It needs what no other node can give now.
+    stuck: AtomicBool,
     /// Databases with a proposal of unknown fate.
     limbo: Mutex<BTreeSet<DbName>>,
 }
@@ -63,7 +67,8 @@ impl SimTarget {
             Applier::start(options, store.clone(), connector, stop)
         };
         let (replayed, limbo) = (watch::Sender::new(false), Mutex::default());
-        Arc::new(Self { world, node, run, store, applier, sources, replayed, synced, limbo })
+        let stuck = AtomicBool::new(false);
+        Arc::new(Self { world, node, run, store, applier, sources, replayed, synced, stuck, limbo })
     }
 
     /// Lets what is slow end.
@@ -152,17 +157,35 @@ impl SimTarget {
         }
     }
 
-    /// What an entry keeps beside the log is sought among all nodes where this one lacks it.
-    fn bring_blobs(&self, change: &Change) {
+    /// What entry `index` keeps beside the log is sought among all nodes where this one lacks it. Where the others need
+    /// it no more, the applier fetches the databases from one of them; false where none can be asked now.
+    fn bring_blobs(&self, index: LogIndex, change: &Change) -> bool {
         let blobs = self.store.blobs();
         for blob in change.blobs().filter(|blob| !blobs.contains((blob.digest, blob.size_bytes))) {
             self.world.note(format!("n{} fetches blob {blob}", self.node));
-            self.world.check(large::fetch(&self.world, blob, blobs));
+            if !large::holders(&self.world, blob).is_empty() {
+                self.world.check(large::fetch(&self.world, blob, blobs));
+                continue;
+            }
+            let Some(source) = self.able(index) else { return false };
+            self.world.note(format!("n{} fetches its database from n{source}", self.node));
+            *self.sources.lock().unwrap() = vec![address(source)];
         }
+        true
     }
 
     fn is_dead(&self) -> bool {
         !self.world.runs(self.node, self.run)
+    }
+
+    fn able(&self, index: LogIndex) -> Option<u64> {
+        let able = self.world.all_live().into_iter().find(|live| {
+            live.id != self.node
+                && self.world.links().connects(self.node, live.id)
+                && live.store.applied_index() >= index
+                && serves(&live.store)
+        });
+        able.map(|live| live.id)
     }
 
     /// A node that can be asked for everything up to `index`, once there is one.
@@ -171,14 +194,8 @@ impl SimTarget {
             if self.is_dead() {
                 return Err(io::Error::other("the node is dead"));
             }
-            let able = self.world.all_live().into_iter().find(|live| {
-                live.id != self.node
-                    && self.world.links().connects(self.node, live.id)
-                    && live.store.applied_index() >= index
-                    && serves(&live.store)
-            });
-            if let Some(live) = able {
-                return Ok(live.id);
+            if let Some(able) = self.able(index) {
+                return Ok(able);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -218,7 +235,7 @@ pub struct Shared(pub Arc<SimTarget>);
 impl LogTarget for Shared {
     fn entry(&self, index: LogIndex, change: Option<Change>) {
         let this = &self.0;
-        if this.is_dead() {
+        if this.is_dead() || this.stuck.load(Ordering::SeqCst) {
             return;
         }
         if let Some(change) = &change {
@@ -230,11 +247,23 @@ impl LogTarget for Shared {
             }
         }
         let changes = change.is_some();
-        if let Some(change) = &change {
-            this.bring_blobs(change);
+        if let Some(change) = &change
+            && !this.bring_blobs(index, change)
+        {
+            // It would wait for another node, as the simulation cannot: it tries again in its next run.
+            this.stuck.store(true, Ordering::SeqCst);
+            let (world, node, run) = (this.world.clone(), this.node, this.run);
+            tokio::spawn(async move {
+                // It may still be starting.
+                while world.runs(node, run) && !crash(&world, node, Death::Killed) {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            });
+            return;
         }
         this.applier.take(index, change);
         this.settle(index);
+        this.sources.lock().unwrap().clear();
         if changes {
             this.check_positions();
         }
