@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::database::{Database, State};
 use super::page_checksums::Marker;
+use super::scrub::PAGES_AT_ONCE;
 use super::{DbError, FileKind};
 use crate::io::fault;
-use crate::types::LogIndex;
+use crate::types::{Checksum, LogIndex};
 
 impl Database {
     /// The first entry that the file on disk may lack, `None` where it lacks none.
@@ -102,15 +103,27 @@ impl Database {
                 return Ok(());
             }
         }
-        self.rescan()?;
-        let mut state = self.lock();
-        if state.redoing() && state.failed.is_none() && self.check_redone(&state).is_ok() {
-            let index = state.index;
-            let noted = state.checksums.lower_pending(index);
-            noted.map_err(|source| self.io_error("noting the end of redo", source))?;
-            state.replaying = false;
+        let fail = |source| self.io_error("looking whether redo is over", source);
+        let (mut next, mut total) = (1, Checksum::EMPTY);
+        loop {
+            // Piece by piece: an entry that is about to be applied, on Raft's thread, does not wait for a whole file.
+            let mut state = self.lock();
+            let moved = state.looked_whole != Some(state.index) || state.wal.is_some();
+            if moved || !state.redoing() || state.failed.is_some() {
+                return Ok(());
+            }
+            if next > state.pages.get() {
+                if total == state.pos.checksum {
+                    let index = state.index;
+                    state.checksums.lower_pending(index).map_err(fail)?;
+                    state.replaying = false;
+                }
+                return Ok(());
+            }
+            let last = next.saturating_add(PAGES_AT_ONCE - 1).min(state.pages.get());
+            total = total ^ self.resum(&mut state, next, last).map_err(fail)?;
+            next = last + 1;
         }
-        Ok(())
     }
 
     /// The log has been applied: file and position must agree now.

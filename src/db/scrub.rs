@@ -4,10 +4,10 @@ use super::database::{Database, State};
 use super::{DbError, FileKind};
 use crate::io::read_or_zero;
 use crate::ltx;
-use crate::types::{PageCount, Pgno};
+use crate::types::{Checksum, PageCount, Pgno};
 
 /// Pages looked at while the database's lock is held.
-const PAGES_AT_ONCE: u32 = 64;
+pub(super) const PAGES_AT_ONCE: u32 = 64;
 
 impl Database {
     /// Looks at every page of a database no application has open; ends where one opens it. Returns the first page
@@ -32,10 +32,22 @@ impl Database {
         }
     }
 
+    /// Computes the checksums of pages `first..=last` anew from the file; their sum.
+    pub(super) fn resum(&self, state: &mut State, first: u32, last: u32) -> std::io::Result<Checksum> {
+        let file = std::fs::File::open(self.files().path(FileKind::Database))?;
+        let (mut page, mut sums) = (vec![0; state.page_size.len()], Vec::new());
+        for pgno in PageCount::new(last).pages_from(first, state.page_size) {
+            read_or_zero(&file, pgno.offset(state.page_size), &mut page)?;
+            sums.push((pgno, ltx::page_checksum(pgno, &page)));
+        }
+        state.checksums.set(&sums)?;
+        Ok(sums.into_iter().fold(Checksum::EMPTY, |total, (_, sum)| total ^ sum))
+    }
+
     fn first_damaged(&self, state: &State, first: u32, last: u32) -> std::io::Result<Option<Pgno>> {
         let file = std::fs::File::open(self.files().path(FileKind::Database))?;
         let mut page = vec![0; state.page_size.len()];
-        for pgno in PageCount::new(last).pages(state.page_size).filter(|pgno| pgno.get() >= first) {
+        for pgno in PageCount::new(last).pages_from(first, state.page_size) {
             read_or_zero(&file, pgno.offset(state.page_size), &mut page)?;
             let expected = state.checksums.get(pgno)?;
             if expected.is_some_and(|expected| expected != ltx::page_checksum(pgno, &page)) {

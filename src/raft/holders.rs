@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
-use tokio::sync::{RwLock, RwLockReadGuard, mpsc, watch};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc, watch};
 
 use super::membership::change_membership;
 use super::node::RaftHandle;
@@ -71,7 +71,7 @@ impl Holders {
     pub async fn change_voters(&self, change: ChangeMembers<u64, Peer>, retain: bool) -> Result<(), String> {
         let voters = self.voters_after(&change);
         self.caught_up(&voters, CATCH_UP_MAX).await?;
-        let _others_wait = self.voters.write().await;
+        let _others_wait = self.hold_up().await?;
         self.caught_up(&voters, HOLD_UP_MAX).await?;
         change_membership(&self.raft, change, retain).await
     }
@@ -81,7 +81,7 @@ impl Holders {
     /// # Errors
     /// Those of the change itself.
     pub async fn complete_change(&self) -> Result<bool, String> {
-        let _others_wait = self.voters.write().await;
+        let _others_wait = self.hold_up().await?;
         let begun =
             self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().len();
         if begun < 2 {
@@ -89,6 +89,12 @@ impl Holders {
         }
         // Nothing is added: what is left is the second set alone, as if the first leader had gone on.
         change_membership(&self.raft, ChangeMembers::AddVoterIds(BTreeSet::new()), true).await.map(|()| true)
+    }
+
+    /// Waits for large change sets that are being shipped, no longer than those behind them may wait for us.
+    async fn hold_up(&self) -> Result<RwLockWriteGuard<'_, ()>, String> {
+        let late = |_| "a large change set is on its way to the voters; try again".to_owned();
+        tokio::time::timeout(HOLD_UP_MAX, self.voters.write()).await.map_err(late)
     }
 
     fn voters_after(&self, change: &ChangeMembers<u64, Peer>) -> BTreeSet<u64> {

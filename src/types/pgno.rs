@@ -87,8 +87,13 @@ impl PageCount {
 
     /// The pages of a database of this size in ascending order, the lock page left out.
     pub fn pages(self, page_size: PageSize) -> impl Iterator<Item = Pgno> {
+        self.pages_from(1, page_size)
+    }
+
+    /// The same from page `first` on.
+    pub fn pages_from(self, first: u32, page_size: PageSize) -> impl Iterator<Item = Pgno> {
         let lock = Pgno::lock_page(page_size);
-        (1..=self.0).filter_map(Pgno::new).filter(move |pgno| *pgno != lock)
+        (first..=self.0).filter_map(Pgno::new).filter(move |pgno| *pgno != lock)
     }
 }
 
