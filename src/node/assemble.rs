@@ -263,9 +263,9 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, Place), NodeError
     Ok((Arc::new(IdentityFile::new(data, identity)?), place))
 }
 
-/// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
 /// Connections of other nodes' proxies that this node's proxy has not taken yet.
 const PEERS_WAITING_MAX: usize = 1024;
+/// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
 const STALE_MAX: Duration = Duration::from_secs(10);
 
 /// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).

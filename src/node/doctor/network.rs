@@ -34,8 +34,7 @@ pub(super) async fn examine(settings: &Partial, keys: &Keys) -> (bool, Vec<Findi
 
 async fn status_of(http: &HostPort, keys: &Keys) -> Option<StatusDocument> {
     let reachable = if http.is_unspecified() { http.at_host("127.0.0.1") } else { http.clone() };
-    let scheme = if keys.https { "https" } else { "http" };
-    let client = Client::with(&format!("{scheme}://{reachable}"), keys.credentials.clone()).ok()?;
+    let client = Client::with(&format!("{}://{reachable}", keys.scheme), keys.credentials.clone()).ok()?;
     tokio::time::timeout(ANSWER_MAX, client.status()).await.ok()?.ok()
 }
 

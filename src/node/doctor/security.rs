@@ -8,14 +8,20 @@ use crate::http::Credentials;
 use crate::security::{Certificates, Peering, WARN_BEFORE};
 
 /// What a node with these settings shows when it asks others.
-#[derive(Default)]
 pub(super) struct Keys {
     /// To other nodes.
     pub(super) peering: Peering,
     /// To its own API.
     pub(super) credentials: Credentials,
     /// The scheme of its own API.
-    pub(super) https: bool,
+    pub(super) scheme: &'static str,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        let security = Security::default();
+        Self { peering: Peering::default(), credentials: Credentials::default(), scheme: security.scheme() }
+    }
 }
 
 const DAY_SECS: u64 = 24 * 3600;
@@ -47,7 +53,7 @@ pub(super) fn examine(settings: &Partial) -> (Keys, Vec<Finding>) {
         ca: security.certificates.as_ref().map(|files| files.ca.clone()),
     };
     let peering = Peering::new(certificates, security.join_token.clone());
-    (Keys { peering, credentials, https: security.https }, findings)
+    (Keys { peering, credentials, scheme: security.scheme() }, findings)
 }
 
 const ISSUE: &str = "issue the node another certificate with skein certs issue";
