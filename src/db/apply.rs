@@ -37,8 +37,8 @@ impl Database {
         }
         // The next start applies the entry.
         self.check_not_ending()?;
-        let undecided = state.limbo.is_some();
-        if undecided && self.land_in_limbo(&mut state, index, change)? {
+        let undecided = state.undecided.is_some();
+        if undecided && self.commit_undecided(&mut state, index, change)? {
             drop((state, alone));
             return self.set_access();
         }
@@ -97,7 +97,7 @@ impl Database {
         incoming: Incoming,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        self.cut(state)?;
+        self.rewind(state)?;
         let fail = |source| {
             self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
         };

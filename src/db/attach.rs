@@ -8,12 +8,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::checkpoint::Backfill;
-use super::cut::Cut;
 use super::database::{Database, State};
 use super::fence::Fence;
-use super::keeper::{KeptFile, Legacy};
+use super::guarded_file::{AfterDeath, GuardedFile};
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
+use super::rewind::Rewound;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
@@ -57,9 +57,9 @@ pub(super) struct WalAttachment {
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
-    pub cut: Option<Cut>,
+    pub rewound: Option<Rewound>,
     /// What keeps the fence when this process is gone; `None` on a replica, whose applications never write.
-    pub kept: Option<KeptFile>,
+    pub kept: Option<GuardedFile>,
 }
 
 /// The end of the captured part of a WAL.
@@ -100,10 +100,10 @@ impl Database {
             .map_err(|source| self.io_error("preparing the wal-index", source))?;
         self.set_fence(&mut attachment)?;
         state.wal = Some(attachment);
-        if let Some(tailer) = self.shared.tailer()
+        if let Some(watcher) = self.shared.watcher()
             && self.access() == Access::Write
         {
-            tailer.watch(self);
+            watcher.watch(self);
         }
         tracing::debug!(db = %self.name(), "attached");
         Ok(())
@@ -142,8 +142,8 @@ impl Database {
             unpublished: None,
         };
         let (pin, fence) = (Pin::default(), Fence::default());
-        let keeper = self.shared.keeper().filter(|_| self.access() != Access::ReadOnly);
-        let kept = keeper.map(|keeper| KeptFile::new(keeper, Legacy::Fence, &work)).transpose().unwrap_or_else(|error| {
+        let guard = self.shared.guard().filter(|_| self.access() != Access::ReadOnly);
+        let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, &work)).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
             None
         });
@@ -161,7 +161,7 @@ impl Database {
             captured,
             synced: false,
             unpublished_change: None,
-            cut: None,
+            rewound: None,
             kept,
         })
     }
@@ -179,7 +179,7 @@ impl Database {
     /// Ends the attachment of a database no application has open: everything into the database file, the log
     /// removed. Returns whether it is cold now; where something is still to be captured it is not. Blocking.
     pub(super) fn detach(&self, state: &mut State) -> Result<bool, DbError> {
-        if state.handles > 0 || state.flight.is_some() || state.exclusive {
+        if state.handles > 0 || state.in_flight.is_some() || state.exclusive {
             return Ok(false);
         }
         state.mounted = None;

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::{Arc, MutexGuard};
 
 use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
-use super::commit::{Flight, Source};
+use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use super::rollback_files::JournalEnd;
 use super::{DbError, Done, FileKind, capture_time};
@@ -49,7 +49,7 @@ impl Database {
         });
         match self.capture_journal(&mut state) {
             Ok(Some(change)) => {
-                state.flight.as_mut().expect("it was put there").waiters.push(finish);
+                state.in_flight.as_mut().expect("it was put there").waiters.push(finish);
                 drop(state);
                 capture_time::end();
                 self.propose(change);
@@ -65,7 +65,7 @@ impl Database {
         }
     }
 
-    /// Captures what was written under the journal and puts it in flight, to be proposed together with other
+    /// Captures what was written under the journal and puts it in in_flight, to be proposed together with other
     /// databases of one transaction; `None` where nothing changed. Blocking.
     pub(crate) fn prepare_group(&self) -> Result<Option<ltx::ChangeSet>, DbError> {
         let mut state = self.wait_for_landing();
@@ -101,12 +101,12 @@ impl Database {
                 self.overlay.discard();
                 Ok(None)
             }
-            Ok(Some(_)) if state.limbo.is_some() => {
+            Ok(Some(_)) if state.undecided.is_some() => {
                 Err(self.unavailable("the fate of an earlier transaction is unknown"))
             }
             Ok(Some(batch)) => {
                 let change = batch.change.clone();
-                state.flight = Some(Flight { batch, waiters: Vec::new(), source: Source::Journal });
+                state.in_flight = Some(InFlight { batch, waiters: Vec::new(), source: Source::Journal });
                 Ok(Some(change))
             }
             Err(source) => Err(self.io_error("capturing a transaction", source)),
@@ -236,9 +236,9 @@ pub(crate) fn take_back(databases: Vec<Arc<Database>>, error: DbError, done: Don
 }
 
 impl State {
-    /// Whether a change set may be put in flight.
+    /// Whether a change set may be put in in_flight.
     fn may_take_off(&self) -> bool {
-        self.flight.is_none() && !self.exclusive
+        self.in_flight.is_none() && !self.exclusive
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard};
 
 use super::attach::{Captured, WalAttachment};
 use super::batch::{Batch, Frame};
-use super::commit::{Flight, Source};
+use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
 use super::{DbError, Done, FileKind, capture_time};
@@ -22,9 +22,9 @@ pub(super) enum Found {
     Nothing,
     /// Frames behind the captured ones are not published; their writer may be about to.
     Unpublished,
-    /// A change set, in flight now.
+    /// A change set, in in_flight now.
     Captured,
-    /// Another change set is in flight.
+    /// Another change set is in in_flight.
     Busy,
     /// Nothing: its writers sync, and are captured there.
     Synced,
@@ -127,7 +127,7 @@ impl Database {
         done: Option<Done>,
         look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
     ) {
-        if state.flight.is_some() || state.exclusive {
+        if state.in_flight.is_some() || state.exclusive {
             // One change set of a database at a time: whoever comes now is captured when it has landed.
             state.queued.extend(done);
             return;
@@ -151,13 +151,13 @@ impl Database {
     pub(super) fn capture_tail(self: &Arc<Self>) -> Found {
         let Some(mut state) = self.try_lock() else { return Found::Busy };
         let held_back = self.hold_back(&mut state);
-        if state.flight.is_some() || state.exclusive {
+        if state.in_flight.is_some() || state.exclusive {
             return Found::Busy;
         }
         if self.access() != Access::Write || state.wal.is_none() {
             return Found::Nothing;
         }
-        self.heal(&mut state);
+        self.publish_for_dead_writer(&mut state);
         capture_time::begin();
         match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
             Ok(Some(run)) => {
@@ -198,7 +198,7 @@ impl Database {
                 };
                 let change = batch.change.clone();
                 let source = Source::Wal { end, published: run.published };
-                state.flight = Some(Flight { batch, waiters: done.into_iter().collect(), source });
+                state.in_flight = Some(InFlight { batch, waiters: done.into_iter().collect(), source });
                 drop(state);
                 capture_time::end();
                 self.propose(change);
@@ -255,7 +255,7 @@ impl Database {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        if state.limbo.is_some() {
+        if state.undecided.is_some() {
             return Err(self.unavailable("the fate of an earlier transaction is unknown"));
         }
         let wal = state.wal.as_mut().expect("callers have checked");
@@ -270,7 +270,7 @@ impl Database {
                 unpublished: None,
             };
         }
-        match wal.phantom() {
+        match wal.is_overrun() {
             Ok(false) => Ok(()),
             Ok(true) => self.overrun(state),
             Err(source) => Err(self.io_error("reading the WAL", source)),

@@ -40,8 +40,8 @@ impl WalAttachment {
         }
         let result = self.backfill_locked(limit);
         let backfilled = self.index.backfilled();
-        self.cut = self.cut.filter(|cut| cut.end > backfilled);
-        if self.cut.is_none() {
+        self.rewound = self.rewound.filter(|rewound| rewound.end > backfilled);
+        if self.rewound.is_none() {
             unlock(&self.work, lock_bytes::CKPT, 1)?;
         }
         result
@@ -50,7 +50,7 @@ impl WalAttachment {
     fn backfill_locked(&mut self, limit: u32) -> io::Result<Backfill> {
         let HeaderRead::Valid(header) = self.index.header() else { return Ok(Backfill::Busy) };
         let safe = self.safe_frame(limit.min(header.max_frame))?;
-        let safe = self.cut.map_or(safe, |cut| cut.outside(safe));
+        let safe = self.rewound.map_or(safe, |rewound| rewound.outside(safe));
         let done = self.index.backfilled();
         if safe > done {
             if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::read(0), 1)? {

@@ -6,14 +6,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attach::Captured;
 use super::batch::{Batch, INLINE_BYTES_MAX};
-use super::contract::CommitError;
 use super::database::{Database, State};
 use super::shared::Moved;
+use super::traits::CommitError;
 use super::{DbError, Done};
 use crate::types::{Access, LogIndex, PageCount};
 
 /// A change set between proposal and its landing.
-pub(super) struct Flight {
+pub(super) struct InFlight {
     /// What was proposed.
     pub batch: Batch,
     /// Who waits for it.
@@ -43,7 +43,7 @@ pub(super) fn now_ms() -> i64 {
 }
 
 impl Database {
-    /// Proposes what was captured. The flight is in `state` before the log hears of it; call without the lock.
+    /// Proposes what was captured. The in_flight is in `state` before the log hears of it; call without the lock.
     pub(super) fn propose(self: &Arc<Self>, change: crate::ltx::ChangeSet) {
         let database = self.clone();
         match self.shared.sink() {
@@ -52,13 +52,13 @@ impl Database {
         }
     }
 
-    /// Hears the fate of the flight; on the log's thread.
+    /// Hears the fate of the in_flight; on the log's thread.
     pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
         // The log's thread must not copy much.
         if self.overlay.staged_bytes() > INLINE_BYTES_MAX {
             // Who decides the undecided later must not come too early.
             let undecided = matches!(fate, Err(CommitError::Unknown(_)));
-            self.in_limbo.fetch_or(undecided, Ordering::SeqCst);
+            self.has_undecided.fetch_or(undecided, Ordering::SeqCst);
             return self.off_thread(Box::new(|_| ()), move |database, done| {
                 database.land(fate);
                 done(Ok(()));
@@ -69,8 +69,8 @@ impl Database {
 
     fn land(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
         let mut state = self.lock();
-        let Some(flight) = state.flight.take() else { return };
-        let Flight { batch, waiters, source } = flight;
+        let Some(in_flight) = state.in_flight.take() else { return };
+        let InFlight { batch, waiters, source } = in_flight;
         let timestamp_ms = batch.timestamp_ms;
         let answer = match fate {
             Ok(index) => self.finalize(&mut state, batch, source, index),
@@ -78,7 +78,7 @@ impl Database {
         };
         let queued = std::mem::take(&mut state.queued);
         let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
-        let undecided = state.limbo.is_some();
+        let undecided = state.undecided.is_some();
         drop(state);
         self.changed.notify_all();
         // First of all the application, which has waited long enough: the others have threads to wake.
@@ -199,7 +199,7 @@ impl Database {
         }
         tracing::warn!(%db, txid = %batch.change.range.max(), %error, "a transaction was not committed");
         if matches!(error, CommitError::Unknown(_)) {
-            self.put_in_limbo(state, Flight { batch, waiters: Vec::new(), source });
+            self.set_undecided(state, InFlight { batch, waiters: Vec::new(), source });
         }
         match error {
             CommitError::Refused(_) if self.access() != Access::Write => DbError::NotPrimary(db),

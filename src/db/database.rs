@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::attach::WalAttachment;
-use super::commit::Flight;
+use super::commit::InFlight;
 use super::cow::CowSnapshots;
-use super::keeper::KeptFile;
+use super::guarded_file::GuardedFile;
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::roles::Wait;
@@ -26,14 +26,14 @@ pub struct Database {
     files: DbFiles,
     pub(super) shared: Arc<Shared>,
     state: Mutex<State>,
-    /// Signalled when `State::exclusive` ends or a flight lands.
+    /// Signalled when `State::exclusive` ends or a in_flight lands.
     pub(super) changed: Condvar,
     /// What a transaction under a rollback journal has written.
     pub(super) overlay: Overlay,
     /// The last rollback journal ended by being removed or cut, not by a write.
     pub(super) journal_vanishes: AtomicBool,
-    /// Whether a change set may be in limbo; so that nobody has to look.
-    pub(super) in_limbo: AtomicBool,
+    /// Whether a change set may be undecided; so that nobody has to look.
+    pub(super) has_undecided: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
@@ -65,9 +65,9 @@ pub(super) struct State {
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
     /// The change set on its way through the log.
-    pub flight: Option<Flight>,
+    pub in_flight: Option<InFlight>,
     /// A change set whose fate the log could not tell.
-    pub limbo: Option<Flight>,
+    pub undecided: Option<InFlight>,
     /// A durable transaction that a writer overran is being put back.
     pub restoring: bool,
     /// Who waits for the next capture.
@@ -91,7 +91,7 @@ pub(super) struct State {
     /// Files of the database through the mount, for applying to a rollback database that is open.
     pub mounted: Option<File>,
     /// Has the kernel's cache of the file emptied when this process is gone: a transaction has written through it.
-    pub cached: Option<KeptFile>,
+    pub cached: Option<GuardedFile>,
 }
 
 impl std::fmt::Debug for State {
@@ -116,7 +116,7 @@ impl Database {
             changed: Condvar::new(),
             overlay: Overlay::new(),
             journal_vanishes: AtomicBool::new(false),
-            in_limbo: AtomicBool::new(false),
+            has_undecided: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             timestamp_ms: AtomicI64::new(0),
             alone: Mutex::new(()),
@@ -182,7 +182,7 @@ impl Database {
         self.try_lock().is_none_or(|mut state| {
             let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
             state.exclusive
-                || state.flight.is_some()
+                || state.in_flight.is_some()
                 || state.is_open_rollback()
                 || !state.wal.as_mut().is_none_or(fenced_and_clean)
         })
@@ -308,7 +308,7 @@ impl Database {
             if answer.is_ok() {
                 state.handles += 1;
                 // Who opens it now may be the next writer: before he overruns what a dead one left.
-                database.heal(&mut state);
+                database.publish_for_dead_writer(&mut state);
             }
             let lacks_fence = answer.is_ok() && database.lacks_fence(&state);
             drop(state);
@@ -328,9 +328,9 @@ impl Database {
                 state.cached = None;
             }
             if state.handles == 0
-                && let Some(tailer) = database.shared.tailer()
+                && let Some(watcher) = database.shared.watcher()
             {
-                tailer.closed(database);
+                watcher.closed(database);
             }
         };
         match self.try_lock() {

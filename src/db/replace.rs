@@ -9,9 +9,9 @@ use super::DbError;
 use super::apply::ExclusiveLock;
 use super::batch::Batch;
 use super::commit::all_of;
-use super::contract::CommitError;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
+use super::traits::CommitError;
 use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
@@ -69,7 +69,7 @@ impl Database {
     /// [`end_exclusive`](Self::end_exclusive).
     pub(super) fn begin_exclusive(&self) -> MutexGuard<'_, State> {
         let mut state = self.lock();
-        while state.exclusive || state.flight.is_some() {
+        while state.exclusive || state.in_flight.is_some() {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         state.exclusive = true;
@@ -157,7 +157,7 @@ impl Database {
     ) -> Result<(), DbError> {
         let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
-        let undecided = self.forget_limbo(&mut state);
+        let undecided = self.clear_undecided(&mut state);
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;

@@ -61,10 +61,10 @@ impl Database {
     fn writers_wait(&self) -> bool {
         self.access() == Access::Fenced
             || self.shared.is_handing_over()
-            || self.in_limbo.load(Ordering::SeqCst)
+            || self.has_undecided.load(Ordering::SeqCst)
     }
 
-    /// Makes locks and watches what the node's access, and a transaction in limbo, demand. Blocking: a writer at work
+    /// Makes locks and watches what the node's access, and an undecided transaction, demand. Blocking: a writer at work
     /// is waited for.
     ///
     /// # Errors
@@ -75,8 +75,8 @@ impl Database {
             self.unreserve(&mut state)?;
             if let Some(wal) = state.wal.as_mut() {
                 self.set_fence(wal)?;
-                if let Some(tailer) = self.shared.tailer() {
-                    tailer.watch(self);
+                if let Some(watcher) = self.shared.watcher() {
+                    watcher.watch(self);
                 }
             }
             return Ok(());
@@ -125,7 +125,7 @@ impl Database {
         let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else {
             return Ok(());
         };
-        if wal.phantom().map_err(fail)? {
+        if wal.is_overrun().map_err(fail)? {
             drop(state);
             return self.restore_locked().map_err(fail);
         }
@@ -246,7 +246,7 @@ impl Database {
     /// Waits for a transaction under a rollback journal that is being committed.
     fn finish_journals(&self) -> Result<(), DbError> {
         let mut state = self.lock();
-        while state.flight.is_some() || state.exclusive {
+        while state.in_flight.is_some() || state.exclusive {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         Ok(())

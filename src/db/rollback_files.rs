@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::database::{Database, State};
-use super::keeper::{KeptFile, Legacy};
+use super::guarded_file::{AfterDeath, GuardedFile};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::sqlite::journal;
@@ -55,7 +55,7 @@ impl Database {
     /// `Invalid` where no journal could roll the write back; `NotPrimary`; `Io`.
     pub fn database_write(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let mut state = self.lock();
-        if self.lacks_keeper(&state)
+        if self.lacks_guard(&state)
             && let Err(error) = self.keep_cached(&mut state)
         {
             tracing::warn!(db = %self.name(), %error, "should this process die, a transaction under way may be read");
@@ -64,20 +64,20 @@ impl Database {
     }
 
     /// Whether nobody would empty the kernel's cache of what a transaction writes.
-    fn lacks_keeper(&self, state: &State) -> bool {
-        state.wal.is_none() && state.cached.is_none() && self.shared.keeper().is_some()
+    fn lacks_guard(&self, state: &State) -> bool {
+        state.wal.is_none() && state.cached.is_none() && self.shared.guard().is_some()
     }
 
     fn keep_cached(&self, state: &mut State) -> io::Result<()> {
-        if let Some(keeper) = self.shared.keeper() {
-            state.cached = Some(KeptFile::new(keeper, Legacy::Cached, &self.mounted(state)?)?);
+        if let Some(guard) = self.shared.guard() {
+            state.cached = Some(GuardedFile::new(guard, AfterDeath::Cached, &self.mounted(state)?)?);
         }
         Ok(())
     }
 
     /// The same for FUSE threads; `None` where the lock is taken, or more than that is to be done.
     pub fn try_database_write(&self, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), DbError>> {
-        let state = self.try_lock().filter(|state| !self.lacks_keeper(state));
+        let state = self.try_lock().filter(|state| !self.lacks_guard(state));
         state.map(|state| self.write_in(&state, file, offset, data))
     }
 

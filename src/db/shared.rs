@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{ChangeSink, Database, FileKeeper, KernelCache, Limits, Tailer};
+use super::{ChangeSink, Database, KernelCache, Limits, MountGuard, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -26,8 +26,8 @@ pub struct Shared {
     tails_count: AtomicBool,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
-    tailer: OnceLock<Tailer>,
-    keeper: OnceLock<Arc<dyn FileKeeper>>,
+    watcher: OnceLock<WalWatcher>,
+    guard: OnceLock<Arc<dyn MountGuard>>,
 }
 
 /// Hears of every step of any database.
@@ -71,8 +71,8 @@ impl Shared {
             tails_count: AtomicBool::new(false),
             sink: OnceLock::new(),
             cache: OnceLock::new(),
-            tailer: OnceLock::new(),
-            keeper: OnceLock::new(),
+            watcher: OnceLock::new(),
+            guard: OnceLock::new(),
         }
     }
 
@@ -146,23 +146,23 @@ impl Shared {
     }
 
     /// Connects who keeps fences when this process is gone; the first call counts.
-    pub fn set_keeper(&self, keeper: Arc<dyn FileKeeper>) {
-        let _ = self.keeper.set(keeper);
+    pub fn set_guard(&self, guard: Arc<dyn MountGuard>) {
+        let _ = self.guard.set(guard);
     }
 
     /// Who keeps fences when this process is gone, once connected.
-    pub fn keeper(&self) -> Option<&Arc<dyn FileKeeper>> {
-        self.keeper.get()
+    pub fn guard(&self) -> Option<&Arc<dyn MountGuard>> {
+        self.guard.get()
     }
 
     /// Connects the watcher of write-ahead logs; the first call counts.
-    pub fn set_tailer(&self, tailer: Tailer) {
-        let _ = self.tailer.set(tailer);
+    pub fn set_watcher(&self, watcher: WalWatcher) {
+        let _ = self.watcher.set(watcher);
     }
 
     /// The watcher of write-ahead logs.
-    pub fn tailer(&self) -> Option<&Tailer> {
-        self.tailer.get()
+    pub fn watcher(&self) -> Option<&WalWatcher> {
+        self.watcher.get()
     }
 }
 

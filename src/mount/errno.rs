@@ -4,7 +4,7 @@ use std::io;
 
 use fuser::Errno;
 
-use super::said;
+use super::log_rate_limit;
 use crate::db::DbError;
 use crate::store::StoreError;
 
@@ -50,8 +50,8 @@ impl Doing {
 /// Logs why `path` is refused to an application and gives the number to answer with.
 pub(super) fn refuse(path: &str, doing: Doing, errno: Errno, why: impl std::fmt::Display) -> Errno {
     let why = why.to_string();
-    if let Some(unsaid) = said::due((path, doing.name(), &why)) {
-        tracing::info!(path, operation = doing.name(), errno = errno.code(), unsaid, "refused: {why}");
+    if let Some(suppressed) = log_rate_limit::due((path, doing.name(), &why)) {
+        tracing::info!(path, operation = doing.name(), errno = errno.code(), suppressed, "refused: {why}");
     }
     errno
 }
@@ -84,8 +84,8 @@ pub(super) fn of_store(path: &str, doing: Doing, error: &StoreError) -> Errno {
 }
 
 fn refused(path: &str, doing: Doing, errno: Errno, why: &str) {
-    if let Some(unsaid) = said::due((path, doing.name(), why)) {
-        tracing::warn!(path, operation = doing.name(), errno = errno.code(), unsaid, "refused: {why}");
+    if let Some(suppressed) = log_rate_limit::due((path, doing.name(), why)) {
+        tracing::warn!(path, operation = doing.name(), errno = errno.code(), suppressed, "refused: {why}");
     }
 }
 

@@ -6,6 +6,7 @@
 //! applications meet in the same lock table.
 
 mod attr;
+mod below_mount;
 mod caller;
 mod control_files;
 mod database;
@@ -16,17 +17,16 @@ mod filesystem;
 mod handle;
 mod inode;
 mod journal;
+mod log_rate_limit;
 mod mount_table;
 mod names;
 mod notify;
 mod open;
 mod processes;
-mod said;
 mod session;
 mod shm;
 mod stale;
 mod state;
-mod strays;
 mod super_journal;
 mod tree;
 mod upload;

@@ -14,7 +14,7 @@ use super::inode::Inodes;
 use super::notify::Notify;
 use super::state::State;
 use super::tree::Tree;
-use super::{mount_table, processes, stale, strays};
+use super::{below_mount, mount_table, processes, stale};
 use crate::store::Store;
 
 /// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
@@ -285,7 +285,7 @@ fn check(path: &Path, own: bool) -> Result<PathBuf, MountError> {
             what: format!("{} {}", mounted.kind, mounted.source),
         });
     }
-    if own && let Err(error) = strays::put_aside(&absolute) {
+    if own && let Err(error) = below_mount::put_aside(&absolute) {
         tracing::warn!(%error, "what is in the mount point cannot be put aside");
     }
     let mut entries = fs::read_dir(&absolute).map_err(|source| MountError::Io {

@@ -9,20 +9,20 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::current_role::{CurrentRole, follow_primary};
 use super::disk_guard::guard_disk;
-use super::doors::Doors;
+use super::endpoint_security::EndpointSecurity;
+use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
 use super::hook::run_hooks;
 use super::joining::{enlist, find_cluster, look_up};
 use super::lag::tell_lag;
-use super::place::Place;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::replication::{Parts, Replication, Timing, parse_cluster};
-use super::role_now::{RoleNow, follow_primary};
-use super::tally::{count_events, keep_metrics_small};
+use super::start_mode::StartMode;
 use super::view::NodeView;
-use super::{DataDir, Identity, IdentityFile, NodeError, blocking, draw_cluster_id};
+use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
 use crate::http;
 use crate::io::blobs::BlobStore;
@@ -46,7 +46,7 @@ pub(super) struct Running {
     replication: Arc<Replication>,
     proxy: Option<Proxying>,
     ready: watch::Sender<Result<(), String>>,
-    role: watch::Receiver<RoleNow>,
+    role: watch::Receiver<CurrentRole>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     _identity: Arc<IdentityFile>,
@@ -54,12 +54,12 @@ pub(super) struct Running {
 
 /// Starts a node and returns when applications may start.
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
-    let doors = Doors::load(settings)?;
-    let (identity, place) = identify(settings)?;
+    let endpoints = EndpointSecurity::load(settings)?;
+    let (identity, mode) = identify(settings)?;
     wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
-    let (blobs, store) = open_store(settings, &identity, place).await?;
+    let (blobs, store) = open_store(settings, &identity, mode).await?;
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
     let gate = WriteGate::default();
@@ -78,9 +78,9 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         shutdown: shutdown.clone(),
         failures: failed.clone(),
         timing: timing(settings),
-        peering: doors.peering.clone(),
+        peering: endpoints.peering.clone(),
     };
-    let replication = Arc::new(take_place(settings, place, parts).await?);
+    let replication = Arc::new(start_replication(settings, mode, parts).await?);
     keep_up(settings, &store, &replication, &tasks, &shutdown);
     let (mount, guard) = mount_guarded(settings, &store, &identity).await?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
@@ -90,7 +90,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         replication.clone(),
         settings.clone(),
         identity.clone(),
-        doors.peering.clone(),
+        endpoints.peering.clone(),
     ));
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
@@ -98,15 +98,15 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         store: store.clone(),
         replication: replication.clone(),
         control,
-        peering: doors.peering.clone(),
+        peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
     });
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
     let router = http::router(view, exposition, shutdown.clone());
-    let peering = doors.peering;
-    let router = http::protect(router, doors.http);
-    tasks.spawn(serve_http(addresses.http, router, doors.http_tls, shutdown.clone(), failed.clone()));
+    let peering = endpoints.peering;
+    let router = http::protect(router, endpoints.http);
+    tasks.spawn(serve_http(addresses.http, router, endpoints.http_tls, shutdown.clone(), failed.clone()));
     let proxy = addresses.proxy.zip(settings.proxy.clone()).map(|(listener, proxy)| {
         let site = ProxySite {
             name: settings.name.clone(),
@@ -116,7 +116,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         };
         Proxying::start(listener, peers, proxy, site, gate, failed.clone())
     });
-    let (role, roles) = watch::channel(RoleNow::default());
+    let (role, roles) = watch::channel(CurrentRole::default());
     tokio::select! {
         settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
@@ -186,7 +186,7 @@ async fn mount_guarded(
     let mount = mount(settings, store.clone(), own).await?;
     let guard = guard(identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
-        store.set_fence_keeper(guard.clone());
+        store.set_mount_guard(guard.clone());
     }
     let last_mount = Some((mount.connection(), settings.mount.clone()));
     identity.update(|identity| identity.last_mount = last_mount)?;
@@ -195,7 +195,7 @@ async fn mount_guarded(
 
 impl Running {
     /// What the node is, as it changes.
-    pub(super) fn role(&self) -> watch::Receiver<RoleNow> {
+    pub(super) fn role(&self) -> watch::Receiver<CurrentRole> {
         self.role.clone()
     }
 
@@ -247,20 +247,20 @@ async fn unmount(mount: Mount) -> Result<(), NodeError> {
 }
 
 /// Locks the data directory and finds out who this node is and what it does.
-fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, Place), NodeError> {
+fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, StartMode), NodeError> {
     let data = DataDir::open(&settings.data)?;
     let mut identity = match data.identity()? {
         Some(identity) => identity,
-        None => Identity::draw(settings.name.clone(), settings.role)?,
+        None => NodeIdentity::draw(settings.name.clone(), settings.role)?,
     };
     // Before anything is written: a refused start leaves no trace.
-    let place = Place::of(settings, &identity)?;
+    let mode = StartMode::of(settings, &identity)?;
     identity.name = settings.name.clone();
-    if place == Place::Found && identity.cluster.is_none() {
+    if mode == StartMode::Found && identity.cluster.is_none() {
         identity.cluster = Some(draw_cluster_id()?);
         identity.founding = true;
     }
-    Ok((Arc::new(IdentityFile::new(data, identity)?), place))
+    Ok((Arc::new(IdentityFile::new(data, identity)?), mode))
 }
 
 /// Connections of other nodes' proxies that this node's proxy has not taken yet.
@@ -269,7 +269,7 @@ const PEERS_WAITING_MAX: usize = 1024;
 const STALE_MAX: Duration = Duration::from_secs(10);
 
 /// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).
-async fn wait_for_stale_mount(identity: &Identity) -> Result<(), NodeError> {
+async fn wait_for_stale_mount(identity: &NodeIdentity) -> Result<(), NodeError> {
     let Some((connection, mount_point)) = &identity.last_mount else { return Ok(()) };
     let deadline = Instant::now() + STALE_MAX;
     let mut said = false;
@@ -297,7 +297,7 @@ async fn wait_for_stale_mount(identity: &Identity) -> Result<(), NodeError> {
 async fn open_store(
     settings: &Settings,
     identity: &IdentityFile,
-    place: Place,
+    mode: StartMode,
 ) -> Result<(Arc<BlobStore>, Arc<Store>), NodeError> {
     let layout = identity.layout().clone();
     let node = identity.get().node;
@@ -312,7 +312,7 @@ async fn open_store(
         let blobs = open(dir.clone())
             .map_err(|source| StoreError::Io { what: format!("opening {}", dir.display()), source })?;
         let blobs = Arc::new(blobs);
-        if place == Place::Join {
+        if mode == StartMode::Join {
             // What this node has came by a stream; the log it gets now begins anew, and skips what is here.
             Store::forget_log(&layout)?;
         }
@@ -336,13 +336,17 @@ async fn know_cluster(
     let _only_once = slot.set(replication.control(&cluster, nodes, peering));
 }
 
-async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<Replication, NodeError> {
+async fn start_replication(
+    settings: &Settings,
+    mode: StartMode,
+    parts: Parts,
+) -> Result<Replication, NodeError> {
     let nodes: Vec<String> = settings.join.iter().map(ToString::to_string).collect();
-    if place == Place::Follow {
+    if mode == StartMode::Follow {
         return Replication::follow(parts, nodes);
     }
     let (identity, book) = (parts.identity.clone(), AddressBook::default());
-    if place == Place::Join {
+    if mode == StartMode::Join {
         let found = find_cluster(&nodes, &book, &parts.peering).await?;
         identity.update(|identity| {
             identity.cluster = Some(found.to_string());
@@ -352,11 +356,11 @@ async fn take_place(settings: &Settings, place: Place, parts: Parts) -> Result<R
     let cluster =
         identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
     let cluster = parse_cluster(&cluster)?;
-    let beginning = match place {
-        Place::Found => Beginning::Found,
-        Place::Join => Beginning::Wait,
-        Place::Resume | Place::Follow if nodes.is_empty() => Beginning::Never,
-        Place::Resume | Place::Follow => Beginning::Wait,
+    let beginning = match mode {
+        StartMode::Found => Beginning::Found,
+        StartMode::Join => Beginning::Wait,
+        StartMode::Resume | StartMode::Follow if nodes.is_empty() => Beginning::Never,
+        StartMode::Resume | StartMode::Follow => Beginning::Wait,
     };
     let (tasks, shutdown, failures) = (parts.tasks.clone(), parts.shutdown.clone(), parts.failures.clone());
     if !nodes.is_empty() {
@@ -430,7 +434,7 @@ async fn serve_http(
 async fn wait_until_usable(
     replication: &Arc<Replication>,
     store: &Arc<Store>,
-    role: watch::Sender<RoleNow>,
+    role: watch::Sender<CurrentRole>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,

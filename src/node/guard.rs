@@ -25,7 +25,7 @@ use nix::unistd::{Pid, gettid};
 
 use super::NodeError;
 use super::watch::Word;
-use crate::db::{FileKeeper, Legacy};
+use crate::db::{AfterDeath, MountGuard};
 use crate::mount::GUARD_COMMAND;
 
 /// The second process. Dropped it ends at once; see [`Guard::leave`].
@@ -116,11 +116,11 @@ impl Guard {
 /// How long the process has to let go, in milliseconds.
 const ANSWER_MAX_MS: u16 = 2000;
 
-impl FileKeeper for Guard {
-    fn keep(&self, number: u64, legacy: Legacy, file: &File) -> io::Result<()> {
+impl MountGuard for Guard {
+    fn keep(&self, number: u64, legacy: AfterDeath, file: &File) -> io::Result<()> {
         let word = match legacy {
-            Legacy::Fence => Word::Fence(number),
-            Legacy::Cached => Word::Cached(number),
+            AfterDeath::Fence => Word::Fence(number),
+            AfterDeath::Cached => Word::Cached(number),
         };
         self.say(word, Some(file))
     }

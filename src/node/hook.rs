@@ -7,7 +7,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::role_now::RoleNow;
+use super::current_role::CurrentRole;
 use super::systemd;
 use crate::types::NodeName;
 
@@ -19,7 +19,7 @@ const RUN_MAX: Duration = Duration::from_secs(30);
 pub(super) async fn run_hooks(
     command: String,
     node: NodeName,
-    mut roles: watch::Receiver<RoleNow>,
+    mut roles: watch::Receiver<CurrentRole>,
     shutdown: CancellationToken,
 ) {
     loop {
@@ -35,7 +35,7 @@ pub(super) async fn run_hooks(
     }
 }
 
-async fn run(command: &str, node: &NodeName, now: &RoleNow) {
+async fn run(command: &str, node: &NodeName, now: &CurrentRole) {
     let primary = now.primary.as_ref();
     let mut shell = Command::new("/bin/sh");
     systemd::hide_from(&mut shell);
@@ -69,7 +69,7 @@ mod tests {
         let heard = dir.path().join("heard");
         let words = "$SKEIN_EVENT_NODE $SKEIN_EVENT_ROLE [$SKEIN_EVENT_PRIMARY] $SKEIN_EVENT_TERM";
         let command = format!("echo \"{words}\" >> {}", heard.display());
-        let role = watch::Sender::new(RoleNow::default());
+        let role = watch::Sender::new(CurrentRole::default());
         let shutdown = CancellationToken::new();
         let task =
             tokio::spawn(run_hooks(command, "n1".parse().unwrap(), role.subscribe(), shutdown.clone()));
@@ -85,7 +85,7 @@ mod tests {
         };
         assert_eq!(lines(1).await, "n1 replica [] 0\n");
         let (name, addr, http) = ("n1".to_owned(), String::new(), String::new());
-        role.send_replace(RoleNow {
+        role.send_replace(CurrentRole {
             is_primary: true,
             primary: Some(PrimaryInfo { name, addr, http }),
             term: 3,

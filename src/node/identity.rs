@@ -31,7 +31,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
+pub struct NodeIdentity {
     /// The node's number.
     pub node: NodeId,
     /// Its name.
@@ -118,7 +118,7 @@ impl DataDir {
     ///
     /// # Errors
     /// Where `node.toml` is damaged, or written by a newer program.
-    pub fn identity(&self) -> Result<Option<Identity>, NodeError> {
+    pub fn identity(&self) -> Result<Option<NodeIdentity>, NodeError> {
         let path = self.layout.node_toml();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
@@ -132,7 +132,7 @@ impl DataDir {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn save(&self, identity: &Identity) -> Result<(), NodeError> {
+    pub fn save(&self, identity: &NodeIdentity) -> Result<(), NodeError> {
         let path = self.layout.node_toml();
         durable::write_atomic(&path, encode(identity).as_bytes())
             .map_err(|e| NodeError::Identity { path, why: format!("cannot be written: {e}") })
@@ -143,7 +143,7 @@ impl DataDir {
 #[derive(Debug)]
 pub struct IdentityFile {
     data: DataDir,
-    identity: Mutex<Identity>,
+    identity: Mutex<NodeIdentity>,
 }
 
 impl IdentityFile {
@@ -151,7 +151,7 @@ impl IdentityFile {
     ///
     /// # Errors
     /// Where the file cannot be written.
-    pub fn new(data: DataDir, identity: Identity) -> Result<Self, NodeError> {
+    pub fn new(data: DataDir, identity: NodeIdentity) -> Result<Self, NodeError> {
         data.save(&identity)?;
         Ok(Self { data, identity: Mutex::new(identity) })
     }
@@ -170,7 +170,7 @@ impl IdentityFile {
     }
 
     /// The identity as it is now.
-    pub fn get(&self) -> Identity {
+    pub fn get(&self) -> NodeIdentity {
         self.lock().clone()
     }
 
@@ -178,7 +178,7 @@ impl IdentityFile {
     ///
     /// # Errors
     /// Where the file cannot be written; the identity then stays as it was.
-    pub fn update(&self, change: impl FnOnce(&mut Identity)) -> Result<(), NodeError> {
+    pub fn update(&self, change: impl FnOnce(&mut NodeIdentity)) -> Result<(), NodeError> {
         let mut identity = self.lock();
         let mut changed = identity.clone();
         change(&mut changed);
@@ -189,12 +189,12 @@ impl IdentityFile {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Identity> {
+    fn lock(&self) -> MutexGuard<'_, NodeIdentity> {
         self.identity.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-impl Identity {
+impl NodeIdentity {
     /// A new node, not yet in a cluster.
     ///
     /// # Errors
@@ -243,7 +243,7 @@ fn is_vacant(dir: &Path) -> std::io::Result<bool> {
     Ok(true)
 }
 
-fn encode(identity: &Identity) -> String {
+fn encode(identity: &NodeIdentity) -> String {
     let (fuse_connection, mount_point) = identity.last_mount.clone().unzip();
     let record = Record {
         format_version: FORMAT_VERSION,
@@ -259,7 +259,7 @@ fn encode(identity: &Identity) -> String {
     format!("# Identity of a Skein node. Do not edit, and do not copy to another node.\n{body}")
 }
 
-fn decode(text: &str) -> Result<Identity, String> {
+fn decode(text: &str) -> Result<NodeIdentity, String> {
     let damaged =
         |what: &str| format!("is damaged ({what}); restore it, or start over with an empty data directory");
     let table: toml::Table = text.parse().map_err(|_| damaged("no TOML"))?;
@@ -276,7 +276,7 @@ fn decode(text: &str) -> Result<Identity, String> {
     let record: Record = table.try_into().map_err(|e: toml::de::Error| damaged(e.message().trim()))?;
     let node = (record.node.len() == 16).then(|| u64::from_str_radix(&record.node, 16).ok()).flatten();
     let last_mount = record.fuse_connection.zip(record.mount_point);
-    Ok(Identity {
+    Ok(NodeIdentity {
         node: NodeId::new(node.ok_or_else(|| damaged("node"))?),
         name: record.name.parse().map_err(|_| damaged("name"))?,
         role: record.role.parse().map_err(|_| damaged("role"))?,
@@ -290,11 +290,11 @@ fn decode(text: &str) -> Result<Identity, String> {
 mod tests {
     use super::*;
 
-    fn sample() -> Identity {
-        Identity {
+    fn sample() -> NodeIdentity {
+        NodeIdentity {
             cluster: Some(draw_cluster_id().unwrap()),
             last_mount: Some((51, "/mnt/a b".into())),
-            ..Identity::draw("n1".parse().unwrap(), Role::Replica).unwrap()
+            ..NodeIdentity::draw("n1".parse().unwrap(), Role::Replica).unwrap()
         }
     }
 

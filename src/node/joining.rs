@@ -10,7 +10,7 @@ use crate::raft::AddressBook;
 use crate::rpc::GrpcConnector;
 use crate::security::Peering;
 use crate::store::{Candidate, ClusterControl, ClusterError};
-use crate::stream::{ClusterId, Connector, Identity, StreamError};
+use crate::stream::{ClusterId, Connector, PeerIdentity, StreamError};
 use crate::types::{NodeId, Role};
 
 /// Pause between attempts.
@@ -92,7 +92,7 @@ async fn identify(addr: &str, book: &AddressBook, peering: &Peering) -> Result<C
 ///
 /// # Errors
 /// Where nobody does in time.
-pub(super) async fn who_is(addr: &str, peering: &Peering) -> Result<Identity, StreamError> {
+pub(super) async fn who_is(addr: &str, peering: &Peering) -> Result<PeerIdentity, StreamError> {
     let answer = async {
         let upstream = GrpcConnector::with_peering(peering.clone()).connect(addr).await?;
         upstream.identify().await

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::control::HandoffOrder;
-use super::role_now::{RoleNow, note};
+use super::current_role::{CurrentRole, note};
 use super::{NodeError, blocking};
 use crate::proxy::WriteGate;
 use crate::raft::{PrimaryState, RaftNode};
@@ -29,7 +29,7 @@ pub(super) struct VoterAccess {
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
     /// What the node is, once applications may do what that allows.
-    pub(super) role: watch::Sender<RoleNow>,
+    pub(super) role: watch::Sender<CurrentRole>,
     pub(super) failures: mpsc::Sender<NodeError>,
 }
 
@@ -43,7 +43,7 @@ pub(super) fn primary_of(state: &PrimaryState, own: &PrimaryInfo) -> Option<Prim
 
 /// What a voter is at the moment.
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Place {
+struct Standing {
     is_self: bool,
     primary: Option<PrimaryInfo>,
     /// Another node is primary, and its log has decided everything that was proposed here.
@@ -65,26 +65,26 @@ impl VoterAccess {
                 let why = format!("the log has stopped, so this node ends: {why}");
                 return self.fail(NodeError::Replication(why)).await;
             }
-            let place = self.place_of(&state);
-            if entered.as_ref() != Some(&place) {
-                if place.is_self {
+            let standing = self.standing_of(&state);
+            if entered.as_ref() != Some(&standing) {
+                if standing.is_self {
                     self.term.store(state.term, Ordering::SeqCst);
                 }
-                if let Err(failure) = self.enter(&place).await {
+                if let Err(failure) = self.enter(&standing).await {
                     return self.fail(failure).await;
                 }
-                let primary = place.primary.clone();
-                note(&self.role, RoleNow { is_primary: place.is_self, primary, term: state.term });
-                if place.is_self || place.follows {
+                let primary = standing.primary.clone();
+                note(&self.role, CurrentRole { is_primary: standing.is_self, primary, term: state.term });
+                if standing.is_self || standing.follows {
                     self.settled.send_replace(true);
                 }
-                entered = Some(place);
+                entered = Some(standing);
             }
             // On the way up before, on the way down after the rest: no node ever says that it is primary in a term of
             // another one.
             self.term.store(state.term, Ordering::SeqCst);
             // One that was acted on is not waited for again.
-            let deadline = state.until.filter(|_| entered.as_ref().is_some_and(|place| place.is_self));
+            let deadline = state.until.filter(|_| entered.as_ref().is_some_and(|standing| standing.is_self));
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = until(deadline) => {}
@@ -105,23 +105,23 @@ impl VoterAccess {
         let _ = self.failures.send(failure).await;
     }
 
-    fn place_of(&self, state: &PrimaryState) -> Place {
+    fn standing_of(&self, state: &PrimaryState) -> Standing {
         let expired = state.until.is_some_and(|until| until <= Instant::now());
         if state.is_self && expired {
-            return Place { is_self: false, primary: None, follows: false };
+            return Standing { is_self: false, primary: None, follows: false };
         }
         let primary = primary_of(state, &self.own);
         // A leader that has not applied everything is no primary yet.
         let other = primary.as_ref().is_some_and(|primary| primary.name != self.own.name);
-        Place { is_self: state.is_self, follows: other && state.resolved, primary }
+        Standing { is_self: state.is_self, follows: other && state.resolved, primary }
     }
 
     /// Fence first, then tell; on the way up, tell first.
-    async fn enter(&self, place: &Place) -> Result<(), NodeError> {
-        if !place.is_self {
+    async fn enter(&self, standing: &Standing) -> Result<(), NodeError> {
+        if !standing.is_self {
             self.gate.set_primary(false);
         }
-        let (store, to) = (self.store.clone(), place.clone());
+        let (store, to) = (self.store.clone(), standing.clone());
         let changed = blocking(move || -> Result<(), StoreError> {
             if to.is_self {
                 store.set_primary(to.primary);
@@ -131,11 +131,11 @@ impl VoterAccess {
             store.set_primary(to.primary);
             if to.follows { store.follow_history() } else { Ok(()) }
         });
-        let what = if place.is_self { "lifting the fence" } else { "fencing" };
+        let what = if standing.is_self { "lifting the fence" } else { "fencing" };
         changed
             .await?
             .map_err(|error| NodeError::Replication(format!("{what} failed, so this node ends: {error}")))?;
-        self.gate.set_primary(place.is_self);
+        self.gate.set_primary(standing.is_self);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
-use super::neighbours::watch_followers;
+use super::followers_of_voters::watch_followers;
 use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
@@ -382,9 +382,9 @@ fn wire_identity(
     cluster: &ClusterId,
     http: String,
     proxy: String,
-) -> Result<stream::Identity, NodeError> {
+) -> Result<stream::PeerIdentity, NodeError> {
     let identity = file.get();
-    Ok(stream::Identity {
+    Ok(stream::PeerIdentity {
         cluster: cluster.clone(),
         node: identity.node,
         name: identity.name,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::NodeError;
 use super::assemble::Running;
 use super::child::Supervised;
-use super::role_now::RoleNow;
+use super::current_role::CurrentRole;
 use super::signals::{Signals, ends};
 use crate::config::{Exec, OnlyOn};
 
@@ -63,7 +63,7 @@ pub(super) async fn supervise(
 
 struct Supervision<'a> {
     exec: &'a Exec,
-    role: watch::Receiver<RoleNow>,
+    role: watch::Receiver<CurrentRole>,
     running: &'a mut Running,
     signals: &'a mut Signals,
 }
@@ -158,7 +158,7 @@ fn told(signal: Signal) -> i32 {
     0
 }
 
-async fn changed(role: &mut watch::Receiver<RoleNow>) {
+async fn changed(role: &mut watch::Receiver<CurrentRole>) {
     if role.changed().await.is_err() {
         // Nobody notes it any more: the node ends, and somebody else says why.
         std::future::pending().await

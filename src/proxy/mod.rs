@@ -10,7 +10,6 @@ mod cookie;
 mod forward;
 mod gate;
 mod headers;
-mod places;
 mod read;
 mod rules;
 mod server;
@@ -21,6 +20,7 @@ mod tests;
 mod upgrade;
 mod upstream;
 mod write;
+mod write_targets;
 
 pub use gate::{Pause, WriteGate};
 pub use server::serve;

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 use super::answer::{Body, Refusal};
 use super::cookie::{self, Seen};
 use super::forward::Call;
-use super::places::Place;
 use super::service::{Proxy, ServedBy};
 use super::upstream::To;
 use super::write::fly_replay;
+use super::write_targets::WriteTarget;
 use crate::telemetry::metrics::PROXY_TXID_WAIT_SECONDS;
 use crate::types::{DbName, Txid};
 
@@ -54,23 +54,23 @@ impl Proxy {
         if self.gate.now().primary {
             return self.read_what_is_left(call).await.map(Ok);
         }
-        let place = self.places.watch().borrow().clone();
+        let place = self.targets.watch().borrow().clone();
         match place {
             // Primary meanwhile.
-            Place::Here => self.read_what_is_left(call).await.map(Ok),
-            Place::There(name, None) => Ok(Ok((ServedBy::Primary, fly_replay(&name)))),
-            Place::There(name, Some(authority)) if call.hops == 0 => {
+            WriteTarget::Here => self.read_what_is_left(call).await.map(Ok),
+            WriteTarget::There(name, None) => Ok(Ok((ServedBy::Primary, fly_replay(&name)))),
+            WriteTarget::There(name, Some(authority)) if call.hops == 0 => {
                 match self.forwarder.to_peer(To::Peer(&authority), &name, call).await {
                     Ok(response) => Ok(Ok((ServedBy::Primary, response))),
                     Err(Err(refusal)) => Err(refusal),
                     Err(Ok(why)) => {
-                        self.places.doubt();
+                        self.targets.doubt();
                         Ok(Err(why))
                     }
                 }
             }
-            Place::There(name, _) => Ok(Err(format!("the primary is {name} by now"))),
-            Place::Nowhere(why) => Ok(Err(why)),
+            WriteTarget::There(name, _) => Ok(Err(format!("the primary is {name} by now"))),
+            WriteTarget::Nowhere(why) => Ok(Err(why)),
         }
     }
 

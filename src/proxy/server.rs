@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::forward::Forwarder;
-use super::places::Places;
 use super::rules::Rules;
 use super::service::Proxy;
 use super::upstream::Upstream;
+use super::write_targets::WriteTargets;
 use super::{Site, WriteGate};
 use crate::config::ProxySettings;
 use crate::security::NodeStream;
@@ -50,7 +50,7 @@ pub async fn serve(
     let tunnels = TaskTracker::new();
     let proxy = Arc::new(Proxy {
         rules: Rules::new(&settings),
-        places: Places::new(),
+        targets: WriteTargets::new(),
         forwarder: Forwarder {
             upstream: Upstream::new(&settings, site.clone())?,
             tunnels: tunnels.clone(),
@@ -66,7 +66,7 @@ pub async fn serve(
         let (proxy, ended) = (proxy.clone(), ended.clone());
         let asks = !proxy.settings.fly_replay;
         tokio::spawn(async move {
-            proxy.places.follow(proxy.site.clone(), proxy.gate.clone(), asks, ended).await;
+            proxy.targets.follow(proxy.site.clone(), proxy.gate.clone(), asks, ended).await;
         })
     };
     let connections = GracefulShutdown::new();
@@ -91,10 +91,10 @@ async fn accept(
     connections: &GracefulShutdown,
     shutdown: &CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(proxy.settings.max_connections as usize));
+    let targets = Arc::new(Semaphore::new(proxy.settings.max_connections as usize));
     loop {
         let accepted = async {
-            let place = places.clone().acquire_owned().await.ok()?;
+            let place = targets.clone().acquire_owned().await.ok()?;
             tokio::select! {
                 accepted = listener.accept() => Some((place, accepted.map(|(stream, _)| NodeStream::Plain(stream)))),
                 Some(stream) = peers.recv() => Some((place, Ok(stream))),

@@ -10,8 +10,8 @@ use tokio::sync::Semaphore;
 
 use super::answer::{Body, Refusal, text};
 use super::forward::{Call, Forwarder};
-use super::places::Places;
 use super::rules::{Kind, Rules};
+use super::write_targets::WriteTargets;
 use super::{Site, WriteGate};
 use crate::config::ProxySettings;
 use crate::telemetry::metrics::{PROXY_REQUESTS, PROXY_SECONDS};
@@ -44,7 +44,7 @@ pub(super) struct Proxy {
     pub gate: WriteGate,
     pub settings: ProxySettings,
     pub rules: Rules,
-    pub places: Places,
+    pub targets: WriteTargets,
     pub forwarder: Forwarder,
     /// Room for bodies in memory, a permit a byte.
     pub held: Arc<Semaphore>,

@@ -10,9 +10,9 @@ use super::answer::{Body, Refusal, empty};
 use super::cookie;
 use super::forward::Call;
 use super::gate::Passage;
-use super::places::Place;
 use super::service::{Proxy, ServedBy};
 use super::upstream::To;
+use super::write_targets::WriteTarget;
 use crate::telemetry::metrics::PROXY_PRIMARY_WAIT_SECONDS;
 
 /// Proxies a request goes through at most, where they differ about who is primary.
@@ -32,23 +32,23 @@ impl Proxy {
             0 => self.settings.primary_redirect_timeout,
             _ => self.settings.primary_redirect_timeout.min(PASSED_ON_WAIT_MAX),
         };
-        let mut places = self.places.watch();
+        let mut targets = self.targets.watch();
         let mut why = None;
         loop {
-            let place = places.borrow_and_update().clone();
+            let place = targets.borrow_and_update().clone();
             match place {
-                Place::Here => {
+                WriteTarget::Here => {
                     if let Some(passage) = self.gate.enter() {
                         waited(start);
                         return Ok((ServedBy::Here, self.write_here(call, passage).await?));
                     }
                     why.get_or_insert_with(|| "the primary is being moved".to_owned());
                 }
-                Place::There(name, None) => return Ok((ServedBy::Primary, fly_replay(&name))),
-                Place::There(..) if call.hops >= HOPS_MAX => {
+                WriteTarget::There(name, None) => return Ok((ServedBy::Primary, fly_replay(&name))),
+                WriteTarget::There(..) if call.hops >= HOPS_MAX => {
                     why = Some("the nodes do not agree who is primary".to_owned());
                 }
-                Place::There(name, Some(authority)) => {
+                WriteTarget::There(name, Some(authority)) => {
                     waited(start);
                     call.payload.hold(self.settings.held_body_bytes, &self.held).await?;
                     match self.forwarder.to_peer(To::Peer(&authority), &name, call).await {
@@ -56,14 +56,14 @@ impl Proxy {
                         Err(Err(refusal)) => return Err(refusal),
                         Err(Ok(unsent)) => why = Some(unsent),
                     }
-                    self.places.doubt();
+                    self.targets.doubt();
                 }
-                Place::Nowhere(reason) => why = Some(reason),
+                WriteTarget::Nowhere(reason) => why = Some(reason),
             }
             let deadline = start + limit;
             let again = (Instant::now() + TRY_AGAIN).min(deadline);
             // What was learned meanwhile is looked at, also where it is the same.
-            let _looked = timeout_at(again, places.changed()).await;
+            let _looked = timeout_at(again, targets.changed()).await;
             if Instant::now() >= deadline {
                 waited(start);
                 let why = why.unwrap_or_default();

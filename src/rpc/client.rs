@@ -17,7 +17,7 @@ use crate::db::SnapshotHeader;
 use crate::ltx::BlobRef;
 use crate::security::{PeerChannel, Peering};
 use crate::stream::{
-    Acks, Connector, Frame, Globs, Hello, Identity, Listing, PageStream, StreamError, Upstream,
+    Acks, Connector, Frame, Globs, Hello, Listing, PageStream, PeerIdentity, StreamError, Upstream,
 };
 use crate::types::{Checksum, DbName, LogIndex, PageSize};
 
@@ -118,7 +118,7 @@ fn failed(status: tonic::Status) -> StreamError {
 }
 
 impl Upstream for GrpcUpstream {
-    fn identify(&self) -> BoxFuture<'_, Result<Identity, StreamError>> {
+    fn identify(&self) -> BoxFuture<'_, Result<PeerIdentity, StreamError>> {
         let mut client = self.client.clone();
         async move {
             let identity = client.identify(wire::IdentifyRequest {}).await.map_err(failed)?;

@@ -4,7 +4,7 @@ use super::wire;
 use crate::db::SnapshotHeader;
 use crate::store::PrimaryInfo;
 use crate::stream::{
-    CHUNK_BYTES, ENTRY_BYTES_MAX, Frame, Globs, Heartbeat, Hello, Identity, ListedDatabase, PrimaryView,
+    CHUNK_BYTES, ENTRY_BYTES_MAX, Frame, Globs, Heartbeat, Hello, ListedDatabase, PeerIdentity, PrimaryView,
     StreamError,
 };
 use crate::types::{Checksum, DbName, LogIndex, NodeId, PageCount, PageSize, Pgno, Pos, Txid};
@@ -19,7 +19,7 @@ pub(super) fn is_one_word(text: &str, bytes_max: usize) -> bool {
     text.len() <= bytes_max && !text.contains(|c: char| c.is_control() || c.is_whitespace())
 }
 
-pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
+pub(super) fn identity_to_wire(identity: &PeerIdentity) -> wire::Identity {
     wire::Identity {
         cluster_id: identity.cluster.to_string(),
         node_id: identity.node.get(),
@@ -31,11 +31,11 @@ pub(super) fn identity_to_wire(identity: &Identity) -> wire::Identity {
     }
 }
 
-pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<Identity, StreamError> {
+pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<PeerIdentity, StreamError> {
     if !is_one_word(&identity.http, 1000) {
         return Err(invalid("the URL of a node has more than 1000 bytes, or is none"));
     }
-    Ok(Identity {
+    Ok(PeerIdentity {
         cluster: identity.cluster_id.parse().map_err(invalid)?,
         node: NodeId::new(identity.node_id),
         name: identity.node_name.parse().map_err(invalid)?,

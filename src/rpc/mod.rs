@@ -14,7 +14,7 @@ mod server;
 mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
-pub use cluster::{ClusterServer, Neighbour, RemoteCluster};
+pub use cluster::{ClusterServer, OtherVoter, RemoteCluster};
 pub use server::{Elsewhere, ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 

@@ -16,8 +16,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::SecurityError;
+use super::file_change::{FileChange, file_change_of};
 use super::peering::{PROXY_PROTOCOL, RAFT_PROTOCOL};
-use super::stamp::{Stamp, stamp_of};
 
 /// The protocol of everything between nodes but Raft's own connections, in TLS's words.
 ///
@@ -52,7 +52,7 @@ pub struct Certificates {
 
 #[derive(Debug)]
 struct Current {
-    stamps: Stamps,
+    changes: FileChanges,
     configs: Configs,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Configs {
 }
 
 /// What tells that one of the files has changed.
-type Stamps = [Option<Stamp>; 3];
+type FileChanges = [Option<FileChange>; 3];
 
 impl Certificates {
     /// Loads the files.
@@ -76,18 +76,18 @@ impl Certificates {
     /// # Errors
     /// Where one cannot be read, is no PEM, or key and certificate do not belong together.
     pub fn load(files: CertificateFiles) -> Result<Self, SecurityError> {
-        let stamps = files.stamps();
+        let changes = files.changes();
         let configs = files.configs()?;
-        Ok(Self { files, current: Mutex::new(Current { stamps, configs }) })
+        Ok(Self { files, current: Mutex::new(Current { changes, configs }) })
     }
 
     /// What the next handshake uses: the files are read again where they have changed. Where that fails the last good
     /// ones stay, and the reason is told.
     pub(super) fn configs(&self) -> Configs {
-        let stamps = self.files.stamps();
+        let changes = self.files.changes();
         let mut current = self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if current.stamps != stamps {
-            current.stamps = stamps;
+        if current.changes != changes {
+            current.changes = changes;
             match self.files.configs() {
                 Ok(configs) => {
                     tracing::info!("certificates are reloaded");
@@ -117,8 +117,8 @@ impl CertificateFiles {
         Ok(remaining(&certificates("--tls-cert", &self.cert)?))
     }
 
-    fn stamps(&self) -> Stamps {
-        [&self.ca, &self.cert, &self.key].map(|source| stamp_of(file_of(source)?))
+    fn changes(&self) -> FileChanges {
+        [&self.ca, &self.cert, &self.key].map(|source| file_change_of(file_of(source)?))
     }
 
     fn configs(&self) -> Result<Configs, SecurityError> {

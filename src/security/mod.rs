@@ -7,11 +7,11 @@
 mod authority;
 mod certificates;
 mod error;
+mod file_change;
 mod grpc;
 mod node_stream;
 mod peering;
 mod refusals;
-mod stamp;
 mod token;
 
 pub use authority::{Authority, Issued};

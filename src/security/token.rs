@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use subtle::ConstantTimeEq;
 
 use super::SecurityError;
-use super::stamp::{Stamp, stamp_of};
+use super::file_change::{FileChange, file_change_of};
 
 /// A secret that lets in whoever shows it: 1 to 512 visible ASCII characters.
 ///
@@ -23,7 +23,7 @@ struct Source {
 }
 
 struct Current {
-    stamp: Option<Stamp>,
+    change: Option<FileChange>,
     text: Arc<str>,
 }
 
@@ -46,7 +46,7 @@ impl Token {
         if !(1..=512).contains(&text.len()) || !visible {
             return Err(InvalidToken);
         }
-        let current = Mutex::new(Current { stamp: None, text: text.into() });
+        let current = Mutex::new(Current { change: None, text: text.into() });
         Ok(Self(Arc::new(Source { followed: None, current })))
     }
 
@@ -70,18 +70,18 @@ impl Token {
     /// # Errors
     /// As [`Token::read`].
     pub fn follow(path: &Path) -> Result<Self, SecurityError> {
-        let stamp = stamp_of(path);
+        let change = file_change_of(path);
         let text = Self::read(path)?.text();
-        let current = Mutex::new(Current { stamp, text });
+        let current = Mutex::new(Current { change, text });
         Ok(Self(Arc::new(Source { followed: Some(path.to_owned()), current })))
     }
 
     fn text(&self) -> Arc<str> {
         let mut current = self.0.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let Some(path) = &self.0.followed else { return current.text.clone() };
-        let stamp = stamp_of(path);
-        if current.stamp != stamp {
-            current.stamp = stamp;
+        let change = file_change_of(path);
+        if current.change != change {
+            current.change = change;
             match Self::read(path) {
                 Ok(token) => {
                     tracing::info!("token file {} is reloaded", path.display());

@@ -163,7 +163,7 @@ impl Store {
     /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Blocking.
     pub fn proposals_resolved(&self) {
         for database in self.all() {
-            if let Err(error) = database.leave_limbo() {
+            if let Err(error) = database.resolve_undecided() {
                 tracing::error!(db = %database.name(), %error, "cannot let writers go on");
             }
         }

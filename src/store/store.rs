@@ -12,7 +12,7 @@ use super::freshness::Lag;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
-use crate::db::{Database, DbError, Done, FileKeeper, KernelCache, Limits, Shared, Tailer};
+use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
@@ -93,7 +93,7 @@ impl Store {
         let StoreOptions { layout, node, access, blobs } = options;
         super::open::prepare(&layout)?;
         let durable = DurableLog::open(layout.applied())?;
-        let tailer = Tailer::start()
+        let watcher = WalWatcher::start()
             .map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
         let (events, _) = broadcast::channel(EVENTS_MAX);
         let (steps, _) = watch::channel(0);
@@ -101,7 +101,7 @@ impl Store {
         let shared = Arc::new(Shared::new(node, blobs, layout.discarded(), layout.tmp(), access, observer));
         let since = PrimarySince::open(layout.primary_since())?;
         shared.set_tails_count(since.index().is_some());
-        shared.set_tailer(tailer);
+        shared.set_watcher(watcher);
         let found = super::open::databases(&layout, &shared)?;
         let applied = AtomicU64::new(durable.index().get());
         let store = Arc::new(Self {
@@ -151,8 +151,8 @@ impl Store {
     }
 
     /// Connects who keeps fences when this process is gone.
-    pub fn set_fence_keeper(&self, keeper: Arc<dyn FileKeeper>) {
-        self.shared.set_keeper(keeper);
+    pub fn set_mount_guard(&self, guard: Arc<dyn MountGuard>) {
+        self.shared.set_guard(guard);
     }
 
     /// What bounds the writers of its databases.
@@ -376,8 +376,8 @@ impl Store {
     /// # Errors
     /// Where what is captured cannot be made durable in the database files.
     pub fn close(&self) -> Result<(), StoreError> {
-        if let Some(tailer) = self.shared.tailer() {
-            tailer.stop();
+        if let Some(watcher) = self.shared.watcher() {
+            watcher.stop();
         }
         self.shared.set_ending();
         self.all().iter().for_each(|database| database.close());

@@ -45,7 +45,7 @@ impl fmt::Display for ClusterId {
 
 /// Who a node is, as it tells a peer.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
+pub struct PeerIdentity {
     /// Its cluster.
     pub cluster: ClusterId,
     /// The node for life.

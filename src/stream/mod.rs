@@ -30,7 +30,7 @@ pub use error::StreamError;
 pub use followers::Followers;
 pub use frame::{Frame, Heartbeat, Hello, ListedDatabase, Listing, PrimaryView};
 pub use globs::{Globs, InvalidGlob};
-pub use identity::{ClusterId, Identity, InvalidClusterId, PROTOCOL_VERSION};
+pub use identity::{ClusterId, InvalidClusterId, PROTOCOL_VERSION, PeerIdentity};
 pub use recent::RecentLog;
 pub use send_snapshot::{SnapshotPiece, open_blob, send_blob, send_snapshot};
 pub use serve::{FollowSession, Serving};

@@ -8,14 +8,15 @@ use tokio_util::sync::CancellationToken;
 use super::followers::{Followers, Ticket};
 use super::identity::check_version;
 use super::{
-    CHUNK_BYTES, Frame, Globs, Heartbeat, Hello, Identity, Listing, PrimaryView, SnapshotSource, StreamError,
+    CHUNK_BYTES, Frame, Globs, Heartbeat, Hello, Listing, PeerIdentity, PrimaryView, SnapshotSource,
+    StreamError,
 };
 use crate::store::{Change, ChangeKind, CommittedLog, Member};
 use crate::types::LogIndex;
 
 /// What a node ships to followers, and who they are.
 pub struct Serving {
-    identity: Identity,
+    identity: PeerIdentity,
     log: Arc<dyn CommittedLog>,
     source: Arc<dyn SnapshotSource>,
     view: watch::Receiver<PrimaryView>,
@@ -36,7 +37,7 @@ impl Serving {
     /// Ships `log` and copies of `source`. While `ready` is false the databases here are not a consistent set (a
     /// snapshot is being installed), so no copy is given. Ends followers' streams at `shutdown`.
     pub fn new(
-        identity: Identity,
+        identity: PeerIdentity,
         log: Arc<dyn CommittedLog>,
         source: Arc<dyn SnapshotSource>,
         view: watch::Receiver<PrimaryView>,
@@ -48,7 +49,7 @@ impl Serving {
     }
 
     /// Who this node is.
-    pub fn identity(&self) -> &Identity {
+    pub fn identity(&self) -> &PeerIdentity {
         &self.identity
     }
 

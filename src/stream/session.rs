@@ -99,7 +99,7 @@ impl Session<'_> {
     async fn run(
         &mut self,
         cluster: &ClusterId,
-        identity: &super::Identity,
+        identity: &super::PeerIdentity,
         addr: &str,
         requests: &mut mpsc::UnboundedReceiver<Request>,
     ) -> Result<(), StreamError> {
@@ -126,7 +126,12 @@ impl Session<'_> {
         }
     }
 
-    fn handle(&mut self, frame: Frame, identity: &super::Identity, addr: &str) -> Result<(), StreamError> {
+    fn handle(
+        &mut self,
+        frame: Frame,
+        identity: &super::PeerIdentity,
+        addr: &str,
+    ) -> Result<(), StreamError> {
         if let Some(heartbeat) = &frame.heartbeat {
             if heartbeat.view.path.contains(&self.shared.options.node) {
                 return Err(StreamError::Unavailable(format!("{addr} follows this node")));

@@ -4,7 +4,7 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use tokio::sync::watch;
 
-use super::{Frame, Globs, Hello, Identity, Listing, StreamError};
+use super::{Frame, Globs, Hello, Listing, PeerIdentity, StreamError};
 use crate::db::SnapshotHeader;
 use crate::ltx::BlobRef;
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
@@ -24,7 +24,7 @@ pub trait Connector: Send + Sync + 'static {
 /// A node that serves committed change sets.
 pub trait Upstream: Send + Sync + 'static {
     /// Who it is.
-    fn identify(&self) -> BoxFuture<'_, Result<Identity, StreamError>>;
+    fn identify(&self) -> BoxFuture<'_, Result<PeerIdentity, StreamError>>;
 
     /// Entries from `hello.from` on, without end. The follower's position is told from `acks`.
     fn follow(

@@ -1,7 +1,7 @@
 //! What is looked at before a node is started, or when it does not do what it should; each finding has its remedy.
 
+mod directories;
 mod network;
-mod place;
 mod security;
 mod system;
 
@@ -67,7 +67,7 @@ pub async fn examine(settings: &Partial) -> Vec<Finding> {
     let local = settings.clone();
     let mut findings = tokio::task::spawn_blocking(move || {
         let mut findings = system::examine();
-        findings.extend(place::examine(&local, running));
+        findings.extend(directories::examine(&local, running));
         findings
     })
     .await

@@ -32,11 +32,11 @@ const CHANGE_MAX: Duration = Duration::from_secs(40);
 type Client = ClusterClient<PeerChannel>;
 
 /// A voter that is asked for those who follow it, again and again.
-pub struct Neighbour {
+pub struct OtherVoter {
     client: Client,
 }
 
-impl Neighbour {
+impl OtherVoter {
     /// The voter at `addr` (HOST:PORT), connected to when it is first asked.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 mod client;
 mod server;
 
-pub use client::{Neighbour, RemoteCluster};
+pub use client::{OtherVoter, RemoteCluster};
 pub use server::ClusterServer;
 pub(super) use server::cluster_service;
 

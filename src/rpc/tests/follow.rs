@@ -17,7 +17,7 @@ use crate::ltx::BlobRef;
 use crate::rpc::{Compression, GrpcConnector};
 use crate::store::{Change, ChangeKind, Origin};
 use crate::stream::{
-    Acks, Connector, FollowOptions, Follower, Frame, Globs, Hello, Identity, Listing, PageStream,
+    Acks, Connector, FollowOptions, Follower, Frame, Globs, Hello, Listing, PageStream, PeerIdentity,
     StreamError, Upstream,
 };
 use crate::types::{Checksum, DbName, LogIndex, NodeId, Role};
@@ -112,7 +112,7 @@ impl Connector for OneEntryEach {
 }
 
 impl Upstream for OneEntry {
-    fn identify(&self) -> BoxFuture<'_, Result<Identity, StreamError>> {
+    fn identify(&self) -> BoxFuture<'_, Result<PeerIdentity, StreamError>> {
         self.0.identify()
     }
 
@@ -278,7 +278,7 @@ async fn a_foreign_cluster_is_refused_and_touches_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newer_protocol_is_refused_and_the_cluster_is_adopted_before_anything_else() {
-    let newer = crate::stream::Identity { protocol_version: 99, ..identity("c1", 1, Role::Voter) };
+    let newer = crate::stream::PeerIdentity { protocol_version: 99, ..identity("c1", 1, Role::Voter) };
     let node = Node::of(newer).await;
     let replica = Replica::follow(2, &[&node.addr], Arc::default());
     let refused = replica.follower.wait_synced().await.unwrap_err();

@@ -16,7 +16,7 @@ use crate::rpc::{Compression, Elsewhere, GrpcConnector, Services, routes, serve}
 use crate::security::Peering;
 use crate::store::{Change, CommittedLog, LogReadError, PrimaryInfo};
 use crate::stream::{
-    FollowOptions, Follower, Identity, PROTOCOL_VERSION, PrimaryView, ReplicaTarget, Serving,
+    FollowOptions, Follower, PROTOCOL_VERSION, PeerIdentity, PrimaryView, ReplicaTarget, Serving,
 };
 use crate::types::{LogIndex, NodeId, Role};
 
@@ -59,11 +59,11 @@ pub struct Node {
     _stop: DropGuard,
 }
 
-pub fn identity(cluster: &str, node: u64, role: Role) -> Identity {
+pub fn identity(cluster: &str, node: u64, role: Role) -> PeerIdentity {
     let (cluster, name) = (cluster.parse().unwrap(), format!("n{node}").parse().unwrap());
     let (node, http) = (NodeId::new(node), String::new());
     let proxy = String::new();
-    Identity { cluster, node, name, protocol_version: PROTOCOL_VERSION, role, http, proxy }
+    PeerIdentity { cluster, node, name, protocol_version: PROTOCOL_VERSION, role, http, proxy }
 }
 
 impl Node {
@@ -71,7 +71,7 @@ impl Node {
         Self::of(identity("c1", 1, Role::Voter)).await
     }
 
-    pub async fn of(identity: Identity) -> Self {
+    pub async fn of(identity: PeerIdentity) -> Self {
         let store = Arc::new(FakeStore::default());
         let entries = Mutex::new((LogIndex::new(1), Vec::new()));
         let log = Arc::new(FakeLog { entries, applied: watch::Sender::new(LogIndex::ZERO) });
@@ -176,7 +176,7 @@ impl Replica {
     }
 
     /// Serves what it follows.
-    pub async fn serve(&self, identity: Identity) -> (Arc<Serving>, String) {
+    pub async fn serve(&self, identity: PeerIdentity) -> (Arc<Serving>, String) {
         let (f, stop) = (&self.follower, self.stop.clone());
         let serving =
             Serving::new(identity, f.recent(), self.store.clone(), f.view(), f.ready(), stop.clone());

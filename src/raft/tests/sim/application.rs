@@ -47,7 +47,7 @@ pub async fn run(world: Arc<World>, live: Arc<Live>) {
 }
 
 fn is_free(live: &Live, busy: &Busy, db: &DbName) -> bool {
-    !live.target.in_limbo(db) && !busy.lock().unwrap().contains(db)
+    !live.target.is_undecided(db) && !busy.lock().unwrap().contains(db)
 }
 
 fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) -> Result<(), String> {
@@ -111,7 +111,7 @@ fn tell(
         }
         Err(CommitError::Refused(_)) => Fate::Refused,
         Err(CommitError::Unknown(_)) => {
-            live.target.enter_limbo(dbs);
+            live.target.set_undecided(dbs);
             Fate::Unknown
         }
     };

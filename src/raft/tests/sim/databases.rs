@@ -41,7 +41,7 @@ pub struct SimTarget {
     /// It needs what no other node can give now.
     stuck: AtomicBool,
     /// Databases with a proposal of unknown fate.
-    limbo: Mutex<BTreeSet<DbName>>,
+    undecided: Mutex<BTreeSet<DbName>>,
 }
 
 impl SimTarget {
@@ -66,9 +66,9 @@ impl SimTarget {
             let _aside = world.aside.enter();
             Applier::start(options, store.clone(), connector, stop)
         };
-        let (replayed, limbo) = (watch::Sender::new(false), Mutex::default());
+        let (replayed, undecided) = (watch::Sender::new(false), Mutex::default());
         let stuck = AtomicBool::new(false);
-        Arc::new(Self { world, node, run, store, applier, sources, replayed, synced, stuck, limbo })
+        Arc::new(Self { world, node, run, store, applier, sources, replayed, synced, stuck, undecided })
     }
 
     /// Lets what is slow end.
@@ -102,13 +102,13 @@ impl SimTarget {
     }
 
     /// The fate of a change of these databases is unknown: nothing may be built on them until it is.
-    pub fn enter_limbo(&self, dbs: &[DbName]) {
-        self.limbo.lock().unwrap().extend(dbs.iter().cloned());
+    pub fn set_undecided(&self, dbs: &[DbName]) {
+        self.undecided.lock().unwrap().extend(dbs.iter().cloned());
     }
 
     /// Whether a database waits for the fate of a change.
-    pub fn in_limbo(&self, db: &DbName) -> bool {
-        self.limbo.lock().unwrap().contains(db)
+    pub fn is_undecided(&self, db: &DbName) -> bool {
+        self.undecided.lock().unwrap().contains(db)
     }
 
     /// Looks at every database's position.
@@ -242,8 +242,8 @@ impl LogTarget for Shared {
             let known = this.world.history().committed(index, change);
             this.world.check(known);
             if change.origin.node.get() == this.node && change.origin.run == this.run {
-                let mut limbo = this.limbo.lock().unwrap();
-                limbo.retain(|db| change.change_sets().iter().all(|set| set.db != *db));
+                let mut undecided = this.undecided.lock().unwrap();
+                undecided.retain(|db| change.change_sets().iter().all(|set| set.db != *db));
             }
         }
         let changes = change.is_some();
@@ -271,7 +271,7 @@ impl LogTarget for Shared {
 
     fn term_began(&self, term: u64) {
         self.0.store.proposals_resolved();
-        self.0.limbo.lock().unwrap().clear();
+        self.0.undecided.lock().unwrap().clear();
         if !self.0.is_dead() {
             if let Some(number) = self.0.world.history().open_of((self.0.node, self.0.run)) {
                 // What an earlier term left out of this log never gets into it, and its proposer waits for that word.

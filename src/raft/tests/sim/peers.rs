@@ -12,7 +12,7 @@ use crate::db::SnapshotHeader;
 use crate::ltx::BlobRef;
 use crate::store::Store;
 use crate::stream::{
-    Acks, ClusterId, Connector, Frame, Globs, Hello, Identity, Listing, PROTOCOL_VERSION, PageStream,
+    Acks, ClusterId, Connector, Frame, Globs, Hello, Listing, PROTOCOL_VERSION, PageStream, PeerIdentity,
     SnapshotPiece, SnapshotSource, StreamError, Upstream, send_snapshot,
 };
 use crate::types::{Checksum, DbName, NodeId, Pgno, Role};
@@ -54,8 +54,8 @@ fn unused<T: Send + 'static>() -> BoxFuture<'static, Result<T, StreamError>> {
 }
 
 impl Upstream for SimUpstream {
-    fn identify(&self) -> BoxFuture<'_, Result<Identity, StreamError>> {
-        let identity = Identity {
+    fn identify(&self) -> BoxFuture<'_, Result<PeerIdentity, StreamError>> {
+        let identity = PeerIdentity {
             cluster: cluster(),
             node: NodeId::new(self.node),
             name: address(self.node).parse().unwrap(),

@@ -1,10 +1,10 @@
-use super::{Identity, NodeError};
+use super::{NodeError, NodeIdentity};
 use crate::config::Settings;
 use crate::types::Role;
 
 /// What a node does about its cluster when it starts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum StartMode {
     /// Founds a new cluster, or ends the founding that was interrupted.
     Found,
     /// Goes on as the voter it was.
@@ -15,12 +15,12 @@ pub(super) enum Place {
     Follow,
 }
 
-impl Place {
+impl StartMode {
     /// The place of a node with this identity under these settings.
     ///
     /// # Errors
     /// Where the two contradict each other; the text names the remedy.
-    pub(super) fn of(settings: &Settings, identity: &Identity) -> Result<Self, NodeError> {
+    pub(super) fn of(settings: &Settings, identity: &NodeIdentity) -> Result<Self, NodeError> {
         let refuse = |why: String| Err(NodeError::Cluster(why));
         let data = settings.data.display();
         // A replica may become a voter: what it has is kept, and completed by difference.
@@ -37,21 +37,21 @@ impl Place {
             Role::Replica if settings.join.is_empty() => {
                 refuse("a replica needs a node to follow: give --join HOST:PORT of one of the cluster".into())
             }
-            Role::Replica => Ok(Place::Follow),
-            Role::Voter if promoted => Ok(Place::Join),
+            Role::Replica => Ok(StartMode::Follow),
+            Role::Voter if promoted => Ok(StartMode::Join),
             Role::Voter if settings.bootstrap && belongs => refuse(format!(
                 "data directory {data} already belongs to cluster {}: start without --bootstrap, or give an empty --data",
                 identity.cluster.as_deref().unwrap_or_default()
             )),
-            Role::Voter if settings.bootstrap => Ok(Place::Found),
-            Role::Voter if belongs => Ok(Place::Resume),
+            Role::Voter if settings.bootstrap => Ok(StartMode::Found),
+            Role::Voter if belongs => Ok(StartMode::Resume),
             Role::Voter if identity.founding => {
                 refuse("founding the cluster was interrupted: start once more with --bootstrap".into())
             }
             Role::Voter if settings.join.is_empty() => refuse(format!(
                 "data directory {data} belongs to no cluster: give --bootstrap to found one, or --join HOST:PORT to join one"
             )),
-            Role::Voter => Ok(Place::Join),
+            Role::Voter => Ok(StartMode::Join),
         }
     }
 }
@@ -73,9 +73,9 @@ mod tests {
         Settings::resolve(partial, "n1").unwrap()
     }
 
-    fn identity(role: Role, cluster: Option<&str>, founding: bool) -> Identity {
+    fn identity(role: Role, cluster: Option<&str>, founding: bool) -> NodeIdentity {
         let cluster = cluster.map(ToOwned::to_owned);
-        Identity { cluster, founding, ..Identity::draw("n1".parse().unwrap(), role).unwrap() }
+        NodeIdentity { cluster, founding, ..NodeIdentity::draw("n1".parse().unwrap(), role).unwrap() }
     }
 
     #[test]
@@ -85,20 +85,20 @@ mod tests {
         let new = identity(Role::Voter, None, false);
         let half = identity(Role::Voter, Some("c"), true);
         let member = identity(Role::Voter, Some("c"), false);
-        assert_eq!(Place::of(&found, &new).unwrap(), Place::Found);
-        assert_eq!(Place::of(&found, &half).unwrap(), Place::Found);
-        assert_eq!(Place::of(&plain, &member).unwrap(), Place::Resume);
+        assert_eq!(StartMode::of(&found, &new).unwrap(), StartMode::Found);
+        assert_eq!(StartMode::of(&found, &half).unwrap(), StartMode::Found);
+        assert_eq!(StartMode::of(&plain, &member).unwrap(), StartMode::Resume);
         let join = settings("voter", false, true);
-        assert_eq!(Place::of(&join, &new).unwrap(), Place::Join);
-        assert_eq!(Place::of(&join, &member).unwrap(), Place::Resume);
+        assert_eq!(StartMode::of(&join, &new).unwrap(), StartMode::Join);
+        assert_eq!(StartMode::of(&join, &member).unwrap(), StartMode::Resume);
         let replica = identity(Role::Replica, Some("c"), false);
-        assert_eq!(Place::of(&join, &replica).unwrap(), Place::Join);
+        assert_eq!(StartMode::of(&join, &replica).unwrap(), StartMode::Join);
         for (settings, identity, remedy) in [
             (&found, &member, "without --bootstrap"),
             (&plain, &half, "once more"),
             (&plain, &new, "--bootstrap"),
         ] {
-            let refusal = Place::of(settings, identity).unwrap_err().to_string();
+            let refusal = StartMode::of(settings, identity).unwrap_err().to_string();
             assert!(refusal.contains(remedy), "{refusal}");
         }
     }
@@ -106,10 +106,10 @@ mod tests {
     #[test]
     fn a_replica_needs_somebody_to_follow_and_keeps_its_role() {
         let new = identity(Role::Replica, None, false);
-        assert_eq!(Place::of(&settings("replica", false, true), &new).unwrap(), Place::Follow);
-        let refusal = Place::of(&settings("replica", false, false), &new).unwrap_err().to_string();
+        assert_eq!(StartMode::of(&settings("replica", false, true), &new).unwrap(), StartMode::Follow);
+        let refusal = StartMode::of(&settings("replica", false, false), &new).unwrap_err().to_string();
         assert!(refusal.contains("--join"), "{refusal}");
-        let refusal = Place::of(&settings("voter", true, false), &new).unwrap_err().to_string();
+        let refusal = StartMode::of(&settings("voter", true, false), &new).unwrap_err().to_string();
         assert!(refusal.contains("--role replica"), "{refusal}");
     }
 }

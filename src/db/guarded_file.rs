@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What is to be done with an open file when the daemon has died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Legacy {
+pub enum AfterDeath {
     /// A `-shm`: SQLite's write lock is held on it for as long as applications may use the mount, also of a daemon that
     /// has ended, so that nobody writes what no log captures.
     Fence,
@@ -17,33 +17,33 @@ pub enum Legacy {
 }
 
 /// Holds open files for the time when the daemon is gone.
-pub trait FileKeeper: Send + Sync + 'static {
+pub trait MountGuard: Send + Sync + 'static {
     /// Takes a duplicate of `file` under a number of its own.
     ///
     /// # Errors
     /// Where it cannot be passed on; nobody sees to the database then when the daemon is gone.
-    fn keep(&self, number: u64, legacy: Legacy, file: &File) -> io::Result<()>;
+    fn keep(&self, number: u64, legacy: AfterDeath, file: &File) -> io::Result<()>;
 
     /// Gives it up: the daemon has let go of the database in order.
     fn give_up(&self, number: u64);
 }
 
 /// A file that is kept; given up when dropped.
-pub(super) struct KeptFile {
-    keeper: Arc<dyn FileKeeper>,
+pub(super) struct GuardedFile {
+    guard: Arc<dyn MountGuard>,
     number: u64,
 }
 
-impl KeptFile {
+impl GuardedFile {
     /// Has the file kept.
     ///
     /// # Errors
-    /// Those of [`FileKeeper::keep`].
-    pub fn new(keeper: &Arc<dyn FileKeeper>, legacy: Legacy, file: &File) -> io::Result<Self> {
+    /// Those of [`MountGuard::keep`].
+    pub fn new(guard: &Arc<dyn MountGuard>, legacy: AfterDeath, file: &File) -> io::Result<Self> {
         static DRAWN: AtomicU64 = AtomicU64::new(0);
         let number = DRAWN.fetch_add(1, Ordering::Relaxed);
-        keeper.keep(number, legacy, file)?;
-        Ok(Self { keeper: keeper.clone(), number })
+        guard.keep(number, legacy, file)?;
+        Ok(Self { guard: guard.clone(), number })
     }
 
     /// Leaves it kept for good.
@@ -52,8 +52,8 @@ impl KeptFile {
     }
 }
 
-impl Drop for KeptFile {
+impl Drop for GuardedFile {
     fn drop(&mut self) {
-        self.keeper.give_up(self.number);
+        self.guard.give_up(self.number);
     }
 }

@@ -1,4 +1,4 @@
-//! The cut: what applications wrote while this node was primary, and what another primary's history does not have.
+//! Rewind: what applications wrote while this node was primary, and what another primary's history does not have.
 //!
 //! Readers may have the frames in their snapshot, so they are not overwritten: newer frames with the content that is
 //! history are appended behind them. Readers that begin then see history; those under way keep what they see and are
@@ -14,7 +14,7 @@ use super::attach::WalAttachment;
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::discard::write_discarded;
-use super::phantom::frames_between;
+use super::overrun::frames_between;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock};
@@ -25,14 +25,14 @@ use crate::types::{Access, PageCount, PageSize, Pgno};
 
 /// Frames that were taken back, together with those that took them back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Cut {
+pub(super) struct Rewound {
     /// The last frame before them.
     pub before: u32,
     /// The last frame of both.
     pub end: u32,
 }
 
-impl Cut {
+impl Rewound {
     /// The last frame up to `frame` at which a checkpoint may stop.
     pub fn outside(self, frame: u32) -> u32 {
         if frame > self.before && frame < self.end { self.before } else { frame }
@@ -59,11 +59,11 @@ impl Database {
         loop {
             self.keep_out_checkpoints()?;
             let mut state = self.lock();
-            while state.exclusive || state.flight.is_some() {
+            while state.exclusive || state.in_flight.is_some() {
                 state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
             }
-            self.forget_limbo(&mut state);
-            return match self.cut(&mut state) {
+            self.clear_undecided(&mut state);
+            return match self.rewind(&mut state) {
                 // One began in between.
                 Err(DbError::Unavailable { .. }) => continue,
                 Err(error) => {
@@ -94,7 +94,7 @@ impl Database {
     ///
     /// # Errors
     /// `Unavailable` where a checkpoint of an application is under way; nothing has changed then.
-    pub(super) fn cut(&self, state: &mut State) -> Result<(), DbError> {
+    pub(super) fn rewind(&self, state: &mut State) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking back what is not history", source);
         if self.access() == Access::Write {
             return Ok(());
@@ -105,7 +105,7 @@ impl Database {
         if !try_lock(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? {
             return Err(self.unavailable("an application's checkpoint is under way"));
         }
-        fault::point("cut_tail").map_err(fail)?;
+        fault::point("rewind").map_err(fail)?;
         let tail = frames_between(wal, first, header.max_frame).map_err(fail)?;
         let mut read = |pgno: &Pgno, page: &mut [u8]| wal.read_frame(tail[pgno], page);
         let (numbers, at) = (tail.keys(), now_ms());
@@ -154,11 +154,11 @@ impl WalAttachment {
         page_size: PageSize,
         pages: PageCount,
     ) -> std::io::Result<()> {
-        let before = self.cut.map_or(before, |cut| cut.before.min(before));
+        let before = self.rewound.map_or(before, |rewound| rewound.before.min(before));
         let mut append = WalAppend::begin(self, page_size)?;
         history.iter().try_for_each(|(pgno, page)| append.page(*pgno, page))?;
         append.publish(pages)?;
-        self.cut = Some(Cut { before, end: self.captured.frame });
+        self.rewound = Some(Rewound { before, end: self.captured.frame });
         Ok(())
     }
 }
@@ -169,8 +169,9 @@ mod tests {
 
     #[test]
     fn a_checkpoint_never_stops_between_what_was_taken_back_and_what_took_it_back() {
-        let cut = Cut { before: 10, end: 20 };
-        let stops: Vec<u32> = [9, 10, 11, 19, 20, 21].into_iter().map(|frame| cut.outside(frame)).collect();
+        let rewound = Rewound { before: 10, end: 20 };
+        let stops: Vec<u32> =
+            [9, 10, 11, 19, 20, 21].into_iter().map(|frame| rewound.outside(frame)).collect();
         assert_eq!(stops, [9, 10, 10, 10, 20, 21]);
     }
 }

@@ -1,4 +1,4 @@
-//! Phantoms: frames that the log holds and the wal-index never published, overrun by a later writer.
+//! Overrun commits: frames that the log holds and the wal-index never published, overrun by a later writer.
 //!
 //! An application killed between the fsync that made its commit durable and the publishing leaves such frames.
 //! The next writer starts where the published frames end. The transaction stays, because it may be on other
@@ -27,7 +27,7 @@ impl WalAttachment {
     ///
     /// # Errors
     /// Where the log cannot be read.
-    pub fn phantom(&mut self) -> io::Result<bool> {
+    pub fn is_overrun(&mut self) -> io::Result<bool> {
         let Some((first, first_checksum)) = self.captured.unpublished else { return Ok(false) };
         let HeaderRead::Valid(header) = self.index.header() else { return Ok(false) };
         let (frame, expected) =
@@ -48,13 +48,13 @@ impl WalAttachment {
 }
 
 impl Database {
-    /// Refuses the writer that overran a phantom and has the phantom restored.
+    /// Refuses the writer that overran a captured commit and has that commit restored.
     pub(super) fn overrun(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
         if !state.restoring {
             state.restoring = true;
             tracing::warn!(db = %self.name(), txid = ?state.pos.txid, "a durable transaction was overrun after its writer died; restoring it");
             self.off_thread(Box::new(|_| ()), |database, done| {
-                database.restore_phantom();
+                database.restore_overrun();
                 done(Ok(()));
             });
         }
@@ -71,7 +71,7 @@ impl Database {
         Err(self.unavailable("a durable transaction whose writer died is being restored; try again"))
     }
 
-    fn restore_phantom(self: &Arc<Self>) {
+    fn restore_overrun(self: &Arc<Self>) {
         let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone());
         let restored = match work {
             // The clone shares the open file, so this is the attachment's own lock; the writer lets go once its
@@ -105,7 +105,7 @@ impl Database {
         else {
             return Ok(());
         };
-        fault::point("restore_phantom")?;
+        fault::point("restore_overrun")?;
         let HeaderRead::Valid(header) = wal.index.header() else {
             return Err(io::Error::other("no wal-index"));
         };
@@ -114,18 +114,18 @@ impl Database {
             self.keep_overrun(wal, &overran, &change, page_size)?;
         }
         let before = frames_between(wal, 1, first - 1)?;
-        let phantom = LtxSource::of(&change, &self.shared)?.pages_by_number()?;
+        let captured = LtxSource::of(&change, &self.shared)?.pages_by_number()?;
         let lock_page = Pgno::lock_page(page_size);
         let pages: BTreeSet<Pgno> = overran
             .keys()
-            .chain(phantom.keys())
+            .chain(captured.keys())
             .copied()
             .filter(|pgno| change.commit.contains(*pgno) && *pgno != lock_page)
             .collect();
         let mut contents = Vec::with_capacity(pages.len());
         for pgno in pages {
             let mut page = vec![0; page_size.len()];
-            match phantom.get(&pgno) {
+            match captured.get(&pgno) {
                 Some(content) => page.copy_from_slice(content),
                 None => wal.read_page(pgno, before.get(&pgno).copied(), &mut page)?,
             }
@@ -140,7 +140,7 @@ impl Database {
         Ok(())
     }
 
-    /// Keeps what a NORMAL writer published over the phantom: it loses, but not without a trace.
+    /// Keeps what a NORMAL writer published over the captured commit: it loses, but not without a trace.
     fn keep_overrun(
         &self,
         wal: &mut WalAttachment,

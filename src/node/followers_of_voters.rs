@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::raft::RaftNode;
-use crate::rpc::Neighbour;
+use crate::rpc::OtherVoter;
 use crate::security::Peering;
 use crate::store::Member;
 
@@ -24,7 +24,7 @@ pub(super) async fn watch_followers(
     elsewhere: watch::Sender<Vec<Member>>,
     shutdown: CancellationToken,
 ) {
-    let mut neighbours: HashMap<String, Neighbour> = HashMap::new();
+    let mut voters: HashMap<String, OtherVoter> = HashMap::new();
     // A timer is the event here: nothing tells when somebody begins to follow another node.
     let mut tick = tokio::time::interval(ASK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -34,16 +34,16 @@ pub(super) async fn watch_followers(
             () = shutdown.cancelled() => return,
         }
         let peers = raft.peers();
-        neighbours.retain(|addr, _| peers.contains(addr));
+        voters.retain(|addr, _| peers.contains(addr));
         for addr in peers {
-            if !neighbours.contains_key(&addr)
-                && let Ok(neighbour) = Neighbour::new(&addr, &peering)
+            if !voters.contains_key(&addr)
+                && let Ok(voter) = OtherVoter::new(&addr, &peering)
             {
-                neighbours.insert(addr, neighbour);
+                voters.insert(addr, voter);
             }
         }
-        let ask = |neighbour| tokio::time::timeout(ANSWER_MAX, Neighbour::followers(neighbour));
-        let answers = futures::future::join_all(neighbours.values_mut().map(ask)).await;
+        let ask = |voter| tokio::time::timeout(ANSWER_MAX, OtherVoter::followers(voter));
+        let answers = futures::future::join_all(voters.values_mut().map(ask)).await;
         elsewhere.send_replace(answers.into_iter().flatten().flatten().flatten().collect());
     }
 }

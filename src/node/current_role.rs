@@ -9,7 +9,7 @@ use crate::store::{PrimaryInfo, Store, StoreEvent};
 
 /// What a node is at the moment, for whoever acts on a change of it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub(super) struct RoleNow {
+pub(super) struct CurrentRole {
     /// Applications may write here.
     pub(super) is_primary: bool,
     /// Who is primary, also where it is this node; `None` where unknown.
@@ -19,7 +19,7 @@ pub(super) struct RoleNow {
 }
 
 /// Notes what the node is, if that is new. A new term alone is not.
-pub(super) fn note(role: &watch::Sender<RoleNow>, now: RoleNow) {
+pub(super) fn note(role: &watch::Sender<CurrentRole>, now: CurrentRole) {
     role.send_if_modified(|known| {
         let changed = (known.is_primary, &known.primary) != (now.is_primary, &now.primary);
         *known = now;
@@ -31,12 +31,12 @@ pub(super) fn note(role: &watch::Sender<RoleNow>, now: RoleNow) {
 pub(super) async fn follow_primary(
     store: Arc<Store>,
     replication: Arc<Replication>,
-    role: watch::Sender<RoleNow>,
+    role: watch::Sender<CurrentRole>,
     shutdown: CancellationToken,
 ) {
     let mut events = store.events();
     loop {
-        note(&role, RoleNow { is_primary: false, primary: store.primary(), term: replication.term() });
+        note(&role, CurrentRole { is_primary: false, primary: store.primary(), term: replication.term() });
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,

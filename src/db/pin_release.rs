@@ -9,7 +9,7 @@ impl Database {
     /// checkpoint and the next writer find the way free, and when the log comes to rest.
     pub(super) fn release_pin(&self) {
         let Some(mut state) = self.try_lock() else { return };
-        if state.flight.is_some() {
+        if state.in_flight.is_some() {
             return;
         }
         if let Some(wal) = state.wal.as_mut()
@@ -30,7 +30,7 @@ impl WalAttachment {
     fn all_published(&mut self) -> bool {
         match self.index.header() {
             HeaderRead::Valid(header) => {
-                header.max_frame >= self.captured_frame(&header) && matches!(self.phantom(), Ok(false))
+                header.max_frame >= self.captured_frame(&header) && matches!(self.is_overrun(), Ok(false))
             }
             HeaderRead::Empty | HeaderRead::Torn => false,
         }

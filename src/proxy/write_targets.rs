@@ -19,7 +19,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// Where a write goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Place {
+pub(super) enum WriteTarget {
     /// To the application of this node.
     Here,
     /// To the node of this name, and its proxy; `None` where proxies are not asked for.
@@ -30,20 +30,20 @@ pub(super) enum Place {
 
 /// Where writes go now, and what may change it.
 #[derive(Clone)]
-pub(super) struct Places {
-    current: Arc<watch::Sender<Place>>,
+pub(super) struct WriteTargets {
+    current: Arc<watch::Sender<WriteTarget>>,
     ask_again: Arc<Notify>,
 }
 
-impl Places {
+impl WriteTargets {
     /// Nowhere yet.
     pub fn new() -> Self {
-        let current = watch::Sender::new(Place::Nowhere("the node is starting".into()));
+        let current = watch::Sender::new(WriteTarget::Nowhere("the node is starting".into()));
         Self { current: Arc::new(current), ask_again: Arc::default() }
     }
 
     /// Where writes go, as it changes. Told anew also where it is the same again.
-    pub fn watch(&self) -> watch::Receiver<Place> {
+    pub fn watch(&self) -> watch::Receiver<WriteTarget> {
         self.current.subscribe()
     }
 
@@ -67,13 +67,13 @@ impl Places {
             let primary = site.primary();
             let mut due = None;
             let place = match primary {
-                _ if open => Place::Here,
-                _ if gate.now().primary => Place::Nowhere("the primary is being moved".into()),
-                None => Place::Nowhere("no primary is known".into()),
+                _ if open => WriteTarget::Here,
+                _ if gate.now().primary => WriteTarget::Nowhere("the primary is being moved".into()),
+                None => WriteTarget::Nowhere("no primary is known".into()),
                 Some(primary) if primary.name == site.name().as_str() => {
-                    Place::Nowhere("this node is about to be primary".into())
+                    WriteTarget::Nowhere("this node is about to be primary".into())
                 }
-                Some(primary) if !asks => Place::There(primary.name, None),
+                Some(primary) if !asks => WriteTarget::There(primary.name, None),
                 Some(primary) => {
                     let kept = known.take().filter(|(of, _)| *of == primary);
                     let found = match kept {
@@ -88,11 +88,11 @@ impl Places {
                     match found {
                         Ok(authority) => {
                             known = Some((primary.clone(), authority.clone()));
-                            Place::There(primary.name, Some(authority))
+                            WriteTarget::There(primary.name, Some(authority))
                         }
                         Err(why) => {
                             due = Some(ASK_AGAIN);
-                            Place::Nowhere(why)
+                            WriteTarget::Nowhere(why)
                         }
                     }
                 }

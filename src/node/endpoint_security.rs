@@ -8,7 +8,7 @@ use crate::http::Protection;
 use crate::security::{Certificates, Peering};
 
 /// The doors of a node.
-pub(super) struct Doors {
+pub(super) struct EndpointSecurity {
     /// Of gRPC, and the keys to those of the others.
     pub(super) peering: Peering,
     /// Of the API.
@@ -17,7 +17,7 @@ pub(super) struct Doors {
     pub(super) http_tls: Option<Arc<Certificates>>,
 }
 
-impl Doors {
+impl EndpointSecurity {
     /// Reads the certificates.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::DbError;
 use super::database::{Database, State};
-use super::keeper::KeptFile;
+use super::guarded_file::GuardedFile;
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
@@ -29,7 +29,7 @@ impl Database {
     /// open is captured at the next start, from the log that is left behind.
     pub fn close(self: &Arc<Self>) {
         let mut state = self.lock();
-        while state.flight.is_some() {
+        while state.in_flight.is_some() {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         match self.detach(&mut state) {
@@ -55,7 +55,7 @@ impl Database {
             if let Err(error) = wal.fence.try_raise(&wal.work) {
                 tracing::warn!(db = %self.name(), %error, "cannot fence what is still open");
             }
-            wal.kept.take().into_iter().for_each(KeptFile::leave);
+            wal.kept.take().into_iter().for_each(GuardedFile::leave);
         }
         (state.wal, state.mounted, state.cached) = (None, None, None);
     }

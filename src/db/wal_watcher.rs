@@ -39,13 +39,13 @@ enum Command {
 }
 
 /// Handle of the watcher's thread.
-pub struct Tailer {
+pub struct WalWatcher {
     commands: Arc<Mutex<Vec<Command>>>,
     wake: Arc<EventFd>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
-impl Tailer {
+impl WalWatcher {
     /// Starts the thread.
     ///
     /// # Errors

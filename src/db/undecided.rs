@@ -1,37 +1,37 @@
-//! Limbo: change sets whose fate the log could not tell. Unknown is never success and never silently failure.
+//! Undecided: change sets whose fate the log could not tell. Unknown is never success and never silently failure.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::DbError;
-use super::commit::{Flight, Source};
+use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use crate::ltx::ChangeSet;
 use crate::types::LogIndex;
 
 impl Database {
-    /// Where entry `index` is the change set in limbo: it is history after all. Returns whether it was.
+    /// Where entry `index` is the change set of unknown fate: it is history after all. Returns whether it was.
     ///
     /// # Errors
     /// Where the position cannot be moved.
-    pub(super) fn land_in_limbo(
+    pub(super) fn commit_undecided(
         self: &Arc<Self>,
         state: &mut State,
         index: LogIndex,
         change: &ChangeSet,
     ) -> Result<bool, DbError> {
-        let Some(flight) = state.limbo.take() else { return Ok(false) };
-        if flight.batch.change.range != change.range || flight.batch.change.post != change.post {
+        let Some(in_flight) = state.undecided.take() else { return Ok(false) };
+        if in_flight.batch.change.range != change.range || in_flight.batch.change.post != change.post {
             // Another entry took its place in history, so it never will be part of it. Published frames of it
             // are cut off when the database is resynced, which the mismatch of this entry brings about.
-            self.forget_limbo(state);
-            tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
+            self.clear_undecided(state);
+            tracing::warn!(db = %self.name(), txid = %in_flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
             return Ok(false);
         }
-        match flight.source {
+        match in_flight.source {
             Source::Wal { end, published: true } => {
-                self.forget_limbo(state);
-                self.adopt(state, &flight.batch, index)?;
+                self.clear_undecided(state);
+                self.adopt(state, &in_flight.batch, index)?;
                 self.advance_capture(state, end);
                 Ok(true)
             }
@@ -60,57 +60,60 @@ impl Database {
             state.failed = Some(error.to_string());
             tracing::error!(%error, "cannot apply a transaction that turned out to be committed; the database is not served");
         }
-        self.forget_limbo(&mut state);
+        self.clear_undecided(&mut state);
         drop(state);
         drop(held);
         self.end_exclusive();
         applied.and_then(|()| self.set_access())
     }
 
-    /// The log of a new leader has decided, and is applied: what is still in limbo is no part of history. Blocking.
+    /// The log of a new leader has decided, and is applied: what is still undecided is no part of history. Blocking.
     ///
     /// # Errors
     /// Those of [`set_access`](Self::set_access).
-    pub fn leave_limbo(self: &Arc<Self>) -> Result<(), DbError> {
-        if !self.in_limbo.load(Ordering::SeqCst) {
+    pub fn resolve_undecided(self: &Arc<Self>) -> Result<(), DbError> {
+        if !self.has_undecided.load(Ordering::SeqCst) {
             return Ok(());
         }
         let mut state = self.lock();
-        // A large one is still on its way into limbo.
-        while state.flight.is_some() && state.limbo.is_none() && self.in_limbo.load(Ordering::SeqCst) {
+        // A large one is still on its way to being undecided.
+        while state.in_flight.is_some()
+            && state.undecided.is_none()
+            && self.has_undecided.load(Ordering::SeqCst)
+        {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        if let Some(flight) = &state.limbo {
-            tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
+        if let Some(in_flight) = &state.undecided {
+            tracing::warn!(db = %self.name(), txid = %in_flight.batch.change.range.max(), "a transaction of unknown fate was not committed");
         }
-        self.forget_limbo(&mut state);
+        self.clear_undecided(&mut state);
         drop(state);
         self.set_access()
     }
 
-    /// Raises the fence over a database in limbo.
+    /// Raises the fence over a database with an undecided transaction.
     pub(super) fn keep_writers_waiting(self: &Arc<Self>) -> Result<(), DbError> {
         self.set_access().inspect_err(|error| {
-            tracing::warn!(db = %self.name(), %error, "cannot fence a database in limbo; its writers fail instead of waiting");
+            tracing::warn!(db = %self.name(), %error, "cannot fence a database with an undecided transaction; its writers fail instead of waiting");
         })
     }
 
     /// Whether applications may begin to write: this node is primary, and knows what the last transaction came to.
     pub(super) fn writable(&self) -> bool {
-        self.shared.writable() && !self.in_limbo.load(Ordering::SeqCst)
+        self.shared.writable() && !self.has_undecided.load(Ordering::SeqCst)
     }
 
     /// Nothing of the database is undecided any more; returns whether something was. The caller sees to the fence.
-    pub(super) fn forget_limbo(&self, state: &mut State) -> bool {
-        state.limbo = None;
-        self.in_limbo.swap(false, Ordering::SeqCst)
+    pub(super) fn clear_undecided(&self, state: &mut State) -> bool {
+        state.undecided = None;
+        self.has_undecided.swap(false, Ordering::SeqCst)
     }
 
-    /// Puts a flight into limbo: until the log tells its fate, nothing else of the database is captured, and writers
+    /// Notes a change set as undecided: until the log tells its fate, nothing else of the database is captured, and writers
     /// wait as soon as the one at work is done.
-    pub(super) fn put_in_limbo(&self, state: &mut State, flight: Flight) {
-        tracing::warn!(db = %self.name(), txid = %flight.batch.change.range.max(), "the fate of a transaction is unknown");
-        state.limbo = Some(flight);
-        self.in_limbo.store(true, Ordering::SeqCst);
+    pub(super) fn set_undecided(&self, state: &mut State, in_flight: InFlight) {
+        tracing::warn!(db = %self.name(), txid = %in_flight.batch.change.range.max(), "the fate of a transaction is unknown");
+        state.undecided = Some(in_flight);
+        self.has_undecided.store(true, Ordering::SeqCst);
     }
 }

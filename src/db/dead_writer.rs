@@ -1,4 +1,4 @@
-//! Healing: publishing what a dead writer could not.
+//! A dead writer: publishing the commit that it could not publish.
 //!
 //! A writer holds the write lock from before its first frame until after it has published. Who gets the lock while
 //! captured frames are unpublished therefore knows that their writer died, and that nobody has overrun them yet: the
@@ -14,13 +14,13 @@ use crate::types::{Access, PageCount};
 
 impl Database {
     /// Publishes the frames of a dead writer, if there are any. Never waits.
-    pub(super) fn heal(&self, state: &mut State) {
-        if state.flight.is_some() || state.restoring || self.access() != Access::Write {
+    pub(super) fn publish_for_dead_writer(&self, state: &mut State) {
+        if state.in_flight.is_some() || state.restoring || self.access() != Access::Write {
             return;
         }
         let pages = state.pages;
         let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
-        match wal.publish_for_the_dead(pages) {
+        match wal.publish_unpublished(pages) {
             Ok(true) => {
                 tracing::info!(db = %self.name(), "published a transaction whose writer died behind its commit");
             }
@@ -33,7 +33,7 @@ impl Database {
 }
 
 impl WalAttachment {
-    fn publish_for_the_dead(&mut self, pages: PageCount) -> io::Result<bool> {
+    fn publish_unpublished(&mut self, pages: PageCount) -> io::Result<bool> {
         if !self.still_unpublished()? || self.fence.raised() || !self.fence.try_raise(&self.work)? {
             return Ok(false);
         }
@@ -44,8 +44,8 @@ impl WalAttachment {
 
     /// Whether the captured frames are in the log and the wal-index does not know them.
     fn still_unpublished(&mut self) -> io::Result<bool> {
-        // A phantom that was overrun is another matter, and one that is published is none.
-        Ok(!self.phantom()? && self.captured.unpublished.is_some())
+        // A commit that was overrun is another matter, and one that is published is none.
+        Ok(!self.is_overrun()? && self.captured.unpublished.is_some())
     }
 
     /// Publishes captured frames, with the write lock held: their writer is dead then, or has published them itself.
@@ -61,13 +61,13 @@ impl WalAttachment {
         let Some(file) = self.wal_header().filter(|file| file.salt == self.captured.salt) else {
             return Ok(false);
         };
-        fault::point("heal_publish")?;
+        fault::point("dead_writer_publish")?;
         let known = if header.salt == file.salt { header.max_frame } else { 0 };
         for frame in known + 1..=self.captured.frame {
             let Some(content) = self.frame_header(frame, file.page_size)? else { return Ok(false) };
             self.index.enter(frame, content.pgno, known)?;
         }
-        let healed = IndexHeader {
+        let published = IndexHeader {
             change: header.change.wrapping_add(1),
             big_endian_checksum: file.big_endian_checksum,
             page_size: file.page_size,
@@ -76,8 +76,8 @@ impl WalAttachment {
             frame_checksum: self.captured.checksum,
             salt: file.salt,
         };
-        self.index.publish(&healed);
-        self.captured.change = healed.change;
+        self.index.publish(&published);
+        self.captured.change = published.change;
         self.captured.unpublished = None;
         self.unpublished_change = None;
         Ok(true)
