@@ -5,8 +5,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::context::{Context, Name, db_name};
 use super::problem::Problem;
-use super::router::{Context, Name, db_name};
+
 use crate::store::StoreError;
 use crate::types::{NodeName, Role};
 
