@@ -32,7 +32,7 @@ pub(super) struct View {
 impl View {
     /// What is to be seen of `state`.
     pub fn of(state: &State) -> Self {
-        Self { failed: state.failed.clone(), ..Self::without_failure(state) }
+        Self { failed: state.service.failure().map(str::to_owned), ..Self::without_failure(state) }
     }
 
     fn without_failure(state: &State) -> Self {
@@ -42,16 +42,16 @@ impl View {
             mode: state.mode,
             page_size: state.page_size,
             pages: state.pages,
-            attached: state.handles > 0 || state.wal.is_some(),
+            attached: state.is_open(),
             failed: None,
         }
     }
 
     /// Takes over what `state` is now; copies the text of a failure only where there is a new one.
     fn update(&mut self, state: &State) {
-        let failed = self.failed.take();
+        let (failed, now) = (self.failed.take(), state.service.failure());
         *self = Self::without_failure(state);
-        self.failed = if failed == state.failed { failed } else { state.failed.clone() };
+        self.failed = if failed.as_deref() == now { failed } else { now.map(str::to_owned) };
     }
 }
 
