@@ -108,7 +108,7 @@ fn token(kind: &str, file: Option<&PathBuf>, text: Option<&String>) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::config::{Settings, TokenTexts};
 
     fn at(listen: &str, http: &str) -> Partial {
         Partial {

@@ -2,8 +2,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ConfigError, Exec, HostPort, LimitSettings, LogFormat, OnlyOn, Partial, ProxySettings, Security, Time,
-    TraceSettings,
+    ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
 };
 use crate::types::{NodeName, Role};
 

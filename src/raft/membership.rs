@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::async_runtime::WatchReceiver;
-use openraft::{ChangeMembers, Instant as _, ReadPolicy, ServerState};
+use openraft::{ChangeMembers, ReadPolicy, ServerState};
 
 use super::handle::change_membership;
 use super::node::RaftNode;
-use super::promotion::{Members, Metrics, VOTERS_MAX, is_heard, matched};
+use super::promotion::{Members, Metrics, is_heard, matched};
 use super::types::{Peer, TypeConfig};
 use crate::store::{Candidate, ClusterError, Member, MemberChange, Standing};
 use crate::types::{NodeName, Role};

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use openraft::network::NetSnapshot;
 use openraft::{Config, Raft, RaftNetworkFactory, ServerState, SnapshotPolicy};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
