@@ -23,4 +23,5 @@ mod security;
 mod single_node;
 mod supervision;
 mod tidy;
+mod torture_checker;
 mod traces;
