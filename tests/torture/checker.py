@@ -187,30 +187,48 @@ def check_order(verdict, db, ops, chain):
 
 
 def check_reads(verdict, db, settings, ops, chain, reads):
-    """Each read is a state of the chain, whole, and none shows less than the same connection saw before."""
-    last = {}
-    for read in sorted(reads, key=lambda read: read["begin"]):
-        who = f"{db}: {read['client']} on {read['node']} at {read['begin']:.3f}"
-        tip, n = tuple(read["tip"]), read["n"]
-        if read["sum"] != ACCOUNTS * START_BALANCE:
-            verdict.add("sum broken", f"{who} reads {read['sum']}")
-        if read["count"] != n:
-            verdict.add("torn read", f"{who} reads n={n} and {read['count']} rows")
-        counts = chain.get(tip) == n or n == 0
-        if not counts:
-            tried = ops.get(tip)
-            if tried is None or tried["n"] != n:
-                verdict.add("read of what nobody wrote", f"{who} sees n={n} {tip}")
-            elif settings["promise"] == "stays":
-                verdict.add("read of what did not stay", f"{who} sees {show(tried)}")
-            elif tried["node"] != read["node"]:
-                verdict.add("read of what did not stay", f"{who} sees {show(tried)}, which only the writer's node may show")
-        before = last.get((read["client"], read["conn"]))
-        if before and n < before["n"]:
-            was_cut = settings["promise"] == "traceable" and chain.get(tuple(before["tip"])) != before["n"]
-            if not was_cut:
-                verdict.add("backward read", f"{who} sees n={n}, after n={before['n']} at {before['t']:.3f}")
-        last[(read["client"], read["conn"])] = read
+    """Each read is a state of the chain, whole, and no node shows less than it showed before."""
+    shown = {}
+    for read in reads:
+        shown.setdefault(read["node"], []).append(read)
+    for of_node in shown.values():
+        ended, index, highest = sorted(of_node, key=lambda read: read["t"]), 0, None
+        for read in sorted(of_node, key=lambda read: read["begin"]):
+            counts = check_read(verdict, db, settings, ops, chain, read)
+            # Reads that had ended when this one began: its own connection's and others', before a restart too.
+            while ended[index]["t"] < read["begin"]:
+                before = ended[index]
+                index += 1
+                was_cut = settings["promise"] == "traceable" and chain.get(tuple(before["tip"])) != before["n"]
+                if not was_cut and (highest is None or before["n"] > highest["n"]):
+                    highest = before
+            if highest and read["n"] < highest["n"]:
+                verdict.add("backward read", f"{place(db, read)} sees n={read['n']}{'' if counts else ' (not history)'}, "
+                                             f"after n={highest['n']} by {highest['client']} at {highest['t']:.3f}")
+
+
+def place(db, read):
+    return f"{db}: {read['client']} on {read['node']} at {read['begin']:.3f}"
+
+
+def check_read(verdict, db, settings, ops, chain, read):
+    """One read for itself; whether what it shows is history."""
+    who = place(db, read)
+    tip, n = tuple(read["tip"]), read["n"]
+    if read["sum"] != ACCOUNTS * START_BALANCE:
+        verdict.add("sum broken", f"{who} reads {read['sum']}")
+    if read["count"] != n:
+        verdict.add("torn read", f"{who} reads n={n} and {read['count']} rows")
+    counts = chain.get(tip) == n or n == 0
+    if not counts:
+        tried = ops.get(tip)
+        if tried is None or tried["n"] != n:
+            verdict.add("read of what nobody wrote", f"{who} sees n={n} {tip}")
+        elif settings["promise"] == "stays":
+            verdict.add("read of what did not stay", f"{who} sees {show(tried)}")
+        elif tried["node"] != read["node"]:
+            verdict.add("read of what did not stay", f"{who} sees {show(tried)}, which only the writer's node may show")
+    return counts
 
 
 def check_register(verdict, db, operations, records, finals):

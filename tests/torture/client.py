@@ -13,14 +13,23 @@ import random
 import signal
 import sqlite3
 import sys
-import threading
 import time
 import urllib.parse
 
 from history import ACCOUNTS, Recorder, now
 
 BIG_BYTES = 1_500_000
-over = threading.Event()
+
+
+class Over:
+    """Set by SIGTERM. A plain flag: a handler that took a lock could wait for the thread that it interrupts."""
+
+    is_set = False
+
+
+def end_soon(*_):
+    Over.is_set = True
+
 
 
 def quoted(name):
@@ -74,9 +83,8 @@ class Client:
             connection.close()
 
     def run(self):
-        while not over.is_set():
-            pause = self.step()
-            over.wait(pause)
+        while not Over.is_set:
+            time.sleep(self.step())
 
 
 class Writer(Client):
@@ -445,7 +453,7 @@ KINDS = {"writer": Writer, "reader": Reader, "importer": Importer, "exporter": E
 
 def main():
     kind, orders = sys.argv[1], json.loads(sys.argv[2])
-    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    signal.signal(signal.SIGTERM, end_soon)
     client = KINDS[kind](orders)
     client.run()
     if client.random.random() < 0.5:

@@ -99,6 +99,8 @@ class Node:
         os.makedirs(os.path.join(self.dir, "disk"))
         if cluster.shape.disk_mib:
             ip(f"-t tmpfs -o size={cluster.shape.disk_mib}m tmpfs {self.dir}/disk", "mount")
+        # What applications write there while nothing is mounted would be in no database: it shall fail.
+        immutable(self.mount, True)
         self.set_clock(0)
 
     def set_clock(self, seconds):
@@ -309,7 +311,13 @@ class Cluster:
                 while os.path.ismount(path) or is_mounted(path):
                     if subprocess.run(["umount", "-l", path], stderr=subprocess.DEVNULL).returncode:
                         break
+            immutable(node.mount, False)
         self.network.remove()
+
+
+def immutable(directory, on):
+    """Lets nobody create files in a directory, or everybody again; only some file systems can."""
+    subprocess.run(["chattr", "+i" if on else "-i", directory], stderr=subprocess.DEVNULL, check=False)
 
 
 def is_mounted(path):

@@ -165,6 +165,14 @@ class FalseHistories(unittest.TestCase):
         story.read(first)
         self.rejected(story.end(), "backward read")
 
+    def test_a_node_that_shows_less_to_a_new_connection(self):
+        story = Story("traceable")
+        first = story.write()
+        story.write()
+        story.read(client="before-the-restart")
+        story.read(first, client="after-the-restart")
+        self.rejected(story.end(), "backward read")
+
     def test_a_broken_sum_in_a_read_and_at_the_end(self):
         story = Story()
         story.write(op="transfer", detail=[0, 1, 5])
