@@ -43,6 +43,7 @@ mod snapshot;
 mod traits;
 mod undecided;
 mod wal_left_behind;
+mod wal_locks;
 mod wal_watcher;
 mod wal_writer;
 
