@@ -26,7 +26,7 @@ pub(super) struct HeldWriters<'a> {
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
     fn covers(&self, state: &State) -> bool {
-        let wal = state.wal.as_ref();
+        let wal = state.open.wal();
         let writers_out = |locks| self.wal.as_ref().is_some_and(|held| held.belongs_to(locks));
         wal.is_none_or(|wal| writers_out(&wal.locks)) && (self.alone.is_some() || !state.is_open_rollback())
     }
@@ -37,7 +37,7 @@ impl Database {
     pub(super) fn hold_writers(&self) -> Result<HeldWriters<'_>, DbError> {
         let fail = |source| self.io_error("waiting for writers", source);
         let state = self.lock();
-        if let Some(wal) = &state.wal {
+        if let Some(wal) = state.open.wal() {
             let locks = wal.locks.clone();
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
@@ -146,7 +146,7 @@ impl Database {
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
-        state.failed = None;
+        state.service.repaired();
         self.finish_apply(state, timestamp_ms);
         drop(alone);
         if undecided { self.set_access() } else { Ok(()) }

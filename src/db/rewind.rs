@@ -66,7 +66,7 @@ impl Database {
                 // One began in between.
                 Err(DbError::Unavailable { .. }) => continue,
                 Err(error) => {
-                    state.failed.get_or_insert_with(|| error.to_string());
+                    state.service.fail(error.to_string());
                     Err(error)
                 }
                 Ok(()) => Ok(()),
@@ -82,10 +82,10 @@ impl Database {
         if self.access() == Access::Write {
             return Ok(());
         }
-        let locks = self.lock().wal.as_mut().and_then(|wal| wal.tail().map(|_| wal.locks.clone()));
+        let locks = self.lock().open.wal_mut().and_then(|wal| wal.tail().map(|_| wal.locks.clone()));
         let Some(locks) = locks else { return Ok(()) };
         let checkpoints_out = locks.take(lock_bytes::CKPT).map_err(fail)?;
-        if let Some(wal) = self.lock().wal.as_mut().filter(|wal| checkpoints_out.belongs_to(&wal.locks)) {
+        if let Some(wal) = self.lock().open.wal_mut().filter(|wal| checkpoints_out.belongs_to(&wal.locks)) {
             wal.no_checkpoints = Some(checkpoints_out);
         }
         Ok(())
@@ -102,7 +102,7 @@ impl Database {
             return Ok(());
         }
         let (base, pages, page_size) = (state.pos, state.pages, state.page_size);
-        let Some(wal) = state.wal.as_mut() else { return Ok(()) };
+        let Some(wal) = state.open.wal_mut() else { return Ok(()) };
         let Some((header, first)) = wal.tail() else {
             if wal.rewound.is_none() {
                 wal.no_checkpoints = None;
@@ -129,7 +129,7 @@ impl Database {
                 return Err(self.corrupt(format!("page {pgno} below what is taken back is not history's")));
             }
         }
-        let wal = state.wal.as_mut().expect("it was just there");
+        let wal = state.open.wal_mut().expect("it was just there");
         wal.take_back(&history, first - 1, page_size, pages).map_err(fail)?;
         state.captured = Some(wal.captured.point());
         Ok(())
