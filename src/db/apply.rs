@@ -10,6 +10,7 @@ use super::database::{Database, State};
 use super::incoming::Incoming;
 use super::opened::WritePath;
 use super::roles::Wait;
+use super::view::StateLock;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
@@ -57,9 +58,7 @@ impl Database {
 
     /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
     /// writers without the state's lock: one of them may first open another connection, or ask for the position.
-    pub(super) fn lock_for_writing(
-        &self,
-    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+    pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for readers", source);
         self.keep_out_checkpoints()?;
         let mut state = self.lock();
@@ -143,7 +142,7 @@ impl Database {
     }
 
     /// Tells the world, and keeps the log of an open database short.
-    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>, timestamp_ms: i64) {
+    pub(super) fn finish_apply(&self, mut state: StateLock<'_>, timestamp_ms: i64) {
         let moved = self.moved(&state, timestamp_ms);
         if let Some(wal) = state.open.wal()
             && wal.captured.frame >= CHECKPOINT_FRAMES

@@ -31,7 +31,7 @@ impl Database {
     pub fn close(self: &Arc<Self>) {
         let mut state = self.lock();
         while state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         match self.detach(&mut state) {
             Ok(true) => return,

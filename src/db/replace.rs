@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, MutexGuard};
 
 use super::DbError;
 use super::apply::ExclusiveLock;
@@ -12,6 +12,7 @@ use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
 use super::traits::CommitError;
+use super::view::StateLock;
 use super::wal_locks::WalLock;
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
@@ -52,10 +53,10 @@ impl Database {
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
     /// [`end_exclusive`](Self::end_exclusive).
-    pub(super) fn begin_exclusive(&self) -> MutexGuard<'_, State> {
+    pub(super) fn begin_exclusive(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while state.exclusive || state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state.exclusive = true;
         state

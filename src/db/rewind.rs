@@ -59,7 +59,7 @@ impl Database {
             self.keep_out_checkpoints()?;
             let mut state = self.lock();
             while state.exclusive || state.in_flight.is_some() {
-                state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+                state = state.wait(&self.changed);
             }
             self.clear_undecided(&mut state);
             return match self.rewind(&mut state) {

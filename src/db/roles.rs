@@ -242,7 +242,7 @@ impl Database {
     fn finish_journals(&self) -> Result<(), DbError> {
         let mut state = self.lock();
         while state.in_flight.is_some() || state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         Ok(())
     }
