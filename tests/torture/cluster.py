@@ -149,7 +149,8 @@ class Node:
                 if not part:
                     code = self.process.wait()
                     self.process = None
-                    raise Broken(f"node does not come back: {self.name} ended with {code}: {self.last_lines(3)}")
+                    raise Broken(f"node does not come back: {self.name} ended with {code}: "
+                                 f"{self.last_lines(1)}{named_processes(self.last_lines(1))}")
         raise Broken(f"node does not come back: {self.name} not mounted within {COMES_BACK_SECONDS} s: {self.last_lines(3)}")
 
     def last_lines(self, count):
@@ -313,6 +314,19 @@ class Cluster:
                         break
             immutable(node.mount, False)
         self.network.remove()
+
+
+def named_processes(text):
+    """What the processes are whose numbers a message has in brackets."""
+    pids = [pid for group in re.findall(r"\[([\d, ]+)\]", text) for pid in re.findall(r"\d+", group)]
+    names = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/cmdline") as source:
+                names.append(f"{pid}: {source.read()[:200]}".replace("\0", " "))
+        except OSError:
+            names.append(f"{pid}: ended meanwhile")
+    return "".join(f" ({name})" for name in names)
 
 
 def immutable(directory, on):
