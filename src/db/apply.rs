@@ -66,15 +66,15 @@ impl Database {
             && self.access() != Access::Write
         {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
-            let work = wal.work.try_clone().map_err(fail)?;
+            let locks = wal.locks.clone();
             drop(state);
-            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            let _writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
             // By now there may be more to take back.
             self.keep_out_checkpoints()?;
             state = self.lock();
             if let Some(wal) = state.open.wal_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
-                wal.fence.try_raise(&wal.work).map_err(fail)?;
+                wal.fence.try_raise(&wal.locks).map_err(fail)?;
                 self.set_fence(wal)?;
             }
             return Ok((state, None));
@@ -170,20 +170,11 @@ impl Database {
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
         let wal = state.open.wal_mut().expect("callers have checked");
-        let foreign = !wal.fence.raised();
-        if foreign {
-            lock(&wal.work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
-        }
+        let _writers_out = wal.locks.take(lock_bytes::WAL_WRITE)?;
         fault::point("apply_wal")?;
-        let applied = (|| -> io::Result<()> {
-            let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
-            incoming.for_each(|pgno, page| append.page(pgno, page))?;
-            append.publish(incoming.batch.change.commit)
-        })();
-        if foreign {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, 1)?;
-        }
-        applied
+        let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
+        incoming.for_each(|pgno, page| append.page(pgno, page))?;
+        append.publish(incoming.batch.change.commit)
     }
 
     /// Straight into the file: no application has it open.

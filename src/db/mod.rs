@@ -45,6 +45,7 @@ mod traits;
 mod undecided;
 mod view;
 mod wal_left_behind;
+mod wal_locks;
 mod wal_watcher;
 mod wal_writer;
 
