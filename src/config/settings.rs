@@ -182,7 +182,6 @@ fn absolute(path: PathBuf, option: &str) -> Result<PathBuf, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LogFormat;
 
     fn minimal() -> Partial {
         Partial { mount: Some("/m".into()), data: Some("/d".into()), ..Partial::default() }

@@ -24,6 +24,7 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
             "rewind",
             "roles",
             "shared",
+            "view",
             "wal_watcher",
             "wal_writer",
         ],

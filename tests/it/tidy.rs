@@ -243,7 +243,11 @@ fn every_unsafe_block_has_its_proof() {
 #[test]
 fn the_top_level_stays_a_table_of_contents() {
     let allowed = |name: &str| {
-        name.starts_with('.') || name == "target" || name == "scripts" || name == "findings" || TOP_LEVEL.contains(&name)
+        name.starts_with('.')
+            || name == "target"
+            || name == "scripts"
+            || name == "findings"
+            || TOP_LEVEL.contains(&name)
     };
     let names = fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let broken: Vec<_> = names.filter(|name| !allowed(name)).collect();
