@@ -220,7 +220,7 @@ impl Database {
 }
 
 /// Takes back a transaction of these databases, which was not committed because of `error`, before its writer hears of
-/// that and lets go of his locks: what others read then could be taken for a later commit, by its change counter.
+/// that and lets go of its locks: what others read then could be taken for a later commit, by its change counter.
 pub(crate) fn take_back(databases: Vec<Arc<Database>>, error: DbError, done: Done) {
     let Some(first) = databases.first().cloned() else { return done(Err(error)) };
     // Whoever tells the kernel must not be one of those who answer it.
