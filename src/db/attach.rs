@@ -11,6 +11,7 @@ use super::checkpoint::Backfill;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
@@ -87,7 +88,7 @@ impl Captured {
 impl Database {
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
     pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             return Ok(());
         }
         // The path may no longer be the mount's.
@@ -99,7 +100,9 @@ impl Database {
             .adopt_or_begin(state)
             .map_err(|source| self.io_error("preparing the wal-index", source))?;
         self.set_fence(&mut attachment)?;
-        state.wal = Some(attachment);
+        // A rollback database that was switched to WAL: its own lock ends with the file it is held on.
+        self.reserved.store(false, Ordering::SeqCst);
+        state.open = Opened::Wal(Box::new(attachment));
         if let Some(watcher) = self.shared.watcher()
             && self.access() == Access::Write
         {
@@ -182,13 +185,15 @@ impl Database {
         if state.handles > 0 || state.in_flight.is_some() || state.exclusive {
             return Ok(false);
         }
-        state.mounted = None;
-        self.reserved.store(false, Ordering::SeqCst);
-        if state.dropped {
-            state.wal = None;
+        if state.open.is_left_behind() {
             return Ok(true);
         }
-        let Some(wal) = state.wal.as_mut() else { return Ok(true) };
+        if !state.open.is_wal() || state.service.is_dropped() {
+            self.reserved.store(false, Ordering::SeqCst);
+            state.open = Opened::Cold;
+            return Ok(true);
+        }
+        let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
             if header.max_frame != wal.captured.frame
@@ -213,11 +218,11 @@ impl Database {
             file.set_modified(modified).map_err(fail)?;
         }
         // Who keeps the fence may be slow to close it.
-        if let Some(wal) = &state.wal {
+        if let Some(wal) = state.open.wal() {
             unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE)
                 .map_err(fail)?;
         }
-        state.wal = None;
+        state.open = Opened::Cold;
         state.captured = None;
         for kind in [FileKind::Wal, FileKind::Shm] {
             match std::fs::remove_file(self.files().path(kind)) {

@@ -109,7 +109,7 @@ impl Database {
     /// Lets the writers of a WAL database wait, or go on. Never waits itself; says whether they wait.
     pub(super) fn hold_back(&self, state: &mut State) -> bool {
         let (page_size, exclusive, writable) = (state.page_size, state.exclusive, self.writable());
-        let Some(wal) = state.wal.as_mut() else { return false };
+        let Some(wal) = state.open.wal_mut() else { return false };
         if exclusive {
             // Whoever has claimed the database holds the write lock, too.
             return wal.held_back.is_some();

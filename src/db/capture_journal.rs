@@ -86,8 +86,8 @@ impl Database {
         if self.overlay.size().is_none() {
             return Ok(None);
         }
-        if let Some(why) = &state.failed {
-            return Err(self.corrupt(why.clone()));
+        if let Some(why) = state.service.failure() {
+            return Err(self.corrupt(why));
         }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
@@ -204,7 +204,7 @@ impl Database {
         if let Err(error) = &ended {
             // SQLite would take back with it what is history by now.
             tracing::error!(%error, "the journal of a committed transaction cannot be ended; the database is not served until the node is started again");
-            self.lock().failed.get_or_insert_with(|| format!("{error}; start the node again"));
+            self.lock().service.fail(format!("{error}; start the node again"));
         }
         ended
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use super::attach::WalAttachment;
 use super::commit::InFlight;
 use super::cow::CowSnapshots;
-use super::guarded_file::GuardedFile;
+use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::roles::Wait;
@@ -60,8 +60,8 @@ pub(super) struct State {
     pub checksums: PageChecksums,
     /// The first entry that the file on disk may lack.
     pub dirty_since: Option<LogIndex>,
-    /// The WAL as the daemon takes part in it, while applications have the database open.
-    pub wal: Option<WalAttachment>,
+    /// What is held of it while applications have it open.
+    pub open: Opened,
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
     /// The change set on its way through the log.
@@ -82,16 +82,8 @@ pub(super) struct State {
     pub replaying: bool,
     /// Where redo stood when it was last looked whether it is over.
     pub looked_whole: Option<LogIndex>,
-    /// The node has ended while applications had it open: its file lacks what is in its log.
-    pub log_left_behind: bool,
-    /// Why it is not served.
-    pub failed: Option<String>,
-    /// It was dropped or replaced; applications that have it open keep what they have.
-    pub dropped: bool,
-    /// Files of the database through the mount, for applying to a rollback database that is open.
-    pub mounted: Option<File>,
-    /// Has the kernel's cache of the file emptied when this process is gone: a transaction has written through it.
-    pub cached: Option<GuardedFile>,
+    /// Whether it is served.
+    pub service: Service,
 }
 
 impl std::fmt::Debug for State {
@@ -155,8 +147,7 @@ impl Database {
 
     /// Whether applications have it open.
     pub fn attached(&self) -> bool {
-        let state = self.lock();
-        state.handles > 0 || state.wal.is_some()
+        self.lock().is_open()
     }
 
     /// Page size and size in pages.
@@ -172,7 +163,7 @@ impl Database {
 
     /// Why it is not served, if so.
     pub fn failure(&self) -> Option<String> {
-        self.lock().failed.clone()
+        self.lock().service.failure().map(str::to_owned)
     }
 
     /// Whether applying an entry may take long or wait for applications: a rollback database that is open, a writer at
@@ -184,7 +175,7 @@ impl Database {
             state.exclusive
                 || state.in_flight.is_some()
                 || state.is_open_rollback()
-                || !state.wal.as_mut().is_none_or(fenced_and_clean)
+                || !state.open.wal_mut().is_none_or(fenced_and_clean)
         })
     }
 
@@ -289,8 +280,8 @@ impl Database {
         if let Some(mut state) = self.try_lock()
             && !state.exclusive
             && state
-                .wal
-                .as_ref()
+                .open
+                .wal()
                 .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
             && self.may_serve(&state).is_ok()
             && !self.wants_fence(&state)
@@ -325,7 +316,9 @@ impl Database {
             state.handles = state.handles.saturating_sub(1);
             if state.handles == 0 {
                 database.overlay.rest();
-                state.cached = None;
+                if let Opened::Rollback(rollback) = &mut state.open {
+                    rollback.cached = None;
+                }
             }
             if state.handles == 0
                 && let Some(watcher) = database.shared.watcher()
@@ -344,7 +337,7 @@ impl Database {
 
     /// An application opens or creates `-wal` or `-shm`: attaches as WAL database first.
     pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        if self.try_lock().is_some_and(|state| state.wal.is_some()) {
+        if self.try_lock().is_some_and(|state| state.open.is_wal()) {
             return done(Ok(()));
         }
         self.off_thread(done, |database, done| {
@@ -364,7 +357,7 @@ impl Database {
 
     pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
         self.check_not_ending()?;
-        if let Some(why) = &state.failed {
+        if let Some(why) = state.service.failure() {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }
         if state.redoing() {

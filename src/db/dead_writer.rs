@@ -19,7 +19,7 @@ impl Database {
             return;
         }
         let pages = state.pages;
-        let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
+        let Some(wal) = state.open.wal_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
         match wal.publish_unpublished(pages) {
             Ok(true) => {
                 tracing::info!(db = %self.name(), "published a transaction whose writer died behind its commit");

@@ -29,7 +29,7 @@ impl Database {
         let below = Below::of(self, state, staged).map_err(fail)?;
         let StagedDatabase { header, pages } =
             below.judge(state, staged).map_err(|error| self.invalid(error.to_string()))?;
-        let open = state.wal.is_some() || state.handles > 0;
+        let open = state.is_open();
         let resets = state.pages != PageCount::ZERO && header.page_size != state.page_size;
         if open && resets {
             let why = format!(
@@ -56,7 +56,7 @@ impl Database {
         touched.retain(|pgno| *pgno != lock_page);
         touched.extend(frame.untouched_growth(&touched));
         let read = |pgno: Pgno, page: &mut [u8]| {
-            staged.page(pgno, page, |page| below.read(state.wal.as_ref(), pgno, page))?;
+            staged.page(pgno, page, |page| below.read(state.open.wal(), pgno, page))?;
             if pgno == Pgno::FIRST {
                 header::set_mode(page, mode);
             }
@@ -104,7 +104,7 @@ impl Below {
     fn of(database: &Database, state: &mut State, staged: &StagedFile) -> io::Result<Self> {
         let file = std::fs::File::open(database.files().path(super::FileKind::Database))?;
         let mut frames = BTreeMap::new();
-        if let Some(wal) = state.wal.as_mut().filter(|_| !staged.is_whole())
+        if let Some(wal) = state.open.wal_mut().filter(|_| !staged.is_whole())
             && let HeaderRead::Valid(header) = wal.index.header()
         {
             for frame in 1..=header.max_frame {
@@ -122,7 +122,7 @@ impl Below {
             return staged.as_database();
         }
         let mut page = vec![0; state.page_size.len()];
-        staged.page(Pgno::FIRST, &mut page, |page| self.read(state.wal.as_ref(), Pgno::FIRST, page))?;
+        staged.page(Pgno::FIRST, &mut page, |page| self.read(state.open.wal(), Pgno::FIRST, page))?;
         let has = state.pages.bytes(state.page_size);
         StagedDatabase::of(&page, staged.size_over(has)?)
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::DbError;
 use super::database::{Database, State};
 use super::guarded_file::GuardedFile;
+use super::opened::{Opened, Service};
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
@@ -14,15 +15,20 @@ impl Database {
     /// Stops serving the database until it is resynced.
     pub fn fail(&self, error: &DbError) {
         let mut state = self.lock();
-        if state.failed.is_none() {
+        if state.service.failure().is_none() {
             tracing::error!(db = %self.name(), %error, "not served until it is resynced");
-            state.failed = Some(error.to_string());
+            state.service.fail(error.to_string());
         }
     }
 
     /// Whether applications have it open, attached ones that linger left out.
     pub fn in_use(&self) -> bool {
         self.lock().handles > 0
+    }
+
+    /// Handles of the database file that applications have.
+    pub fn app_handles(&self) -> u32 {
+        self.lock().handles
     }
 
     /// Lets go of everything held through the mount, so that it can be unmounted. What applications still have
@@ -33,7 +39,7 @@ impl Database {
             state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         match self.detach(&mut state) {
-            Ok(true) => return state.mounted = None,
+            Ok(true) => return,
             Ok(false) => tracing::info!(db = %self.name(), "still open while the node ends"),
             Err(error) => tracing::warn!(%error, "cannot detach"),
         }
@@ -48,8 +54,7 @@ impl Database {
             tracing::warn!(%error, "the next start redoes what could not be made durable");
         }
         let mut state = self.lock();
-        state.log_left_behind = state.wal.is_some();
-        if let Some(wal) = state.wal.as_mut() {
+        if let Some(wal) = state.open.wal_mut() {
             // Writers wait until they ask another node, or this one again. One at work is fenced when he is done, by who
             // keeps the fence.
             if let Err(error) = wal.fence.try_raise(&wal.work) {
@@ -57,19 +62,18 @@ impl Database {
             }
             wal.kept.take().into_iter().for_each(GuardedFile::leave);
         }
-        (state.wal, state.mounted, state.cached) = (None, None, None);
+        state.open = if state.open.is_wal() { Opened::LeftBehind } else { Opened::Cold };
     }
 
     /// Whether applications had it open when the node let go of it.
     pub fn is_left_open(&self) -> bool {
-        self.lock().log_left_behind
+        self.lock().open.is_left_behind()
     }
 
     /// The database is dropped or replaced: nothing of it is captured any more.
     pub fn set_dropped(&self) {
         let mut state = self.lock();
-        state.dropped = true;
-        state.failed = Some("it was dropped".into());
+        state.service = Service::Dropped;
     }
 
     /// Detaches for a rename.
@@ -128,7 +132,7 @@ impl Database {
     fn rescan_locked(&self, state: &mut State) -> std::io::Result<()> {
         let (page_size, pages) = (state.page_size, state.pages);
         let mut frames = std::collections::HashMap::new();
-        if let Some(wal) = state.wal.as_mut()
+        if let Some(wal) = state.open.wal_mut()
             && let HeaderRead::Valid(header) = wal.index.header()
         {
             for frame in 1..=header.max_frame {
@@ -142,7 +146,7 @@ impl Database {
         let mut total = Checksum::EMPTY;
         let mut chunk = Vec::with_capacity(8192);
         for pgno in pages.pages(page_size) {
-            match (frames.get(&pgno), state.wal.as_ref()) {
+            match (frames.get(&pgno), state.open.wal()) {
                 (Some(frame), Some(wal)) => wal.read_frame(*frame, &mut page)?,
                 _ => read_or_zero(&file, pgno.offset(page_size), &mut page)?,
             }

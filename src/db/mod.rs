@@ -27,6 +27,7 @@ mod guarded_file;
 mod import;
 mod incoming;
 mod lifecycle;
+mod opened;
 mod overlay;
 mod overrun;
 mod page_checksums;

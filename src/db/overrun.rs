@@ -60,7 +60,7 @@ impl Database {
         }
         // What the writer has in the log now must not become a transaction; its commit fails.
         let page_size = state.page_size;
-        if let Some(wal) = state.wal.as_ref()
+        if let Some(wal) = state.open.wal()
             && let Some((first, _)) = wal.captured.unpublished
             && let HeaderRead::Valid(header) = wal.index.header()
             && header.max_frame < first
@@ -72,7 +72,7 @@ impl Database {
     }
 
     fn restore_overrun(self: &Arc<Self>) {
-        let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone());
+        let work = self.lock().open.wal().map(|wal| wal.work.try_clone());
         let restored = match work {
             // The clone shares the open file, so this is the attachment's own lock; the writer lets go once its
             // fsync has failed.
@@ -87,7 +87,7 @@ impl Database {
         let mut state = self.lock();
         state.restoring = false;
         if let Err(error) = restored {
-            state.failed = Some(format!("restoring a durable transaction: {error}"));
+            state.service.fail(format!("restoring a durable transaction: {error}"));
             tracing::error!(db = %self.name(), %error, "cannot restore a durable transaction; the database is not served");
         }
         let queued = std::mem::take(&mut state.queued);
@@ -100,7 +100,7 @@ impl Database {
     pub(super) fn restore_locked(&self) -> io::Result<()> {
         let mut state = self.lock();
         let page_size = state.page_size;
-        let Some(wal) = state.wal.as_mut() else { return Ok(()) };
+        let Some(wal) = state.open.wal_mut() else { return Ok(()) };
         let (Some((first, _)), Some(change)) = (wal.captured.unpublished, wal.unpublished_change.clone())
         else {
             return Ok(());
@@ -135,7 +135,7 @@ impl Database {
         contents.iter().try_for_each(|(pgno, page)| append.page(*pgno, page))?;
         append.publish(change.commit)?;
         wal.unpublished_change = None;
-        state.captured = state.wal.as_ref().map(|wal| wal.captured.point());
+        state.captured = state.open.wal().map(|wal| wal.captured.point());
         tracing::info!(db = %self.name(), txid = %change.range.max(), "restored");
         Ok(())
     }

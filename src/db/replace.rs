@@ -27,7 +27,7 @@ pub(super) struct HeldWriters<'a> {
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
     fn covers(&self, state: &State) -> bool {
-        (self.wal || state.wal.is_none()) && (self.alone.is_some() || !state.is_open_rollback())
+        (self.wal || !state.open.is_wal()) && (self.alone.is_some() || !state.is_open_rollback())
     }
 }
 
@@ -35,7 +35,7 @@ impl Drop for HeldWriters<'_> {
     fn drop(&mut self) {
         if self.wal
             && self.database.writable()
-            && let Some(wal) = self.database.lock().wal.as_mut()
+            && let Some(wal) = self.database.lock().open.wal_mut()
             && let Err(error) = wal.fence.lift(&wal.work)
         {
             tracing::error!(db = %self.database.name(), %error, "cannot release the write lock");
@@ -48,13 +48,13 @@ impl Database {
     pub(super) fn hold_writers(&self) -> Result<HeldWriters<'_>, DbError> {
         let fail = |source| self.io_error("waiting for writers", source);
         let state = self.lock();
-        if let Some(wal) = &state.wal {
+        if let Some(wal) = state.open.wal() {
             let work = wal.work.try_clone().map_err(fail)?;
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
             lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
             let mut state = self.lock();
-            if let Some(wal) = state.wal.as_mut() {
+            if let Some(wal) = state.open.wal_mut() {
                 wal.fence.try_raise(&wal.work).map_err(fail)?;
             }
             return Ok(HeldWriters { database: self, wal: true, alone: None });
@@ -130,7 +130,8 @@ impl Database {
         let index = fate.map_err(|error| self.unavailable(error.to_string()))?;
         // Captures and opens wait until the caller ends the exclusive time, so nobody has come in meanwhile.
         let mut state = self.lock();
-        let incoming = Incoming { beside_mount: true, ..self.check_incoming(&state, &change)? };
+        let mut incoming = self.check_incoming(&state, &change)?;
+        incoming.beside_mount = true;
         self.write_incoming(&mut state, incoming, index)?;
         let moved = self.moved(&state, batch.timestamp_ms);
         drop(state);
@@ -161,7 +162,7 @@ impl Database {
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
-        state.failed = None;
+        state.service.repaired();
         self.finish_apply(state, timestamp_ms);
         drop(alone);
         if undecided { self.set_access() } else { Ok(()) }

@@ -67,7 +67,7 @@ impl Database {
                 // One began in between.
                 Err(DbError::Unavailable { .. }) => continue,
                 Err(error) => {
-                    state.failed.get_or_insert_with(|| error.to_string());
+                    state.service.fail(error.to_string());
                     Err(error)
                 }
                 Ok(()) => Ok(()),
@@ -84,7 +84,7 @@ impl Database {
             return Ok(());
         }
         let work =
-            self.lock().wal.as_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
+            self.lock().open.wal_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
         let Some(work) = work else { return Ok(()) };
         lock(&work.map_err(fail)?, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)
     }
@@ -100,7 +100,7 @@ impl Database {
             return Ok(());
         }
         let (base, pages, page_size) = (state.pos, state.pages, state.page_size);
-        let Some(wal) = state.wal.as_mut() else { return Ok(()) };
+        let Some(wal) = state.open.wal_mut() else { return Ok(()) };
         let Some((header, first)) = wal.tail() else { return Ok(()) };
         if !try_lock(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? {
             return Err(self.unavailable("an application's checkpoint is under way"));
@@ -119,7 +119,7 @@ impl Database {
                 return Err(self.corrupt(format!("page {pgno} below what is taken back is not history's")));
             }
         }
-        let wal = state.wal.as_mut().expect("it was just there");
+        let wal = state.open.wal_mut().expect("it was just there");
         wal.take_back(&history, first - 1, page_size, pages).map_err(fail)?;
         state.captured = Some(wal.captured.point());
         Ok(())

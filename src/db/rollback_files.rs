@@ -13,8 +13,9 @@ use super::database::{Database, State};
 use super::guarded_file::{AfterDeath, GuardedFile};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
-use crate::sqlite::journal;
-use crate::types::Access;
+use crate::io::ofd_lock::{LockKind, is_taken};
+use crate::sqlite::{journal, lock_bytes};
+use crate::types::{Access, JournalMode, PageCount};
 
 /// How a transaction under a rollback journal ends.
 pub(super) enum JournalEnd {
@@ -65,12 +66,17 @@ impl Database {
 
     /// Whether nobody would empty the kernel's cache of what a transaction writes.
     fn lacks_guard(&self, state: &State) -> bool {
-        state.wal.is_none() && state.cached.is_none() && self.shared.guard().is_some()
+        !state.open.is_wal()
+            && state.open.rollback().is_none_or(|open| open.cached.is_none())
+            && self.shared.guard().is_some()
     }
 
     fn keep_cached(&self, state: &mut State) -> io::Result<()> {
         if let Some(guard) = self.shared.guard() {
-            state.cached = Some(GuardedFile::new(guard, AfterDeath::Cached, &self.mounted(state)?)?);
+            let cached = GuardedFile::new(guard, AfterDeath::Cached, &self.mounted(state)?)?;
+            if let Some(open) = state.open.rollback_mut() {
+                open.cached = Some(cached);
+            }
         }
         Ok(())
     }
@@ -83,13 +89,31 @@ impl Database {
 
     fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the database file", source);
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
             return file.write_all_at(data, offset).map_err(fail);
         }
         self.may_change(state)?;
         fault::point("database_write").map_err(fail)?;
         self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
+    }
+
+    /// Whether a write to the database file that reaches the daemon is none of SQLite's: it has no journal that could take
+    /// it back, and is no checkpoint, which holds the lock for that or has the database to itself. Waits for the
+    /// database's lock.
+    ///
+    /// Asked of handles whose opening leaves it open who has them. In a rollback mode only a database without content
+    /// is written so; all else without a journal is refused, see [`database_write`](Self::database_write).
+    pub fn is_foreign_write(&self) -> bool {
+        let state = self.lock();
+        let Some(wal) = state.open.wal() else {
+            let new = state.pages == PageCount::ZERO || state.mode == Some(JournalMode::Wal);
+            return new && self.overlay.size().is_none() && !self.journal_in_force();
+        };
+        let taken = |file, kind, start, length| is_taken(file, kind, start, length).unwrap_or(true);
+        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+        !taken(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1)
+            && !taken(&wal.database, LockKind::Shared, first, size)
     }
 
     /// A read of the database file that reaches the daemon; `file` is the backing file. Returns how much there was.
@@ -106,8 +130,8 @@ impl Database {
     }
 
     fn may_change(&self, state: &State) -> Result<(), DbError> {
-        if let Some(why) = &state.failed {
-            return Err(self.corrupt(why.clone()));
+        if let Some(why) = state.service.failure() {
+            return Err(self.corrupt(why));
         }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
@@ -125,7 +149,7 @@ impl Database {
     /// The database file is truncated by ftruncate.
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             drop(state);
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.

@@ -57,7 +57,7 @@ impl Database {
             self.write_incoming(&mut state, incoming, index)
         });
         if let Err(error) = &applied {
-            state.failed = Some(error.to_string());
+            state.service.fail(error.to_string());
             tracing::error!(%error, "cannot apply a transaction that turned out to be committed; the database is not served");
         }
         self.clear_undecided(&mut state);

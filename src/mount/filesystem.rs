@@ -107,7 +107,7 @@ impl Filesystem for Skein {
         reply: ReplyAttr,
     ) {
         let changes = Changes { mode, uid, gid, size, atime, mtime };
-        file::change(&self.state, self.own(request), ino.0, fh.map(|fh| fh.0), changes, reply);
+        file::change(&self.state, (self.own(request), request.pid()), ino.0, fh.map(|fh| fh.0), changes, reply);
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -194,7 +194,7 @@ impl Filesystem for Skein {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -203,7 +203,7 @@ impl Filesystem for Skein {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        file::read(&self.state, fh.0, offset, size, reply);
+        file::read(&self.state, request.pid(), fh.0, offset, size, reply);
     }
 
     fn write(

@@ -157,10 +157,13 @@ impl State {
     /// The attributes of a backing file; of a database in the middle of a transaction the size its writer sees.
     fn shown(&self, ino: u64, target: &Target, metadata: &std::fs::Metadata) -> FileAttr {
         let mut attr = attr::of_metadata(ino, metadata);
-        if let Target::File(name, FileKind::Database) = target
-            && let Some(size) = self.store.get(name).and_then(|database| database.database_bytes())
-        {
+        let Target::File(name, FileKind::Database) = target else { return attr };
+        if let Some(size) = self.store.get(name).and_then(|database| database.database_bytes()) {
             attr.size = size;
+        }
+        if let Some(staged) = self.handles.staged_size(ino) {
+            // SQLite takes a file that is shorter than it must be for a damaged one.
+            attr.size = if self.inodes.is_open(target) { attr.size.max(staged) } else { staged };
         }
         attr
     }
@@ -170,6 +173,7 @@ impl State {
     fn attr_ttl(&self, ino: u64, target: &Target) -> Duration {
         let passed_through = match target {
             Target::Directory(_) => return DIRECTORY_TTL,
+            Target::File(_, FileKind::Database) if self.handles.staged_size(ino).is_some() => return NEVER,
             Target::File(_, FileKind::Wal | FileKind::Shm) => self.passthrough(),
             Target::File(db, FileKind::Database) if self.passthrough() => {
                 let open = self.inodes.get(ino).is_some_and(|known| known.passthrough);
