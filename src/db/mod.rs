@@ -44,7 +44,9 @@ mod snapshot;
 mod staged_file;
 mod traits;
 mod undecided;
+mod view;
 mod wal_left_behind;
+mod wal_locks;
 mod wal_watcher;
 mod wal_writer;
 

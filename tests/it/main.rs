@@ -12,6 +12,7 @@ mod documents;
 mod failover;
 mod far_apart;
 mod fault;
+mod fence;
 mod guarantees;
 mod interrupted_starts;
 mod limits;
