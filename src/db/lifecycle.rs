@@ -26,6 +26,11 @@ impl Database {
         self.lock().handles > 0
     }
 
+    /// Whether it was dropped or replaced.
+    pub fn is_dropped(&self) -> bool {
+        self.lock().service.is_dropped()
+    }
+
     /// Handles of the database file that applications have.
     pub fn app_handles(&self) -> u32 {
         self.lock().handles

@@ -112,7 +112,7 @@ impl Database {
         };
         let taken = |file, kind, start, length| is_taken(file, kind, start, length).unwrap_or(true);
         let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
-        !taken(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1)
+        !taken(wal.locks.file(), LockKind::Exclusive, lock_bytes::CKPT, 1)
             && !taken(&wal.database, LockKind::Shared, first, size)
     }
 

@@ -145,7 +145,8 @@ impl StagedDatabase {
         let header = DatabaseHeader::parse(head)
             .map_err(|error| invalid(format!("is no SQLite database: {error}")))?;
         let in_file = size.div_ceil(header.page_size.bytes());
-        let in_file = u32::try_from(in_file).map_err(|_| invalid(format!("has {in_file} pages, too many")))?;
+        let in_file =
+            u32::try_from(in_file).map_err(|_| invalid(format!("has {in_file} pages, too many")))?;
         let pages = match header.trusted_page_count() {
             Some(count) if count.get() > in_file => {
                 return Err(invalid(format!("is cut short: {in_file} pages, its header says {count}")));

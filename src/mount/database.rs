@@ -65,7 +65,8 @@ fn create(open: PendingOpen, name: DbName) {
 /// Answers the open of a program that is not SQLite.
 fn upload(open: PendingOpen, name: &DbName) {
     let staging = if open.opener.truncates() { Staging::whole } else { Staging::in_place };
-    open.finish_upload(staging(name.clone()));
+    let staging = staging(name.clone(), open.opener.thread);
+    open.finish_upload(staging);
 }
 
 /// Answers the open once the database is attached.
@@ -119,6 +120,11 @@ pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
 pub(super) fn rename(state: &Arc<State>, from: DbName, to: DbName, reply: ReplyEmpty) {
     if state.store.access() != Access::Write {
         return reply.error(refuse(from.as_str(), Doing::Rename, Errno::EROFS, NOT_PRIMARY));
+    }
+    let written = state.inodes.number(&Target::File(from.clone(), FileKind::Database));
+    if written.is_some_and(|ino| state.handles.staged_size(ino).is_some()) {
+        let why = "is being written; close it before renaming";
+        return reply.error(refuse(from.as_str(), Doing::Rename, Errno::EBUSY, why));
     }
     let same = state.clone();
     state.workers.run(move || {

@@ -170,7 +170,12 @@ pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
         }
         // Shared memory is made anew after a crash, and there is nothing to roll back: what a transaction writes
         // reaches its database only through the log.
-        (_, Target::File(_, FileKind::Shm | FileKind::Journal) | Target::SuperJournal(_)) => reply.ok(),
+        (
+            _,
+            Target::File(_, FileKind::Shm | FileKind::Journal)
+            | Target::SuperJournal(_)
+            | Target::Temporary(_),
+        ) => reply.ok(),
         _ => {
             state.workers.run(move || {
                 let Some(file) = handle.file() else { return reply.ok() };
@@ -223,14 +228,14 @@ pub(super) fn change(
     if let Err(errno) = change_plain(state, &known.target, &changes) {
         return reply.error(errno);
     }
-    let Some(size) = changes.size else { return answer_attr(state, ino, fh, reply) };
+    let Some(size) = changes.size else { return answer_attr(state, ino, fh, by, reply) };
     let own = own || handle.as_ref().is_some_and(|handle| handle.own);
     match (&handle, &known.target) {
         (Some(handle), _) if handle.staging().is_some() => {
             return truncate_staged(state, handle.clone(), fh.unwrap_or_default(), by, size, reply);
         }
         (None, Target::File(name, FileKind::Database)) if !own => {
-            return upload::truncate_by_name(state, name.clone(), ino, size, reply);
+            return upload::truncate_by_name(state, name.clone(), (ino, by), size, reply);
         }
         _ => {}
     }
@@ -238,14 +243,7 @@ pub(super) fn change(
 }
 
 /// Cuts or extends through a handle that may not be SQLite's.
-fn truncate_staged(
-    state: &Arc<State>,
-    handle: Arc<Handle>,
-    fh: u64,
-    by: u32,
-    size: u64,
-    reply: ReplyAttr,
-) {
+fn truncate_staged(state: &Arc<State>, handle: Arc<Handle>, fh: u64, by: u32, size: u64, reply: ReplyAttr) {
     let state = state.clone();
     state.workers.clone().run(move || {
         let sqlite = handle.app_db().filter(|db| !handle.is_staged() && !db.is_foreign_write());
@@ -277,7 +275,7 @@ fn truncate(
             };
             let (after, target, kind) = (state.clone(), target.clone(), *kind);
             let done: Done = Box::new(move |result| match result {
-                Ok(()) => answer_attr(&after, ino, None, reply),
+                Ok(()) => answer_attr(&after, ino, None, 0, reply),
                 Err(error) => reply.error(after.refused(&target, Doing::Truncate, &error)),
             });
             if kind == FileKind::Journal {
@@ -289,7 +287,7 @@ fn truncate(
                 _ => db.wal_truncated(size, done),
             });
         }
-        Target::File(..) | Target::SuperJournal(_) => {
+        Target::File(..) | Target::SuperJournal(_) | Target::Temporary(_) => {
             let cut = match handle.and_then(Handle::file) {
                 Some(file) => file.set_len(size),
                 None => state.tree.backing(target).map_or(Ok(()), |path| {
@@ -297,7 +295,7 @@ fn truncate(
                 }),
             };
             match cut {
-                Ok(()) => answer_attr(state, ino, None, reply),
+                Ok(()) => answer_attr(state, ino, None, 0, reply),
                 Err(error) => reply.error(of_io(&target.path(), Doing::Truncate, &error)),
             }
         }
@@ -337,8 +335,8 @@ fn moment(time: TimeOrNow) -> SystemTime {
     }
 }
 
-pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, reply: ReplyAttr) {
-    match state.attributes(ino, fh) {
+pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
+    match state.attributes(ino, fh, by) {
         Ok((attr, ttl)) => reply.attr(&ttl, &attr),
         Err(errno) => reply.error(errno),
     }

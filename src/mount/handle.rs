@@ -40,6 +40,8 @@ pub(super) enum Kind {
     Control(Vec<u8>),
     /// A database file that a program other than SQLite writes.
     Upload {
+        /// The backing file as it was when it was opened.
+        file: File,
         /// What has arrived.
         staging: Box<Staging>,
         /// Keeps the kernel's reference where the inode is also open with passthrough.
@@ -53,7 +55,7 @@ impl Handle {
     /// The backing file, where there is one.
     pub fn file(&self) -> Option<&File> {
         match &self.kind {
-            Kind::File { file, .. } => Some(file),
+            Kind::File { file, .. } | Kind::Upload { file, .. } => Some(file),
             _ => None,
         }
     }
@@ -117,10 +119,14 @@ impl Handles {
         self.open.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&fh)
     }
 
-    /// Size of what a program other than SQLite has written to an inode, in bytes.
-    pub fn staged_size(&self, ino: u64) -> Option<u64> {
+    /// Size of what a program other than SQLite has written to an inode, in bytes, and the thread that opened it.
+    pub fn staged_size(&self, ino: u64) -> Option<(u64, u32)> {
         let open = self.open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        open.values().filter(|handle| handle.ino == ino).find_map(|handle| handle.staging()?.size())
+        let staged = |handle: &Arc<Handle>| {
+            let staging = handle.staging()?;
+            Some((staging.size()?, staging.opened_by()))
+        };
+        open.values().filter(|handle| handle.ino == ino).find_map(staged)
     }
 
     /// Any handle of an inode that has a backing file: the only way to an unlinked one.

@@ -202,7 +202,16 @@ impl Inodes {
 
 impl Node {
     fn new(target: Target, incarnation: Option<Incarnation>, lookups: u64) -> Self {
-        Self { target, incarnation, lookups, opens: 0, backing: None, last_backing: Weak::new(), generation: 0, cached: None }
+        Self {
+            target,
+            incarnation,
+            lookups,
+            opens: 0,
+            backing: None,
+            last_backing: Weak::new(),
+            generation: 0,
+            cached: None,
+        }
     }
 }
 

@@ -47,6 +47,8 @@ impl OpenReply {
 pub(super) struct Opener {
     /// This program itself.
     pub own: bool,
+    /// The thread; 0 where that is not known.
+    pub thread: u32,
     /// `open(2)` flags.
     pub flags: i32,
     /// Owner of a new file.
@@ -123,6 +125,7 @@ impl PendingOpen {
             Target::File(db, FileKind::Shm) => shm::open(self, &db),
             Target::File(db, FileKind::Journal) => journal::open(self, &db),
             Target::SuperJournal(_) => super_journal::open(self),
+            Target::Temporary(_) => super_journal::open_temporary(self),
         }
     }
 
@@ -249,12 +252,16 @@ impl PendingOpen {
 
     /// Answers with a handle whose writes make up a new content of the database.
     pub fn finish_upload(self, staging: Staging) {
-        self.finish_direct(None, |_, backing| Kind::Upload { staging: Box::new(staging), _backing: backing });
+        self.finish_direct(None, |file, backing| Kind::Upload {
+            file,
+            staging: Box::new(staging),
+            _backing: backing,
+        });
     }
 
     /// Answers with a handle of the database file of which only its writes will tell whether it is SQLite's.
     pub fn finish_unsure(self, db: Arc<Database>) {
-        let staging = Some(Box::new(Staging::in_place(db.name().clone())));
+        let staging = Some(Box::new(Staging::in_place(db.name().clone(), self.opener.thread)));
         let same = db.clone();
         self.finish_direct(Some(same), |file, backing| Kind::File {
             file,
@@ -323,7 +330,7 @@ impl PendingOpen {
             (OpenReply::Open(reply, _), Some(backing)) => {
                 reply.opened_passthrough(FileHandle(fh), flags, backing)
             }
-            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh)) {
+            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh), 0) {
                 Ok((attr, _)) => match backing {
                     None => reply.created(&FOREVER, &attr, Generation(0), FileHandle(fh), flags),
                     Some(backing) => {

@@ -27,6 +27,8 @@ const REFUSED: u64 = u64::MAX - 1;
 /// What one handle of a database file has written.
 pub(super) struct Staging {
     name: DbName,
+    /// The process that opened it; 0 where that is not known.
+    opened_by: u32,
     progress: Mutex<Progress>,
     /// Size of the file as its writer sees it, in bytes; [`NONE`] where that is the database's.
     size: AtomicU64,
@@ -49,14 +51,23 @@ enum Progress {
 }
 
 impl Staging {
-    /// Of an open that cuts the file to nothing.
-    pub fn whole(name: DbName) -> Self {
-        Self { name, progress: Mutex::new(Progress::Untouched { whole: true }), size: AtomicU64::new(0) }
+    /// Of an open by a thread, which waits for the answer, that cuts the file to nothing.
+    pub fn whole(name: DbName, thread: u32) -> Self {
+        let opened_by = caller::process_of(thread);
+        let progress = Mutex::new(Progress::Untouched { whole: true });
+        Self { name, opened_by, progress, size: AtomicU64::new(0) }
     }
 
-    /// Of an open that leaves the content as it is.
-    pub fn in_place(name: DbName) -> Self {
-        Self { name, progress: Mutex::new(Progress::Untouched { whole: false }), size: AtomicU64::new(NONE) }
+    /// Of an open by a thread, which waits for the answer, that leaves the content as it is.
+    pub fn in_place(name: DbName, thread: u32) -> Self {
+        let opened_by = caller::process_of(thread);
+        let progress = Mutex::new(Progress::Untouched { whole: false });
+        Self { name, opened_by, progress, size: AtomicU64::new(NONE) }
+    }
+
+    /// The process that opened it; 0 where that is not known.
+    pub fn opened_by(&self) -> u32 {
+        self.opened_by
     }
 
     /// Size of the file as its writer sees it, in bytes; `None` where that is the database's.
@@ -77,14 +88,21 @@ impl Staging {
     fn with<T>(
         &self,
         state: &State,
+        ino: u64,
         by: u32,
         work: impl FnOnce(&mut Upload) -> Result<T, StoreError>,
     ) -> Result<T, Errno> {
         let mut progress = self.lock();
         if let Progress::Untouched { whole } = *progress {
-            let begun = if whole { state.store.upload(&self.name) } else { state.store.rewrite(&self.name) };
+            let begun = match self.present_name(state, ino) {
+                None => state.store.nameless(&self.name),
+                Some(name) if whole => state.store.upload(&name),
+                Some(name) => state.store.rewrite(&name),
+            };
             match begun {
-                Ok(upload) => *progress = Progress::Receiving { upload, writer: (by, caller::process_of(by)) },
+                Ok(upload) => {
+                    *progress = Progress::Receiving { upload, writer: (by, caller::process_of(by)) }
+                }
                 Err(error) => return Err(self.fail(&mut progress, &error)),
             }
         }
@@ -104,6 +122,13 @@ impl Staging {
             Progress::Refused(errno) => Err(*errno),
             Progress::Untouched { .. } => Err(Errno::EIO),
         }
+    }
+
+    /// What the database is called by now, `None` where it was unlinked.
+    fn present_name(&self, state: &State, ino: u64) -> Option<DbName> {
+        let known = state.inodes.get(ino)?;
+        let named = state.inodes.number(&known.target) == Some(ino);
+        known.target.db().filter(|_| named).cloned()
     }
 
     /// What was received, where closing a descriptor ends it: a process that only inherited the descriptor, such as a
@@ -182,7 +207,14 @@ fn answer_empty(reply: ReplyEmpty) -> impl FnOnce(Result<(), Errno>) + Send + 's
 }
 
 /// Reads the file as its writer sees it.
-pub(super) fn read(state: &Arc<State>, handle: Arc<Handle>, by: u32, offset: u64, size: u32, reply: ReplyData) {
+pub(super) fn read(
+    state: &Arc<State>,
+    handle: Arc<Handle>,
+    by: u32,
+    offset: u64,
+    size: u32,
+    reply: ReplyData,
+) {
     let state = state.clone();
     state.workers.clone().run(move || {
         let Some(staging) = handle.staging() else { return reply.error(Errno::EBADF) };
@@ -190,7 +222,8 @@ pub(super) fn read(state: &Arc<State>, handle: Arc<Handle>, by: u32, offset: u64
             return reply.data(&[]);
         }
         let mut data = vec![0; size as usize];
-        match staging.with(&state, by, |upload| upload.read_at(offset, &mut data).map_err(failed)) {
+        match staging.with(&state, handle.ino, by, |upload| upload.read_at(offset, &mut data).map_err(failed))
+        {
             Ok(length) => reply.data(&data[..length]),
             Err(errno) => reply.error(errno),
         }
@@ -206,7 +239,7 @@ pub(super) fn write(
     reply: ReplyWrite,
 ) {
     let Some(staging) = handle.staging() else { return reply.error(Errno::EBADF) };
-    match staging.with(state, by, |upload| upload.write_at(offset, data)) {
+    match staging.with(state, handle.ino, by, |upload| upload.write_at(offset, data)) {
         Ok(()) => reply.written(data.len() as u32),
         Err(errno) => reply.error(errno),
     }
@@ -215,18 +248,24 @@ pub(super) fn write(
 /// Cuts or extends the file.
 pub(super) fn truncate(state: &State, handle: &Handle, fh: u64, by: u32, size: u64, reply: ReplyAttr) {
     let Some(staging) = handle.staging() else { return reply.error(Errno::EBADF) };
-    let cut = staging.with(state, by, |upload| {
+    let cut = staging.with(state, handle.ino, by, |upload| {
         upload.set_len(size);
         Ok(())
     });
     match cut {
-        Ok(()) => answer_attr(state, handle.ino, Some(fh), reply),
+        Ok(()) => answer_attr(state, handle.ino, Some(fh), by, reply),
         Err(errno) => reply.error(errno),
     }
 }
 
 /// Cuts or extends a database file by its name, which no SQLite does.
-pub(super) fn truncate_by_name(state: &Arc<State>, name: DbName, ino: u64, size: u64, reply: ReplyAttr) {
+pub(super) fn truncate_by_name(
+    state: &Arc<State>,
+    name: DbName,
+    (ino, by): (u64, u32),
+    size: u64,
+    reply: ReplyAttr,
+) {
     let state = state.clone();
     state.workers.clone().run(move || {
         let refuse = |error: &StoreError| of_store(name.as_str(), Doing::Truncate, error);
@@ -241,7 +280,7 @@ pub(super) fn truncate_by_name(state: &Arc<State>, name: DbName, ino: u64, size:
         upload.set_len(size);
         let after = state.clone();
         upload.finish(Box::new(move |result| match result {
-            Ok(()) => answer_attr(&after, ino, None, reply),
+            Ok(()) => answer_attr(&after, ino, None, by, reply),
             Err(error) => reply.error(of_db(name.as_str(), Doing::Truncate, &error)),
         }));
     });
@@ -279,8 +318,13 @@ pub(super) fn sync(state: &Arc<State>, handle: Arc<Handle>, reply: ReplyEmpty) {
 
 /// The last descriptor is closed, by whomever: what is not complete by now is refused, with the reason in the log.
 pub(super) fn released(state: &State, handle: Arc<Handle>) {
+    let store = state.store.clone();
     state.workers.run(move || {
         let Some(staging) = handle.staging() else { return };
+        if matches!(*staging.lock(), Progress::Refused(_)) {
+            // It could not go while it was open.
+            store.forget_if_empty(&staging.name);
+        }
         if let Some(received) = staging.take(staging.lock()) {
             // Nobody waits for an answer any more.
             finish(handle, received, |_told_in_the_log| ());

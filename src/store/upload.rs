@@ -11,7 +11,9 @@ use crate::types::{Access, DbName};
 /// Nothing of it is visible to others before [`Upload::finish`]; dropped without it, it leaves no trace.
 pub struct Upload {
     store: Arc<Store>,
-    database: Arc<Database>,
+    name: DbName,
+    /// `None` for a file that has no name any more: a temporary one, which only its writer ever sees.
+    database: Option<Arc<Database>>,
     staged: StagedFile,
 }
 
@@ -39,6 +41,26 @@ impl Store {
         })
     }
 
+    /// Starts writing to a file that was unlinked before.
+    ///
+    /// # Errors
+    /// Where no file can be made.
+    pub fn nameless(self: &Arc<Self>, name: &DbName) -> Result<Upload, StoreError> {
+        let staged = StagedFile::empty(&self.layout.tmp()).map_err(|source| receiving(name, source))?;
+        Ok(Upload { store: self.clone(), name: name.clone(), database: None, staged })
+    }
+
+    /// Removes a database that was made for a file which was refused.
+    pub fn forget_if_empty(self: &Arc<Self>, name: &DbName) {
+        let Some(database) = self.get(name) else { return };
+        if database.pos().txid.is_none()
+            && !database.attached()
+            && let Err(error) = self.forget(name)
+        {
+            tracing::warn!(db = %name, %error, "cannot remove an empty database");
+        }
+    }
+
     fn stage(
         self: &Arc<Self>,
         name: &DbName,
@@ -47,7 +69,7 @@ impl Store {
         self.limits().check_space().map_err(|source| receiving(name, source))?;
         let database = self.create(name)?;
         let staged = staged(&database)?;
-        Ok(Upload { store: self.clone(), database, staged })
+        Ok(Upload { store: self.clone(), name: name.clone(), database: Some(database), staged })
     }
 }
 
@@ -58,7 +80,7 @@ fn receiving(db: &DbName, source: std::io::Error) -> StoreError {
 impl Upload {
     /// The database that will have the content.
     pub fn name(&self) -> &DbName {
-        self.database.name()
+        &self.name
     }
 
     /// Writes a part; one at the beginning must be that of a SQLite header.
@@ -66,7 +88,7 @@ impl Upload {
     /// # Errors
     /// `Invalid` where it is not; `Io` where the disk is full.
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        if offset == 0 {
+        if offset == 0 && self.database.is_some() {
             let known = data.len().min(header::MAGIC.len());
             if data[..known] != header::MAGIC[..known] {
                 let why = "is no SQLite database (its first bytes are not a database header); keep other files elsewhere".into();
@@ -104,17 +126,20 @@ impl Upload {
 
     /// Gives up; a database that was made for it goes.
     pub fn discard(self) {
-        forget_if_empty(&self.store, &self.database);
+        if self.database.as_ref().is_some_and(|database| !database.is_dropped()) {
+            self.store.forget_if_empty(&self.name);
+        }
     }
 
     /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable.
     pub fn finish(self, done: Done) {
-        let Upload { store, database, staged } = self;
-        if !staged.is_changed() {
+        let Upload { store, database, staged, .. } = self;
+        // Of a file that was unlinked meanwhile nothing is left.
+        let Some(database) = database.filter(|database| staged.is_changed() && !database.is_dropped()) else {
             return done(Ok(()));
-        }
+        };
         if store.access() != Access::Write {
-            forget_if_empty(&store, &database);
+            store.forget_if_empty(database.name());
             return done(Err(DbError::NotPrimary(database.name().clone())));
         }
         let empty = staged.size_bytes().is_ok_and(|size| size == 0);
@@ -126,19 +151,10 @@ impl Upload {
             staged,
             Box::new(move |answer| {
                 if answer.is_err() {
-                    forget_if_empty(&store, &database);
+                    store.forget_if_empty(database.name());
                 }
                 done(answer);
             }),
         );
-    }
-}
-
-fn forget_if_empty(store: &Arc<Store>, database: &Arc<Database>) {
-    if database.pos().txid.is_none()
-        && !database.attached()
-        && let Err(error) = store.forget(database.name())
-    {
-        tracing::warn!(db = %database.name(), %error, "cannot remove an empty database");
     }
 }

@@ -13,6 +13,7 @@ mod failover;
 mod far_apart;
 mod fault;
 mod fence;
+mod foreign_writes;
 mod guarantees;
 mod interrupted_starts;
 mod limits;
