@@ -15,7 +15,7 @@ use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, is_taken};
 use crate::sqlite::{journal, lock_bytes};
-use crate::types::{Access, JournalMode, PageCount};
+use crate::types::{JournalMode, PageCount};
 
 /// How a transaction under a rollback journal ends.
 pub(super) enum JournalEnd {
@@ -35,7 +35,7 @@ impl Database {
     /// # Errors
     /// `NotPrimary` where this node may not write; `Io` where the file cannot be made.
     pub fn journal_created(&self) -> Result<(), DbError> {
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         let path = self.files().path(FileKind::Journal);
@@ -133,7 +133,7 @@ impl Database {
         if let Some(why) = state.service.failure() {
             return Err(self.corrupt(why));
         }
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         self.check_not_ending()?;
@@ -162,7 +162,7 @@ impl Database {
             return self.capture_wal(Some(gate));
         }
         // After a commit SQLite cuts the file to the size the commit gave it, which it has by then.
-        let committed = size == state.pages.bytes(state.page_size) && self.access() == Access::Write;
+        let committed = size == state.pages.bytes(state.page_size) && self.shared.may_commit();
         let answer = match self.may_change(&state) {
             Ok(()) => {
                 self.overlay.truncate(size);
@@ -221,7 +221,7 @@ impl Database {
 
     fn write_journal(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the journal", source);
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         fault::point("journal_write").map_err(fail)?;
