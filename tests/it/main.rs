@@ -15,6 +15,7 @@ mod fault;
 mod fence;
 mod foreign_writes;
 mod guarantees;
+mod import_circles;
 mod interrupted_starts;
 mod limits;
 mod metrics;
