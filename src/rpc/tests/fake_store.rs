@@ -148,6 +148,11 @@ impl ReplicaTarget for FakeStore {
                 }
             }
             ChangeKind::Drop(db) => drop(state.dbs.remove(db)),
+            ChangeKind::Create { .. }
+            | ChangeKind::SetAttributes { .. }
+            | ChangeKind::MakeDirectory { .. }
+            | ChangeKind::RemoveDirectory(_)
+            | ChangeKind::RenameDirectory { .. } => {}
             ChangeKind::Rename { from, to } => {
                 if let Some(mut db) = state.dbs.remove(from) {
                     db.index = index;
