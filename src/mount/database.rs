@@ -10,6 +10,7 @@ use super::open::PendingOpen;
 use super::state::State;
 use super::upload::UploadState;
 use crate::db::{Database, FileKind};
+use crate::store::StoreError;
 use crate::types::{Access, DbName};
 
 const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
@@ -46,16 +47,28 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
 }
 
 fn create(open: PendingOpen, name: DbName) {
-    open.state.workers.clone().run(move || match open.state.store.create(&name) {
-        Ok(database) => {
-            open.adopt_owner();
-            if open.opener.only_writes() { upload(open, database, &name) } else { attach(open, database) }
-        }
+    let state = open.state.clone();
+    let directory = name.as_str().rsplit_once('/').map_or("", |(directory, _)| directory);
+    let opener = &open.opener;
+    let attributes = state.attributes_of_new(directory, (opener.uid, opener.gid, opener.mode), false);
+    state.workers.clone().run(move || {
+        let db = name.clone();
+        // The answer comes on the log's thread, and what follows may wait.
+        let made = move |made| open.state.workers.clone().run(move || created(open, made, &db));
+        state.store.create_database(&name, attributes, Box::new(made));
+    });
+}
+
+fn created(open: PendingOpen, made: Result<Arc<Database>, StoreError>, name: &DbName) {
+    match made {
+        Ok(database) if open.opener.only_writes() => upload(open, database, name),
+        Ok(database) => attach(open, database),
         Err(error) => {
+            open.state.store.abandon_creation(name);
             let errno = of_store(name.as_str(), Doing::Create, &error);
             open.fail(errno);
         }
-    });
+    }
 }
 
 fn upload(open: PendingOpen, database: Arc<Database>, name: &DbName) {

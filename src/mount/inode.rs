@@ -132,6 +132,23 @@ impl Inodes {
         }
     }
 
+    /// A directory has another path now, and all below it with it.
+    pub fn rename_directory(&self, from: &str, to: &str) {
+        let mut table = self.lock();
+        let below: Vec<(Target, Target)> = table
+            .by_target
+            .keys()
+            .filter_map(|target| Some((target.clone(), target.in_renamed_directory(from, to)?)))
+            .collect();
+        for (old, new) in below {
+            let Some(ino) = table.by_target.remove(&old) else { continue };
+            if let Some(node) = table.nodes.get_mut(&ino) {
+                node.target = new.clone();
+            }
+            table.by_target.insert(new, ino);
+        }
+    }
+
     /// Whether the file is open by anyone.
     pub fn is_open(&self, target: &Target) -> bool {
         let table = self.lock();
@@ -250,6 +267,19 @@ mod tests {
         assert_eq!(inodes.number(&target("b")), Some(a));
         assert_eq!(inodes.number(&target("a")), None);
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn what_is_in_a_renamed_directory_keeps_its_number() {
+        let inodes = Inodes::new();
+        let directory = inodes.looked_up(&Target::Directory("a".into()), None);
+        let file = inodes.looked_up(&target("a/x"), incarnation());
+        let other = inodes.looked_up(&target("ab"), incarnation());
+        inodes.rename_directory("a", "b/c");
+        assert_eq!(inodes.number(&Target::Directory("b/c".into())), Some(directory));
+        assert_eq!(inodes.number(&target("b/c/x")), Some(file));
+        assert_eq!(inodes.number(&target("ab")), Some(other));
+        assert_eq!(inodes.get(file).unwrap().target, target("b/c/x"));
     }
 
     #[test]

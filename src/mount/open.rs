@@ -1,8 +1,8 @@
 //! Opening and creating files: what is common to all kinds, and which kind is asked.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::sync::{Arc, Mutex};
 
 use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
@@ -167,41 +167,15 @@ impl PendingOpen {
         self.reply.error(errno);
     }
 
-    /// Creates the empty backing file; side files get owner and permissions of their database, as SQLite does it.
+    /// Creates the empty backing file of a side file, which is shown with owner and permissions of its database.
     pub fn create_backing(&self) -> Result<(), Errno> {
         let path = self.state.tree.backing(&self.target).ok_or(Errno::EPERM)?;
         let created = File::options().write(true).create_new(true).mode(0o600).open(&path).map(drop);
         match created {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(of_io(&self.target.path(), Doing::Create, &error));
+                Err(of_io(&self.target.path(), Doing::Create, &error))
             }
-            _ => self.adopt_owner(),
-        }
-        Ok(())
-    }
-
-    /// Gives a new backing file its owner and permissions. Failing that is no reason to fail the open: without the
-    /// right to change owners the daemon serves its own user only.
-    pub fn adopt_owner(&self) {
-        let Some(path) = self.state.tree.backing(&self.target) else { return };
-        let like = match &self.target {
-            Target::File(db, kind) if *kind != FileKind::Database => {
-                self.state.tree.files(db).path(FileKind::Database).metadata().ok()
-            }
-            _ => None,
-        };
-        let (uid, gid, mode) = like
-            .map_or((self.opener.uid, self.opener.gid, self.opener.mode), |database| {
-                (database.uid(), database.gid(), database.mode())
-            });
-        if let Err(error) = chown(&path, Some(uid), Some(gid)) {
-            tracing::debug!(path = self.target.path(), "owner of the new file stays as it is: {error}");
-        }
-        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)) {
-            tracing::debug!(
-                path = self.target.path(),
-                "permissions of the new file stay as they are: {error}"
-            );
+            _ => Ok(()),
         }
     }
 

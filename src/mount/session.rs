@@ -16,6 +16,7 @@ use super::state::State;
 use super::tree::Tree;
 use super::{below_mount, mount_table, processes, stale};
 use crate::store::Store;
+use crate::types::ForcedAttributes;
 
 /// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
 /// runs. None of them waits for anything but local files.
@@ -31,6 +32,8 @@ pub struct MountOptions {
     pub store: Arc<Store>,
     /// Let the kernel read and write files of WAL databases by itself, where it can.
     pub passthrough: bool,
+    /// Owner and permissions that files have on this mount, whatever the log says.
+    pub forced: ForcedAttributes,
     /// Let other users in, as far as the files' permissions do.
     pub allow_other: bool,
 }
@@ -112,7 +115,7 @@ impl Mount {
     /// See [`MountError`].
     pub fn start(options: MountOptions) -> Result<Self, MountError> {
         let mount_point = check(&options.mount_point, options.own)?;
-        let tree = Tree::new(options.store.layout().dbs());
+        let tree = Tree::new(options.store.clone());
         let failed = |what: &str| {
             let what = what.to_owned();
             move |source| MountError::Io { what, source }
@@ -120,8 +123,8 @@ impl Mount {
         fs::create_dir_all(tree.root()).map_err(failed("creating the directory of the databases"))?;
         let inodes = Arc::new(Inodes::new());
         let notify = Arc::new(Notify::new(inodes.clone(), mount_point.clone()));
-        let state =
-            State::new(options.store.clone(), tree, inodes).map_err(failed("reading /proc/self/task"))?;
+        let state = State::new(options.store.clone(), tree, inodes, options.forced)
+            .map_err(failed("reading /proc/self/task"))?;
         let state = Arc::new(state);
         let offered = Arc::new(AtomicBool::new(false));
         let filesystem = Skein {

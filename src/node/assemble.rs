@@ -395,6 +395,7 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         own,
         store,
         passthrough: settings.passthrough,
+        forced: settings.forced,
         allow_other: settings.allow_other,
     };
     let path = settings.mount.clone();

@@ -46,6 +46,27 @@ impl AttributesChange {
     }
 }
 
+/// What the mount of one node shows instead of what the log says, field by field.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct ForcedAttributes {
+    /// Owner of everything.
+    pub uid: Option<u32>,
+    /// Group of everything.
+    pub gid: Option<u32>,
+    /// Permissions of databases and their side files.
+    pub file_mode: Option<u32>,
+    /// Permissions of directories.
+    pub dir_mode: Option<u32>,
+}
+
+impl ForcedAttributes {
+    /// The attributes as they are shown.
+    pub fn over(&self, attributes: Attributes, directory: bool) -> Attributes {
+        let mode = if directory { self.dir_mode } else { self.file_mode };
+        attributes.changed(AttributesChange { uid: self.uid, gid: self.gid, mode })
+    }
+}
+
 /// A name of the mount that has attributes of its own. The side files of a database have those of their database.
 ///
 /// A directory's path follows the rules of a database's name.
@@ -72,6 +93,14 @@ impl std::fmt::Display for MountPath {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_node_forces_differs_from_the_log() {
+        let forced = ForcedAttributes { gid: Some(9), file_mode: Some(0o660), ..ForcedAttributes::default() };
+        let logged = Attributes::new(1, 2, 0o600);
+        assert_eq!(forced.over(logged, false), Attributes::new(1, 9, 0o660));
+        assert_eq!(forced.over(logged, true), Attributes::new(1, 9, 0o600));
+    }
 
     #[test]
     fn a_change_leaves_alone_what_it_does_not_name() {

@@ -14,7 +14,7 @@ mod pos;
 mod role;
 mod txid;
 
-pub use attributes::{Attributes, AttributesChange, MountPath};
+pub use attributes::{Attributes, AttributesChange, ForcedAttributes, MountPath};
 pub use checksum::Checksum;
 pub use db_name::{DbName, InvalidDbName};
 pub use journal_mode::JournalMode;
