@@ -89,7 +89,7 @@ pub(super) struct MountArgs {
     /// The URL of the API that others are told [default: that of --http]
     #[arg(long, env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
     advertise_http: Option<String>,
-    /// Found a new cluster of one voter; refused where a cluster already lives
+    /// Found a new cluster of one voter, where the data directory has none yet
     #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     bootstrap: Option<bool>,

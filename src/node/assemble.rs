@@ -56,6 +56,7 @@ pub(super) struct Running {
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
     let endpoints = EndpointSecurity::load(settings)?;
     let (identity, mode) = identify(settings)?;
+    let settings = &with_followed(settings, &identity.get())?;
     wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
@@ -263,6 +264,20 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, StartMode), NodeE
     Ok((Arc::new(IdentityFile::new(data, identity)?), mode))
 }
 
+/// The settings of a replica that is told nobody to follow: it goes on with those it followed.
+fn with_followed(settings: &Settings, identity: &NodeIdentity) -> Result<Settings, NodeError> {
+    let mut settings = settings.clone();
+    if settings.role == Role::Replica && settings.join.is_empty() {
+        let parsed: Result<_, _> = identity.follows.iter().map(|addr| addr.parse()).collect();
+        settings.join = parsed.map_err(|error| {
+            NodeError::Cluster(format!(
+                "node.toml names a node to follow that is none ({error}): give --join"
+            ))
+        })?;
+    }
+    Ok(settings)
+}
+
 /// Connections of other nodes' proxies that this node's proxy has not taken yet.
 const PEERS_WAITING_MAX: usize = 1024;
 /// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
@@ -396,7 +411,8 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         store,
         passthrough: settings.passthrough,
         forced: settings.forced,
-        allow_other: settings.allow_other,
+        // The kernel lets nobody but the mounting user in otherwise.
+        allow_other: settings.allow_other || !settings.exec.user.is_empty(),
     };
     let path = settings.mount.clone();
     let mounted = blocking(move || {

@@ -30,6 +30,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `founding` | true from drawing a new cluster's id until its log exists |
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
+/// | `follows` | HOST:PORT of the nodes that a replica followed or could have followed last |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeIdentity {
     /// The node's number.
@@ -44,6 +45,8 @@ pub struct NodeIdentity {
     pub founding: bool,
     /// The FUSE connection of the last run and where it was mounted.
     pub last_mount: Option<(u64, PathBuf)>,
+    /// HOST:PORT of the nodes a replica followed, or could have followed, when it last ran; the last one first.
+    pub follows: Vec<String>,
 }
 
 /// A data directory that no other daemon can use meanwhile.
@@ -67,6 +70,8 @@ struct Record {
     fuse_connection: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mount_point: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    follows: Vec<String>,
 }
 
 impl DataDir {
@@ -202,7 +207,7 @@ impl NodeIdentity {
     pub fn draw(name: NodeName, role: Role) -> Result<Self, NodeError> {
         // 0 is LTX's "unknown node".
         let node = NodeId::new(u64::from_be_bytes(random()?).max(1));
-        Ok(Self { node, name, role, cluster: None, founding: false, last_mount: None })
+        Ok(Self { node, name, role, cluster: None, founding: false, last_mount: None, follows: Vec::new() })
     }
 }
 
@@ -254,6 +259,7 @@ fn encode(identity: &NodeIdentity) -> String {
         founding: identity.founding,
         fuse_connection,
         mount_point,
+        follows: identity.follows.clone(),
     };
     let body = toml::to_string(&record).expect("an identity is plain data");
     format!("# Identity of a Skein node. Do not edit, and do not copy to another node.\n{body}")
@@ -283,6 +289,7 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         cluster: record.cluster,
         founding: record.founding,
         last_mount,
+        follows: record.follows,
     })
 }
 
@@ -294,6 +301,7 @@ mod tests {
         NodeIdentity {
             cluster: Some(draw_cluster_id().unwrap()),
             last_mount: Some((51, "/mnt/a b".into())),
+            follows: vec!["10.0.0.1:20203".into(), "[::1]:20203".into()],
             ..NodeIdentity::draw("n1".parse().unwrap(), Role::Replica).unwrap()
         }
     }

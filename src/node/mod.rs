@@ -24,6 +24,7 @@ mod lifecycle;
 mod primary;
 mod proxying;
 mod replication;
+mod run_as;
 mod signals;
 mod start_mode;
 mod supervise;

@@ -18,6 +18,7 @@ mod metrics;
 mod mounted_files;
 mod multi_node;
 mod mutual_tls;
+mod names;
 mod proxy;
 mod security;
 mod single_node;
