@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::namespace::Namespace;
 use super::{Layout, NameEntry, StoreError};
 use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
+use crate::io::durable;
 use crate::types::{Access, Attributes, DbName, LogIndex, MountPath};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -17,7 +18,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { what, source }
 }
 
-/// Makes the directories and empties `tmp`.
+/// Makes the directories, empties `tmp`, and removes what was half written to `discarded` when its writer died.
 pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     let tmp = layout.tmp();
     match fs::remove_dir_all(&tmp) {
@@ -29,6 +30,8 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
         // The permissions that applications give their files are those of the mount; here is only this program.
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(failed("protecting", &dir))?;
     }
+    let discarded = layout.discarded();
+    durable::remove_temporaries(&discarded).map_err(failed("removing half-written files of", &discarded))?;
     Ok(())
 }
 
