@@ -100,7 +100,7 @@ pub(super) fn release(state: &Arc<State>, fh: u64) {
     if matches!(handle.kind, Kind::Upload { .. }) {
         return upload::released(state, handle);
     }
-    if handle.file().is_some() {
+    if matches!(handle.kind, Kind::File { direct: false, .. }) {
         state.inodes.close(handle.ino);
     }
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {

@@ -42,7 +42,15 @@ impl Skein {
     }
 
     fn opener(&self, request: &Request, flags: i32, mode: u32) -> Opener {
-        Opener { own: self.own(request), flags, uid: request.uid(), gid: request.gid(), mode }
+        // The kernel has no number for a process that the namespace of this one does not contain.
+        Opener {
+            own: self.own(request),
+            foreign: request.pid() == 0,
+            flags,
+            uid: request.uid(),
+            gid: request.gid(),
+            mode,
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub(super) enum Kind {
         file: File,
         /// Its database; super-journals have none.
         db: Option<Arc<Database>>,
+        /// Neither cached nor passed through: it does not count among the handles that decide which of the two it is.
+        direct: bool,
         /// Keeps the kernel's reference to the backing file while the handle is open.
         _backing: Option<Arc<BackingId>>,
     },

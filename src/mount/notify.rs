@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_deepest_directory_the_kernel_knows_is_told() {
-        let inodes = Arc::new(Inodes::new());
+        let inodes = Arc::new(Inodes::new(2));
         let notify = Notify::new(inodes.clone(), PathBuf::from("/mnt"));
         assert_eq!(notify.entry("a/b/app.db"), Some((1, "a".into())));
         let a = inodes.looked_up(&Target::Directory("a".into()), None);

@@ -47,6 +47,8 @@ impl OpenReply {
 pub(super) struct Opener {
     /// This program itself.
     pub own: bool,
+    /// A process of another process namespace, which nothing here can see or outlive.
+    pub foreign: bool,
     /// `open(2)` flags.
     pub flags: i32,
     /// Owner of a new file.
@@ -191,7 +193,15 @@ impl PendingOpen {
     }
 
     /// Answers with a handle of the backing file; `passthrough` where the kernel may use that file itself.
+    ///
+    /// A process of another process namespace (another container) may outlive this program together with the process that
+    /// fences applications after its death: what ends one namespace ends both. So such a process writes `-wal` through this
+    /// program, and cannot write it any more the moment this program is gone.
     pub fn finish(self, db: Option<Arc<Database>>, passthrough: bool) {
+        let wal = matches!(self.target, Target::File(_, FileKind::Wal));
+        if passthrough && self.opener.foreign && wal && self.state.passthrough() {
+            return self.finish_through_this_program(db);
+        }
         let (file, ino) = match self.open_backing_file() {
             Ok(opened) => opened,
             Err(errno) => {
@@ -206,7 +216,20 @@ impl PendingOpen {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
-        let kind = Kind::File { file, db, _backing: backing.clone() };
+        let kind = Kind::File { file, db, direct: false, _backing: backing.clone() };
+        self.answer(ino, kind, flags, backing.as_deref());
+    }
+
+    /// Answers with a handle all of whose reads and writes come here, whatever other handles of the file do.
+    fn finish_through_this_program(self, db: Option<Arc<Database>>) {
+        let (file, ino) = match self.open_backing_file() {
+            Ok(opened) => opened,
+            Err(errno) => return self.fail(errno),
+        };
+        // As for an upload: an inode that is open with passthrough allows no handles without it.
+        let backing = self.state.inodes.backing(ino);
+        let kind = Kind::File { file, db, direct: true, _backing: backing.clone() };
+        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
         self.answer(ino, kind, flags, backing.as_deref());
     }
 

@@ -190,7 +190,8 @@ async fn mount_guarded(
         store.set_mount_guard(guard.clone());
     }
     let last_mount = Some((mount.connection(), settings.mount.clone()));
-    identity.update(|identity| identity.last_mount = last_mount)?;
+    let last_mark = Some(mount.mark().clone());
+    identity.update(|identity| (identity.last_mount, identity.last_mark) = (last_mount, last_mark))?;
     Ok((mount, guard))
 }
 
@@ -289,7 +290,8 @@ async fn wait_for_stale_mount(identity: &NodeIdentity) -> Result<(), NodeError> 
     let deadline = Instant::now() + STALE_MAX;
     let mut said = false;
     loop {
-        let Some(stale) = stale_mount(*connection, mount_point) else { return Ok(()) };
+        let mark = identity.last_mark.as_ref();
+        let Some(stale) = stale_mount(*connection, mount_point, mark) else { return Ok(()) };
         let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
         let pids = pids.join(", ");
         if Instant::now() >= deadline {

@@ -33,6 +33,6 @@ pub use freshness::LagSource;
 pub use layout::Layout;
 pub use members::{Candidate, ClusterError, Member, MemberChange, Standing};
 pub use names::{Child, NamesDone};
-pub use namespace::{NameEntry, NameList};
+pub use namespace::{NameEntry, NameList, recorded_root};
 pub use store::{DbStatus, PrimaryInfo, Store, StoreOptions};
 pub use upload::Upload;

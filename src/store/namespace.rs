@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::StoreError;
+use super::{Layout, StoreError};
 use crate::io::durable;
 use crate::types::{Attributes, AttributesChange, DbName, LogIndex, MountPath};
 
@@ -31,6 +31,17 @@ pub struct NameList {
 pub(super) fn default_attributes(directory: bool) -> Attributes {
     let mode = if directory { 0o755 } else { 0o644 };
     Attributes::new(nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw(), mode)
+}
+
+/// The attributes of the mount's directory as a data directory has them; where there is none, or no node ever ran in it,
+/// those it begins with.
+///
+/// # Errors
+/// Where the table of names cannot be read.
+pub fn recorded_root(layout: Option<&Layout>) -> Result<Attributes, StoreError> {
+    let names = layout.map(|layout| Namespace::open(&layout.names())).transpose()?.flatten();
+    let root = names.and_then(|names| names.get(&MountPath::Root));
+    Ok(root.map_or_else(|| default_attributes(true), |entry| entry.attributes))
 }
 
 /// The table of names. It is changed in memory as entries are applied, and written as a whole before the log's entries

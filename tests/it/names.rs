@@ -8,6 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 
+use crate::guarantees::quote;
 use crate::harness::sql;
 use crate::harness::{Node, Settings, Voters, eventually, needs_skein};
 
@@ -86,6 +87,7 @@ fn insert(path: &Path) -> rusqlite::Result<()> {
 
 #[test]
 fn an_application_that_is_not_root_goes_on_writing_and_creating_after_the_primary_moved() {
+    quote("are the same on every node, from the first moment that a node shows them");
     for passthrough in [true, false] {
         let Some(voters) = cluster(passthrough) else { return };
         let first = voters.primary();
