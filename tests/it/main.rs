@@ -28,4 +28,5 @@ mod single_node;
 mod starting;
 mod supervision;
 mod tidy;
+mod torture_checker;
 mod traces;
