@@ -97,11 +97,11 @@ pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
 /// The last descriptor of a handle is closed.
 pub(super) fn release(state: &Arc<State>, fh: u64) {
     let Some(handle) = state.handles.remove(fh) else { return };
+    if handle.counts() {
+        state.inodes.close(handle.ino);
+    }
     if matches!(handle.kind, Kind::Upload { .. }) {
         return upload::released(state, handle);
-    }
-    if matches!(handle.kind, Kind::File { direct: false, .. }) {
-        state.inodes.close(handle.ino);
     }
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
         db.app_closed();

@@ -31,8 +31,8 @@ pub(super) enum Kind {
         file: File,
         /// Its database; super-journals have none.
         db: Option<Arc<Database>>,
-        /// Neither cached nor passed through: it does not count among the handles that decide which of the two it is.
-        direct: bool,
+        /// Whether it is counted among the inode's open handles.
+        counts: bool,
         /// Keeps the kernel's reference to the backing file while the handle is open.
         _backing: Option<Arc<BackingId>>,
     },
@@ -43,7 +43,7 @@ pub(super) enum Kind {
         /// What has arrived.
         state: Mutex<UploadState>,
         /// Keeps the kernel's reference where the inode is also open with passthrough.
-        _backing: Option<Arc<BackingId>>,
+        backing: Option<Arc<BackingId>>,
     },
     /// A directory as it was at the time of opening: name, target.
     Directory(Vec<(String, Target)>),
@@ -55,6 +55,15 @@ impl Handle {
         match &self.kind {
             Kind::File { file, .. } => Some(file),
             _ => None,
+        }
+    }
+
+    /// Whether it is counted among the inode's open handles, see [`Inodes`](super::inode::Inodes).
+    pub fn counts(&self) -> bool {
+        match &self.kind {
+            Kind::File { counts, .. } => *counts,
+            Kind::Upload { backing, .. } => backing.is_some(),
+            Kind::Control(_) | Kind::Directory(_) => false,
         }
     }
 

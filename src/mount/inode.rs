@@ -28,7 +28,7 @@ struct Node {
     target: Target,
     incarnation: Option<Incarnation>,
     lookups: u64,
-    /// Open handles whose I/O the kernel caches or passes through; direct ones do not count.
+    /// Open handles that the kernel counts as cached or passed through.
     opens: u32,
     backing: Option<Arc<BackingId>>,
     /// Moves when the content changes behind the kernel's page cache.
@@ -186,9 +186,15 @@ impl Inodes {
         Opening { backing: None, keep_cache }
     }
 
-    /// The backing reference of an inode that is open with passthrough: whoever opens it must use it too.
-    pub fn backing(&self, ino: u64) -> Option<Arc<BackingId>> {
-        self.lock().nodes.get(&ino).filter(|node| node.opens > 0)?.backing.clone()
+    /// Counts one more handle whose reads and writes come to the daemon, where the inode is open with passthrough: it must
+    /// use the same backing reference (the kernel takes it for one with passthrough), and is ended with
+    /// [`close`](Self::close). Where this is `None` the handle does not count.
+    pub fn open_direct(&self, ino: u64) -> Option<Arc<BackingId>> {
+        let mut table = self.lock();
+        let node = table.nodes.get_mut(&ino).filter(|node| node.opens > 0)?;
+        let backing = node.backing.clone()?;
+        node.opens += 1;
+        Some(backing)
     }
 
     /// A handle that [`open`](Self::open) counted is released.

@@ -216,7 +216,7 @@ impl PendingOpen {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
-        let kind = Kind::File { file, db, direct: false, _backing: backing.clone() };
+        let kind = Kind::File { file, db, counts: true, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }
 
@@ -227,8 +227,8 @@ impl PendingOpen {
             Err(errno) => return self.fail(errno),
         };
         // As for an upload: an inode that is open with passthrough allows no handles without it.
-        let backing = self.state.inodes.backing(ino);
-        let kind = Kind::File { file, db, direct: true, _backing: backing.clone() };
+        let backing = self.state.inodes.open_direct(ino);
+        let kind = Kind::File { file, db, counts: backing.is_some(), _backing: backing.clone() };
         let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
         self.answer(ino, kind, flags, backing.as_deref());
     }
@@ -240,8 +240,8 @@ impl PendingOpen {
             Err(errno) => return self.fail(errno),
         };
         // An inode that is open with passthrough allows no other handles; with both flags I/O comes to the daemon.
-        let backing = self.state.inodes.backing(ino);
-        let kind = Kind::Upload { state: Mutex::new(upload), _backing: backing.clone() };
+        let backing = self.state.inodes.open_direct(ino);
+        let kind = Kind::Upload { state: Mutex::new(upload), backing: backing.clone() };
         self.answer(ino, kind, FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
     }
 
