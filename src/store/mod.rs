@@ -13,6 +13,7 @@ mod event;
 mod freshness;
 mod group;
 mod layout;
+mod lease;
 mod members;
 mod names;
 mod namespace;
@@ -23,6 +24,7 @@ mod run_sink;
 mod store;
 mod upload;
 
+pub use crate::db::Lease;
 pub use change::{Change, ChangeError, ChangeKind, Origin};
 pub use commit_sink::CommitSink;
 pub use committed_log::{CommittedLog, LogReadError};
