@@ -56,7 +56,12 @@ impl Store {
                 Some(database) if database.index() < index => self.end(name, index),
                 _ => Ok(()),
             },
-            ChangeKind::Rename { from, to } => self.apply_rename(index, from, to),
+            ChangeKind::Rename { from, to } => {
+                self.apply_rename(index, from, to)?;
+                // Also where the files were moved before a crash, and the table was not written.
+                self.names.rename_database(from, to, index);
+                Ok(())
+            }
             _ => self.apply_names(index, kind, timestamp_ms),
         }
     }
@@ -135,7 +140,6 @@ impl Store {
         databases.remove(from);
         databases.insert(to.clone(), renamed);
         drop(databases);
-        self.names.rename_database(from, to, index);
         self.tell_kernel(from);
         self.tell_kernel(to);
         let _ = self.events.send(StoreEvent::Dropped(from.clone()));

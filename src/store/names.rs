@@ -93,7 +93,9 @@ impl Store {
         if self.names.get(&MountPath::Directory(name.clone())).is_some() {
             return done(Err(StoreError::Invalid(format!("database {name}: a directory has that name"))));
         }
-        let existed = self.get(name).is_some();
+        // One that a crash left behind without an entry of the log gets one now.
+        let existed = self.names.has_database(name)
+            || self.get(name).is_some_and(|database| database.pos().txid.is_some());
         let database = match self.create(name) {
             Ok(database) if existed => return done(Ok(database)),
             Ok(database) => database,

@@ -156,15 +156,20 @@ impl Namespace {
         }
     }
 
-    /// A database has another name, replacing what had it.
+    /// A database that is older than entry `index` has another name, replacing what had it.
     pub fn rename_database(&self, from: &DbName, to: &DbName, index: LogIndex) {
         let mut tables = self.write();
-        tables.unsynced.remove(from);
-        tables.unsynced.insert(to.clone());
-        if let Some(entry) = tables.databases.remove(from) {
-            tables.databases.insert(to.clone(), NameEntry { index, ..entry });
-            tables.dirty = true;
+        if !tables.databases.get(from).is_some_and(|entry| entry.index < index) {
+            return;
         }
+        if tables.unsynced.remove(from) {
+            tables.unsynced.insert(to.clone());
+        }
+        let entry = tables.databases.remove(from).map(|entry| NameEntry { index, ..entry });
+        if let Some(entry) = entry {
+            tables.set(&MountPath::Database(to.clone()), entry);
+        }
+        tables.dirty = true;
     }
 
     /// Directories older than entry `index` at `from` and below it have another path.

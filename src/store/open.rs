@@ -65,20 +65,12 @@ pub(super) fn databases(
     Ok(found)
 }
 
-/// The table of names. A data directory of a version that had none gets one with what its files say; of a newer one, what
-/// the table names and a crash took is left out: the log brings it again.
+/// The table of names. A data directory of a version that had none gets one with what its files say.
 pub(super) fn names(
     layout: &Layout,
     found: &BTreeMap<DbName, Arc<Database>>,
 ) -> Result<Namespace, StoreError> {
     if let Some(names) = Namespace::open(&layout.names())? {
-        for (path, _) in names.list().names {
-            if let MountPath::Database(name) = path
-                && !found.contains_key(&name)
-            {
-                names.remove_database(&name);
-            }
-        }
         return Ok(names);
     }
     let names = Namespace::empty(layout.names());
@@ -115,20 +107,6 @@ fn directories(layout: &Layout) -> Result<Vec<DbName>, StoreError> {
         }
     }
     Ok(all)
-}
-
-/// Removes databases that an application made here and whose creation never got into the log, because this node died in
-/// between. One with a log left behind by a crash stays: what is in it is settled later.
-pub(super) fn forget_unlogged(store: &super::Store) {
-    for database in store.all() {
-        let (name, unlogged) = (database.name(), database.pos().txid.is_none());
-        if !unlogged || store.names.has_database(name) || database.attached() || database.has_tail() {
-            continue;
-        }
-        if let Err(error) = store.forget(name) {
-            tracing::warn!(db = %name, %error, "cannot remove a database that is not in the log");
-        }
-    }
 }
 
 /// Compares databases with their checksums in the background. A replica's damaged one is fetched again with the next

@@ -41,6 +41,8 @@ pub struct Store {
     pub(super) events: broadcast::Sender<StoreEvent>,
     pub(super) sink: Arc<RunSink>,
     pub(super) names: Namespace,
+    /// Databases without content that were found at the start and may not be in the log.
+    unlogged: Mutex<Vec<DbName>>,
     applied: AtomicU64,
     primary: Mutex<Option<PrimaryInfo>>,
     /// Counts steps of any database; waiters look again when it moves.
@@ -106,6 +108,9 @@ impl Store {
         shared.set_watcher(watcher);
         let found = super::open::databases(&layout, &shared)?;
         let names = super::open::names(&layout, &found)?;
+        let empty = found.values().filter(|database| database.pos().txid.is_none());
+        let unlogged: Vec<DbName> =
+            empty.map(|database| database.name().clone()).filter(|name| !names.has_database(name)).collect();
         let applied = AtomicU64::new(durable.index().get());
         let store = Arc::new(Self {
             layout,
@@ -115,6 +120,7 @@ impl Store {
             events,
             sink: Arc::new(RunSink::new(node)),
             names,
+            unlogged: Mutex::new(unlogged),
             applied,
             primary: Mutex::new(None),
             steps,
@@ -200,6 +206,10 @@ impl Store {
             // Nobody listening is no error.
             let _ = self.events.send(StoreEvent::Primary(primary));
         }
+    }
+
+    pub(super) fn lock_unlogged(&self) -> MutexGuard<'_, Vec<DbName>> {
+        self.unlogged.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn lock_roles(&self) -> MutexGuard<'_, ()> {
@@ -338,7 +348,7 @@ impl Store {
     /// It has been applied as far as it went then; databases that do not agree with it are not served.
     pub fn end_replay(&self) {
         self.all().iter().for_each(|database| database.end_replay());
-        super::open::forget_unlogged(self);
+        self.settle_names();
     }
 
     /// Compares a voter's databases with their checksums in the background, once their log is redone: until then pages

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::db::{DbError, SnapshotHeader};
 use crate::ltx::{BlobRef, Body, ChangeSet};
-use crate::store::{Change, ChangeKind, Origin, PrimaryInfo, StoreError};
+use crate::store::{Change, ChangeKind, NameList, Origin, PrimaryInfo, StoreError};
 use crate::stream::{BlobSink, ListedDatabase, PageSource, ReplicaTarget, SnapshotSource};
 use crate::types::{Checksum, DbName, LogIndex, NodeId, PageCount, PageSize, Pgno, Pos, Txid, TxidRange};
 
@@ -28,6 +28,7 @@ pub struct State {
     pub installed_pages: u64,
     pub installs: u64,
     pub blocked: HashSet<DbName>,
+    pub names: NameList,
     pub primary: Option<PrimaryInfo>,
     pub seen: Vec<(LogIndex, std::time::Instant)>,
 }
@@ -223,6 +224,11 @@ impl ReplicaTarget for FakeStore {
         Ok(())
     }
 
+    fn install_names(&self, names: NameList, _index: LogIndex) -> Result<(), StoreError> {
+        self.lock().names = names;
+        Ok(())
+    }
+
     fn set_primary(&self, primary: Option<PrimaryInfo>) {
         self.lock().primary = primary;
     }
@@ -291,6 +297,10 @@ impl SnapshotSource for FakeStore {
     fn list(&self) -> Vec<ListedDatabase> {
         let listed = |(name, db): (&DbName, &FakeDb)| ListedDatabase { name: name.clone(), pos: db.pos() };
         self.lock().dbs.iter().map(listed).collect()
+    }
+
+    fn names(&self) -> NameList {
+        self.lock().names.clone()
     }
 
     fn applied_index(&self) -> LogIndex {
