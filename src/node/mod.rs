@@ -14,6 +14,7 @@ mod doctor;
 mod endpoint_security;
 mod error;
 mod event_counters;
+mod followed;
 mod followers_of_voters;
 mod guard;
 mod hook;

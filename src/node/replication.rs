@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
+use super::followed::remember_followed;
 use super::followers_of_voters::watch_followers;
-use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
 use crate::io::blobs::BlobStore;
@@ -18,7 +18,7 @@ use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
 use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
-use crate::stream::{self, ClusterId, FollowOptions, FollowStatus, Follower, PrimaryView, Serving};
+use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
 
 /// How this node takes part in the cluster's history.
@@ -402,47 +402,10 @@ fn wire_identity(
     })
 }
 
-/// Nodes that are remembered at most.
-const FOLLOWED_MAX: usize = 16;
-/// How often is looked whether they are others.
-const FOLLOWED_EVERY: std::time::Duration = std::time::Duration::from_millis(500);
-
-/// Notes whom a replica follows and the voters it hears of, so that it finds the cluster again when it is started without
-/// being told where that is.
-async fn remember_followed(
-    mut status: watch::Receiver<FollowStatus>,
-    configured: Vec<String>,
-    identity: Arc<IdentityFile>,
-    shutdown: CancellationToken,
-) {
-    loop {
-        let nodes = {
-            let status = status.borrow_and_update();
-            let mut nodes: Vec<String> = Vec::new();
-            let upstream = status.upstream.clone().filter(|_| status.connected);
-            let known = upstream.iter().chain(&configured).chain(&status.view.voters);
-            for addr in known.filter(|addr| !addr.is_empty()) {
-                if !nodes.contains(addr) && nodes.len() < FOLLOWED_MAX {
-                    nodes.push(addr.clone());
-                }
-            }
-            upstream.map(|_| nodes)
-        };
-        if let Some(nodes) = nodes.filter(|nodes| *nodes != identity.get().follows) {
-            let file = identity.clone();
-            let saved = blocking(move || file.update(|identity| identity.follows = nodes)).await;
-            if let Err(error) = saved.and_then(|saved| saved) {
-                tracing::warn!(%error, "whom this replica follows cannot be noted: its next start needs --join");
-            }
-        }
-        // The status changes with every entry, the nodes hardly ever.
-        tokio::select! {
-            () = tokio::time::sleep(FOLLOWED_EVERY) => {}
-            () = shutdown.cancelled() => return,
-        }
-        tokio::select! {
-            changed = status.changed() => if changed.is_err() { return },
-            () = shutdown.cancelled() => return,
-        }
+/// The primary as others are told it: a node knows its own addresses of this run better than the log does.
+pub(super) fn primary_of(state: &PrimaryState, own: &PrimaryInfo) -> Option<PrimaryInfo> {
+    match &state.primary {
+        Some(leader) if state.is_self || leader.name == own.name => Some(own.clone()),
+        leader => leader.clone(),
     }
 }
