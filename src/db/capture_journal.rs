@@ -141,7 +141,7 @@ impl Database {
         let frame = Frame::on(self.name(), state, header.page_size, pages);
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
-        let mut touched = self.touched_pages(header.page_size);
+        let mut touched = self.overlay.touched_pages(header.page_size);
         touched.retain(|pgno| pages.contains(*pgno) && *pgno != lock_page);
         let read = |pgno: Pgno, page: &mut [u8]| read_at(pgno.offset(header.page_size), page);
         if same_size && pages == state.pages && unchanged(state, &touched, header.page_size, read)? {
@@ -149,14 +149,6 @@ impl Database {
         }
         touched.extend(frame.untouched_growth(&touched));
         frame.encode(&self.shared, &state.checksums, touched.into_iter(), read).map(Some)
-    }
-
-    /// Pages of which any byte may differ from the file.
-    fn touched_pages(&self, page_size: PageSize) -> BTreeSet<Pgno> {
-        let size = page_size.bytes();
-        let numbers =
-            self.overlay.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
-        numbers.filter_map(|number| u32::try_from(number + 1).ok().and_then(Pgno::new)).collect()
     }
 
     /// Brings what is staged into the database file, now that the log has it as the change set that gives the
@@ -260,11 +252,8 @@ fn unchanged(
     Ok(true)
 }
 
+/// Pages of a file; one that the file's end cuts off counts, as it does for SQLite. A transaction that changes the page
+/// size leaves the file at a size that is no multiple of it, until it is cut after the journal has ended.
 fn page_count(length: u64, page_size: PageSize) -> io::Result<PageCount> {
-    let pages = length / page_size.bytes();
-    if !length.is_multiple_of(page_size.bytes()) {
-        let text = format!("its size of {length} bytes is no multiple of the page size {page_size}");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    u32::try_from(pages).map(PageCount::new).map_err(io::Error::other)
+    u32::try_from(length.div_ceil(page_size.bytes())).map(PageCount::new).map_err(io::Error::other)
 }

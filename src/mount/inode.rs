@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use fuser::BackingId;
 
@@ -31,6 +31,8 @@ struct Node {
     /// Open handles that the kernel counts as cached or passed through.
     opens: u32,
     backing: Option<Arc<BackingId>>,
+    /// The last of them: while a handle has it open, the kernel takes no other one for the inode.
+    last_backing: Weak<BackingId>,
     /// Moves when the content changes behind the kernel's page cache.
     generation: u64,
     /// The generation the kernel's page cache is of.
@@ -169,8 +171,12 @@ impl Inodes {
         if node.opens == 0 {
             node.backing = None;
             if let Some(connect) = connect {
-                match connect() {
-                    Ok(backing) => node.backing = Some(Arc::new(backing)),
+                let last = node.last_backing.upgrade();
+                match last.map_or_else(|| connect().map(Arc::new), Ok) {
+                    Ok(backing) => {
+                        node.last_backing = Arc::downgrade(&backing);
+                        node.backing = Some(backing);
+                    }
                     Err(error) => tracing::warn!("no passthrough for {}: {error}", node.target.path()),
                 }
             }
@@ -186,15 +192,10 @@ impl Inodes {
         Opening { backing: None, keep_cache }
     }
 
-    /// Counts one more handle whose reads and writes come to the daemon, where the inode is open with passthrough: it must
-    /// use the same backing reference (the kernel takes it for one with passthrough), and is ended with
-    /// [`close`](Self::close). Where this is `None` the handle does not count.
-    pub fn open_direct(&self, ino: u64) -> Option<Arc<BackingId>> {
-        let mut table = self.lock();
-        let node = table.nodes.get_mut(&ino).filter(|node| node.opens > 0)?;
-        let backing = node.backing.clone()?;
-        node.opens += 1;
-        Some(backing)
+    /// The backing reference of an inode that is open with passthrough, if only by handles that
+    /// [`open`](Self::open) did not count: whoever opens it must use it too.
+    pub fn backing(&self, ino: u64) -> Option<Arc<BackingId>> {
+        self.lock().nodes.get(&ino)?.last_backing.upgrade()
     }
 
     /// A handle that [`open`](Self::open) counted is released.
@@ -218,7 +219,16 @@ impl Inodes {
 
 impl Node {
     fn new(target: Target, incarnation: Option<Incarnation>, lookups: u64) -> Self {
-        Self { target, incarnation, lookups, opens: 0, backing: None, generation: 0, cached: None }
+        Self {
+            target,
+            incarnation,
+            lookups,
+            opens: 0,
+            backing: None,
+            last_backing: Weak::new(),
+            generation: 0,
+            cached: None,
+        }
     }
 }
 

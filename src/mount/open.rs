@@ -1,9 +1,9 @@
 //! Opening and creating files: what is common to all kinds, and which kind is asked.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::sync::{Arc, Mutex};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::sync::Arc;
 
 use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
 use nix::libc;
@@ -14,7 +14,7 @@ use super::handle::{Handle, Kind};
 use super::names::Target;
 use super::state::State;
 use super::tree::Incarnation;
-use super::upload::UploadState;
+use super::upload::Staging;
 use super::{control_files, database, journal, shm, super_journal, wal};
 use crate::db::{Database, DbError, FileKind};
 
@@ -47,8 +47,8 @@ impl OpenReply {
 pub(super) struct Opener {
     /// This program itself.
     pub own: bool,
-    /// A process of another process namespace, which nothing here can see or outlive.
-    pub foreign: bool,
+    /// The thread; 0 where that is not known.
+    pub thread: u32,
     /// `open(2)` flags.
     pub flags: i32,
     /// Owner of a new file.
@@ -70,9 +70,20 @@ impl Opener {
         self.flags & libc::O_TRUNC != 0
     }
 
-    /// Whether it only writes: nothing SQLite does, but `cp` and `cat >`.
-    pub fn only_writes(&self) -> bool {
-        self.flags & libc::O_ACCMODE == libc::O_WRONLY
+    /// Whether it opens as SQLite never opens a file: only for writing, or cut to nothing, as `cp`, `dd` and
+    /// `rsync --inplace` do.
+    pub fn is_foreign(&self) -> bool {
+        self.flags & libc::O_ACCMODE == libc::O_WRONLY || self.truncates()
+    }
+
+    /// Whether it opens as one who makes a temporary file (`mkstemp`), which a database never is for SQLite.
+    pub fn excludes(&self) -> bool {
+        self.flags & libc::O_EXCL != 0
+    }
+
+    /// Whether it opens a file for reading and writing as every SQLite since 3.31 does, and hardly anything else.
+    pub fn is_sqlite_like(&self) -> bool {
+        !self.is_foreign() && self.flags & libc::O_NOFOLLOW != 0
     }
 }
 
@@ -114,6 +125,7 @@ impl PendingOpen {
             Target::File(db, FileKind::Shm) => shm::open(self, &db),
             Target::File(db, FileKind::Journal) => journal::open(self, &db),
             Target::SuperJournal(_) => super_journal::open(self),
+            Target::Temporary(_) => super_journal::open_temporary(self),
         }
     }
 
@@ -169,15 +181,32 @@ impl PendingOpen {
         self.reply.error(errno);
     }
 
-    /// Creates the empty backing file of a side file, which is shown with owner and permissions of its database.
+    /// Creates the empty backing file of a side file, which is shown with owner and permissions of its database, or of a
+    /// file of this node alone, which has them itself.
     pub fn create_backing(&self) -> Result<(), Errno> {
         let path = self.state.tree.backing(&self.target).ok_or(Errno::EPERM)?;
-        let created = File::options().write(true).create_new(true).mode(0o600).open(&path).map(drop);
-        match created {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                Err(of_io(&self.target.path(), Doing::Create, &error))
-            }
-            _ => Ok(()),
+        let failed = |error| of_io(&self.target.path(), Doing::Create, &error);
+        let alone = matches!(self.target, Target::SuperJournal(_) | Target::Temporary(_));
+        if alone && let Some(directory) = path.parent() {
+            // One in which there never was a database is not there yet.
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) if alone => self.adopt_owner(&file),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives a new backing file its owner and permissions. Failing that is no reason to fail the open: without the right to
+    /// change owners the daemon serves its own user only.
+    fn adopt_owner(&self, file: &File) {
+        let Opener { uid, gid, mode, .. } = self.opener;
+        let owned = fchown(file, Some(uid), Some(gid))
+            .and_then(|()| file.set_permissions(Permissions::from_mode(mode & 0o7777)));
+        if let Err(error) = owned {
+            tracing::debug!(path = self.target.path(), "owner and permissions stay as they are: {error}");
         }
     }
 
@@ -199,7 +228,7 @@ impl PendingOpen {
     /// program, and cannot write it any more the moment this program is gone.
     pub fn finish(self, db: Option<Arc<Database>>, passthrough: bool) {
         let wal = matches!(self.target, Target::File(_, FileKind::Wal));
-        if passthrough && self.opener.foreign && wal && self.state.passthrough() {
+        if passthrough && self.opener.thread == 0 && wal && self.state.passthrough() {
             return self.finish_through_this_program(db);
         }
         let (file, ino) = match self.open_backing_file() {
@@ -216,33 +245,59 @@ impl PendingOpen {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
-        let kind = Kind::File { file, db, counts: true, _backing: backing.clone() };
+        let kind = Kind::File { file, db, counts: true, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }
 
-    /// Answers with a handle all of whose reads and writes come here, whatever other handles of the file do.
+    /// Answers with a handle of `-wal` all of whose reads and writes come here, whatever other handles of it do.
     fn finish_through_this_program(self, db: Option<Arc<Database>>) {
-        let (file, ino) = match self.open_backing_file() {
-            Ok(opened) => opened,
-            Err(errno) => return self.fail(errno),
-        };
-        // As for an upload: an inode that is open with passthrough allows no handles without it.
-        let backing = self.state.inodes.open_direct(ino);
-        let kind = Kind::File { file, db, counts: backing.is_some(), _backing: backing.clone() };
-        let flags = FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH;
-        self.answer(ino, kind, flags, backing.as_deref());
+        self.finish_direct(None, |file, backing| Kind::File {
+            file,
+            db,
+            counts: false,
+            staging: None,
+            _backing: backing,
+        });
     }
 
     /// Answers with a handle whose writes make up a new content of the database.
-    pub fn finish_upload(self, upload: UploadState) {
-        let ino = match self.open_backing_file() {
-            Ok((_, ino)) => ino,
-            Err(errno) => return self.fail(errno),
+    pub fn finish_upload(self, staging: Staging) {
+        self.finish_direct(None, |file, backing| Kind::Upload {
+            file,
+            staging: Box::new(staging),
+            _backing: backing,
+        });
+    }
+
+    /// Answers with a handle of the database file of which only its writes will tell whether it is SQLite's.
+    pub fn finish_unsure(self, db: Arc<Database>) {
+        let staging = Some(Box::new(Staging::in_place(db.name().clone(), self.opener.thread)));
+        let same = db.clone();
+        self.finish_direct(Some(same), |file, backing| Kind::File {
+            file,
+            db: Some(db),
+            counts: false,
+            staging,
+            _backing: backing,
+        });
+    }
+
+    /// Answers with a handle whose reads and writes all come here, past the kernel's cache.
+    fn finish_direct(
+        self,
+        counted: Option<Arc<Database>>,
+        kind: impl FnOnce(File, Option<Arc<BackingId>>) -> Kind,
+    ) {
+        let (file, ino) = match self.open_backing_file() {
+            Ok(opened) => opened,
+            Err(errno) => {
+                self.closed(counted.as_ref());
+                return self.fail(errno);
+            }
         };
         // An inode that is open with passthrough allows no other handles; with both flags I/O comes to the daemon.
-        let backing = self.state.inodes.open_direct(ino);
-        let kind = Kind::Upload { state: Mutex::new(upload), backing: backing.clone() };
-        self.answer(ino, kind, FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
+        let backing = self.state.inodes.backing(ino);
+        self.answer(ino, kind(file, backing.clone()), FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
     }
 
     /// Takes back what `app_opened` counted, where the open fails after it.
@@ -286,7 +341,7 @@ impl PendingOpen {
             (OpenReply::Open(reply, _), Some(backing)) => {
                 reply.opened_passthrough(FileHandle(fh), flags, backing)
             }
-            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh)) {
+            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh), 0) {
                 Ok((attr, _)) => match backing {
                     None => reply.created(&FOREVER, &attr, Generation(0), FileHandle(fh), flags),
                     Some(backing) => {

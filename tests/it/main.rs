@@ -13,6 +13,7 @@ mod failover;
 mod far_apart;
 mod fault;
 mod fence;
+mod foreign_writes;
 mod guarantees;
 mod import_circles;
 mod interrupted_starts;
