@@ -69,7 +69,9 @@ fn cluster(passthrough: bool) -> Option<Voters> {
         settings.role = if number == 4 { "replica" } else { "voter" };
         settings.join = nodes.iter().map(|node| node.listen).collect();
         settings.passthrough = passthrough;
-        settings.extra = vec!["--allow-other".into()];
+        // A loaded machine must not move the primary: that is asked for.
+        let patient = ["--allow-other", "--heartbeat", "200ms", "--election-timeout", "3s"];
+        settings.extra = patient.map(ToOwned::to_owned).into();
         let mut node = Node::new(dir.path(), settings);
         node.must_start();
         nodes.push(node);
