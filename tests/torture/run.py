@@ -55,6 +55,7 @@ EXPECTED_ERRORS = [
     "transactions that were not replicated before another node became primary are discarded and kept",
     # A disk that is full is a fault of the run.
     "No space left on device",
+    "the disk is nearly full: commits are refused until there is more space",
     # fuser says it when the application that asked was killed meanwhile.
     "fuser::reply: Failed to send FUSE reply: No such file or directory",
 ]
