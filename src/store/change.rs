@@ -57,6 +57,10 @@ impl From<ChangeSetError> for ChangeError {
 }
 
 const VERSION: u8 = 1;
+/// Largest record that is proposed, in bytes. It travels in one message between voters, which has room for twice as much:
+/// one that does not fit would stop everything behind it.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
 const HEADER_BYTES: usize = 1 + 8 * 4 + 1;
 
 impl Change {
@@ -73,11 +77,14 @@ impl Change {
         }
     }
 
+    /// How many bytes of change sets the record carries.
+    pub fn inline_bytes(&self) -> usize {
+        self.change_sets().iter().map(|set| set.inline_bytes() + set.db.as_str().len() + 64).sum()
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Bytes {
-        let inline: usize =
-            self.change_sets().iter().map(|set| set.inline_bytes() + set.db.as_str().len() + 64).sum();
-        let mut out = Vec::with_capacity(HEADER_BYTES + 64 + inline);
+        let mut out = Vec::with_capacity(HEADER_BYTES + 64 + self.inline_bytes());
         out.put_u8(VERSION);
         out.put_u64(self.origin.node.get());
         out.put_u64(self.origin.run);

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::change::ENTRY_BYTES_MAX;
 use super::{Change, ChangeKind, CommitSink, Origin};
 use crate::db::{ChangeSink, CommitDone, CommitError};
 use crate::ltx::ChangeSet;
@@ -37,7 +38,13 @@ impl RunSink {
         let origin = Origin { node: self.node, run: self.run, seq };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-        log.propose(Change { origin, timestamp_ms, kind }, done);
+        let change = Change { origin, timestamp_ms, kind };
+        if change.inline_bytes() > ENTRY_BYTES_MAX {
+            let why =
+                format!("a transaction of {} bytes is too large for one log entry", change.inline_bytes());
+            return done(Err(CommitError::Refused(why)));
+        }
+        log.propose(change, done);
     }
 }
 

@@ -24,6 +24,7 @@ mod multi_node;
 mod mutual_tls;
 mod proxy;
 mod security;
+mod several_databases;
 mod single_node;
 mod supervision;
 mod tidy;
