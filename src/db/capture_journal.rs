@@ -98,9 +98,14 @@ impl Database {
         if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        // What was rolled back ends whatever the disk has left.
-        let space =
-            |batch: &Option<Batch>| batch.as_ref().map_or(Ok(()), |_| self.shared.limits.check_space());
+        // What was rolled back ends whatever the disk has left. For the rest the space is taken now: once the log has the
+        // change set, writing it must not fail.
+        let space = |batch: &Option<Batch>| match batch {
+            Some(batch) => {
+                self.shared.limits.check_space().and_then(|()| self.reserve_space(state, &batch.change))
+            }
+            None => Ok(()),
+        };
         match self.encode_journal(state, inline_bytes_max).and_then(|batch| space(&batch).map(|()| batch)) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
@@ -217,7 +222,7 @@ impl Database {
 }
 
 /// Takes back a transaction of these databases, which was not committed because of `error`, before its writer hears of
-/// that and lets go of his locks: what others read then could be taken for a later commit, by its change counter.
+/// that and lets go of its locks: what others read then could be taken for a later commit, by its change counter.
 pub(crate) fn take_back(databases: Vec<Arc<Database>>, error: DbError, done: Done) {
     let Some(first) = databases.first().cloned() else { return done(Err(error)) };
     // Whoever tells the kernel must not be one of those who answer it.

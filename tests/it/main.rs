@@ -14,6 +14,7 @@ mod far_apart;
 mod fault;
 mod fence;
 mod foreign_writes;
+mod full_disk;
 mod guarantees;
 mod import_circles;
 mod interrupted_starts;
