@@ -43,6 +43,7 @@ mod scrub;
 mod shared;
 mod snapshot;
 mod staged_file;
+mod super_journal_members;
 mod super_journals;
 mod traits;
 mod undecided;
