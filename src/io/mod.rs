@@ -7,5 +7,6 @@ pub mod ofd_lock;
 #[cfg(test)]
 pub mod power;
 mod read;
+pub mod space;
 
 pub use read::{read_or_zero, read_up_to};

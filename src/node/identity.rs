@@ -27,6 +27,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `name` | the operator's name for it at the last start |
 /// | `role` | `voter` or `replica` |
 /// | `cluster` | the cluster's id, 32 hex digits; missing until it is known |
+/// | `starts` | how often the node was started, see `raft::Incarnation` |
 /// | `founding` | true from drawing a new cluster's id until its log exists |
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
@@ -42,6 +43,10 @@ pub struct NodeIdentity {
     pub cluster: Option<String>,
     /// Whether the cluster is being founded: its id is drawn, its log may not exist yet.
     pub founding: bool,
+    /// How often the node was started, this time included.
+    pub starts: u64,
+    /// A random number of this start, not stored.
+    pub run: u64,
     /// The FUSE connection of the last run and where it was mounted.
     pub last_mount: Option<(u64, PathBuf)>,
 }
@@ -61,6 +66,8 @@ struct Record {
     role: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(default)]
+    starts: u64,
     #[serde(default)]
     founding: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,7 +214,17 @@ impl NodeIdentity {
     pub fn draw(name: NodeName, role: Role) -> Result<Self, NodeError> {
         // 0 is LTX's "unknown node".
         let node = NodeId::new(u64::from_be_bytes(random()?).max(1));
-        Ok(Self { node, name, role, cluster: None, founding: false, last_mount: None })
+        Ok(Self { node, name, role, cluster: None, founding: false, starts: 0, run: 0, last_mount: None })
+    }
+
+    /// Counts this start.
+    ///
+    /// # Errors
+    /// Where the system has no random numbers.
+    pub fn begin_start(&mut self) -> Result<(), NodeError> {
+        self.starts += 1;
+        self.run = u64::from_be_bytes(random()?);
+        Ok(())
     }
 }
 
@@ -256,6 +273,7 @@ fn encode(identity: &NodeIdentity) -> String {
         name: identity.name.to_string(),
         role: identity.role.to_string(),
         cluster: identity.cluster.clone(),
+        starts: identity.starts,
         founding: identity.founding,
         fuse_connection,
         mount_point,
@@ -286,6 +304,8 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         name: record.name.parse().map_err(|_| damaged("name"))?,
         role: record.role.parse().map_err(|_| damaged("role"))?,
         cluster: record.cluster,
+        starts: record.starts,
+        run: 0,
         founding: record.founding,
         last_mount,
     })

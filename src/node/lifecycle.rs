@@ -17,6 +17,7 @@ use crate::config::Settings;
 /// # Errors
 /// Where the node cannot start or go on; everything is unmounted and stopped then.
 pub async fn run(settings: Settings) -> Result<i32, NodeError> {
+    super::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     let shutdown = CancellationToken::new();
     // Whatever way this function is left, the tasks of the node end.

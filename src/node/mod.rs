@@ -9,6 +9,7 @@ mod checkpoints;
 mod child;
 mod control;
 mod current_role;
+mod descriptors;
 mod disk_guard;
 mod doctor;
 mod endpoint_security;

@@ -12,9 +12,10 @@ use super::followers_of_voters::watch_followers;
 use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
+use crate::config::LimitSettings;
 use crate::io::blobs::BlobStore;
 use crate::proxy::WriteGate;
-use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
+use crate::raft::{AddressBook, Beginning, Incarnation, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
 use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
@@ -33,6 +34,8 @@ pub(super) enum Replication {
         own: PrimaryInfo,
         /// What is asked of the cluster as a whole.
         control: Arc<VoterControl>,
+        /// Why this node is no member of the group any more, and how it is let in again.
+        removed: watch::Sender<Option<String>>,
         /// The term of what applications may do here.
         term: Arc<AtomicU64>,
         /// Planned moves of the primary; taken once, by who carries them out.
@@ -67,6 +70,7 @@ pub(super) struct Parts {
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
     pub(super) timing: Timing,
+    pub(super) limits: LimitSettings,
     pub(super) peering: Peering,
 }
 
@@ -105,6 +109,10 @@ impl Replication {
             heartbeat: parts.timing.heartbeat,
             election_timeout: parts.timing.election_timeout,
             commit_timeout: parts.timing.commit_timeout,
+            retention_bytes: parts.limits.log_keep_bytes,
+            retention: parts.limits.log_keep_age,
+            disk_reserve_bytes: parts.limits.disk_reserve_bytes,
+            incarnation: Incarnation { number: identity.starts, run: identity.run },
             ..RaftOptions::new(
                 cluster.to_string(),
                 identity.node,
@@ -122,6 +130,7 @@ impl Replication {
         let raft = started.await?.map_err(|error| NodeError::Replication(error.to_string()))?;
         // Set once, here.
         let _ = slot.set(Arc::downgrade(&raft));
+        parts.tasks.spawn(end_when_outdated(raft.clone(), parts.failures.clone(), parts.shutdown.clone()));
         parts.store.set_sink(raft.sink());
         let (view, views) = watch::channel(PrimaryView::default());
         let (states, stop) = (raft.watch_primary(), parts.shutdown.clone());
@@ -148,7 +157,8 @@ impl Replication {
         };
         parts.serve(serving, services, Some(raft.connections()));
         let handoffs = Mutex::new(Some(handoffs));
-        Ok(Replication::Voter { raft, target, own, control, term: Arc::default(), handoffs })
+        let removed = watch::Sender::new(None);
+        Ok(Replication::Voter { raft, target, own, control, removed, term: Arc::default(), handoffs })
     }
 
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
@@ -287,6 +297,14 @@ impl Replication {
         state.borrow().until.is_some_and(|until| until <= Instant::now())
     }
 
+    /// Why this node is no member of the cluster any more, where it was removed.
+    pub(super) fn removed(&self) -> Option<String> {
+        match self {
+            Replication::Voter { removed, .. } => removed.borrow().clone(),
+            Replication::Replica { .. } => None,
+        }
+    }
+
     /// The Raft term; 0 where unknown.
     pub(super) fn term(&self) -> u64 {
         match self {
@@ -347,6 +365,19 @@ impl Parts {
                 let _ = failures.send(error).await;
             }
         });
+    }
+}
+
+/// Ends the node where its data directory is found to be an older copy: what it has forgotten, others rely on.
+async fn end_when_outdated(
+    raft: Arc<RaftNode>,
+    failures: mpsc::Sender<NodeError>,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        // Nobody to tell: the node ends already.
+        why = raft.outdated() => drop(failures.send(NodeError::Cluster(why)).await),
+        () = shutdown.cancelled() => {}
     }
 }
 

@@ -50,7 +50,7 @@ impl Api for NodeView {
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),
-            ready: self.ready.borrow().clone(),
+            ready: self.replication.removed().map_or_else(|| self.ready.borrow().clone(), Err),
         }
     }
 

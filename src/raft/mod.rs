@@ -7,6 +7,8 @@ mod acks;
 mod codec;
 mod committed;
 mod holders;
+mod incarnations;
+mod introduce;
 mod log_store;
 mod membership;
 mod node;
@@ -25,6 +27,7 @@ mod tests;
 mod transport;
 mod types;
 
+pub use incarnations::Incarnation;
 pub use membership::VOTERS_MAX;
 pub use node::{RaftError, RaftNode};
 pub use options::{Beginning, RaftOptions};

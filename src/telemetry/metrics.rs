@@ -95,6 +95,8 @@ metrics! {
     BACKPRESSURE_WAITS "skein_backpressure_waits_total" Counter Count [] "Times that a database's writers were made to wait until the log had caught up, or for disk space.";
     BACKPRESSURE_SECONDS "skein_backpressure_seconds_total" Counter Seconds [] "How long they were made to wait, in whole seconds over all databases.";
     DISK_FREE "skein_disk_free_bytes" Gauge Bytes [] "Disk space left for the data directory.";
+    LOG_BYTES "skein_log_bytes" Gauge Bytes [] "What the files of the Raft log take.";
+    BLOB_BYTES "skein_blob_bytes" Gauge Bytes [] "What the large change sets that the log names take.";
     DISK_REFUSALS "skein_disk_refusals_total" Counter Count [] "Writes refused because the disk is nearly full.";
     HTTP_REQUESTS "skein_http_requests_total" Counter Count ["method", "route", "status"] "HTTP requests answered.";
     HTTP_SECONDS "skein_http_request_duration_seconds" Histogram Seconds ["route"] "Time from an HTTP request to the begin of its answer.";

@@ -1,0 +1,67 @@
+//! More databases than a node may have files open.
+
+use crate::harness::{Node, Settings, eventually, needs_skein, sql};
+
+const FILES_MAX: u32 = 160;
+
+fn open_files(node: &Node) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", node.pid())).unwrap().count()
+}
+
+#[test]
+fn a_node_has_more_databases_than_descriptors_and_at_the_limit_what_is_open_goes_on() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::primary("n1");
+    settings.files_max = Some((FILES_MAX / 2, FILES_MAX));
+    let mut node = Node::new(dir.path(), settings);
+    node.must_start();
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", node.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().nth(3), Some(FILES_MAX.to_string().as_str()), "{files}");
+    let count = FILES_MAX + 60;
+    let path = |node: &Node, number: u32| node.path(&format!("tenants/{number}.db"));
+    std::fs::create_dir(node.path("tenants")).unwrap();
+    for number in 0..count {
+        let mode = if number % 2 == 0 { "wal" } else { "delete" };
+        let db = sql::create(&path(&node, number), mode, 4096);
+        sql::run(&db, &format!("CREATE TABLE t(v); INSERT INTO t VALUES({number})"));
+    }
+    // Those that nobody has open are let go of.
+    eventually("cold databases hold no descriptor", || {
+        (open_files(&node) < FILES_MAX as usize * 3 / 4).then_some(())
+    });
+    node.restart();
+    for number in (0..count).step_by(7) {
+        let db = sql::open(&path(&node, number));
+        assert_eq!(sql::number(&db, "SELECT v FROM t"), i64::from(number));
+        sql::run(&db, "INSERT INTO t VALUES(0)");
+    }
+    // One that is open works while others are opened until no more can be.
+    let first = sql::open(&path(&node, 0));
+    sql::run(&first, "INSERT INTO t VALUES(1)");
+    let before = sql::number(&first, "SELECT count(*) FROM t");
+    let mut open = Vec::new();
+    let refused = (2..count).step_by(2).find(|number| {
+        let db = rusqlite::Connection::open(path(&node, *number)).unwrap();
+        let failed = db.execute_batch("INSERT INTO t VALUES(2)").is_err();
+        open.push(db);
+        failed
+    });
+    assert!(refused.is_some(), "the limit is not reached: {} files", open_files(&node));
+    assert!(node.is_running());
+    assert_eq!(sql::number(&first, "SELECT count(*) FROM t"), before);
+    sql::run(&first, "INSERT INTO t VALUES(3)");
+    open.clear();
+    eventually("others can be opened again", || {
+        let db = rusqlite::Connection::open(path(&node, refused.unwrap())).ok()?;
+        db.execute_batch("INSERT INTO t VALUES(4)").ok()
+    });
+    drop(first);
+    node.restart();
+    for number in 0..count {
+        sql::check_integrity(&sql::open(&path(&node, number)));
+    }
+}
