@@ -19,6 +19,9 @@ pub mod own_mount {}
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
 
+#[doc = include_str!("log_bounds.md")]
+pub mod log_bounds {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 #[doc = include_str!("metrics.md")]

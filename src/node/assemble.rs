@@ -19,6 +19,7 @@ use super::joining::{find_cluster, look_up, stay_member};
 use super::lag::tell_lag;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
+use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::start_mode::StartMode;
 use super::view::NodeView;
@@ -170,6 +171,7 @@ fn keep_up(
     shutdown: &CancellationToken,
 ) {
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
+    tasks.spawn(watch_quorum(replication.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     tell_lag(store, replication, tasks, shutdown.clone());
     store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);

@@ -17,7 +17,7 @@ use crate::types::{NodeId, Role};
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Without word of a leader for so long a voter asks whether it is still a member.
-const SILENCE_MAX: Duration = Duration::from_secs(3);
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long a node has to say who it is.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -140,13 +140,7 @@ pub(super) async fn stay_member(
             Err(error) => {
                 let text = error.to_string();
                 if said.as_ref() != Some(&text) {
-                    match candidate.returning && raft.silence().is_some_and(|silence| silence >= SILENCE_MAX)
-                    {
-                        true => tracing::warn!(
-                            "no primary has been heard of for a while, so nothing can be written: {text}"
-                        ),
-                        false => tracing::info!("waiting to be a member: {text}"),
-                    }
+                    tracing::info!("waiting to hear from the primary: {text}");
                 }
                 said = Some(text);
             }

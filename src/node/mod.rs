@@ -24,6 +24,7 @@ mod lag;
 mod lifecycle;
 mod primary;
 mod proxying;
+mod quorum;
 mod replication;
 mod signals;
 mod start_mode;

@@ -18,7 +18,7 @@ use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning, Incarnation, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
-use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
+use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Standing, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
 
@@ -297,6 +297,29 @@ impl Replication {
         state.borrow().until.is_some_and(|until| until <= Instant::now())
     }
 
+    /// Why nothing can be written anywhere, as far as this node knows.
+    pub(super) fn no_quorum(&self) -> Option<String> {
+        match self {
+            Replication::Voter { raft, .. } => match raft.silence() {
+                None if self.has_expired() => {
+                    let members = raft.members();
+                    let voters = members.iter().filter(|member| member.standing == Standing::Votes);
+                    let (all, there) = (voters.clone().count(), voters.filter(|voter| voter.healthy).count());
+                    Some(format!("{there} of {all} voters, so nothing can be written"))
+                }
+                Some(silence) if silence >= joining::SILENCE_MAX => {
+                    let seconds = silence.as_secs();
+                    Some(format!("no primary has been heard of for {seconds} s, so nothing can be written"))
+                }
+                _ => None,
+            },
+            Replication::Replica { follower, .. } => {
+                let known = follower.status().borrow().view.primary.is_some();
+                (!known).then(|| "no primary is known, so nothing can be written".to_owned())
+            }
+        }
+    }
+
     /// Why this node is no member of the cluster any more, where it was removed.
     pub(super) fn removed(&self) -> Option<String> {
         match self {
@@ -392,15 +415,26 @@ async fn tell_followers(
     loop {
         let state = states.borrow_and_update().clone();
         view.send_replace(PrimaryView {
-            primary: primary_of(&state, &own),
+            // One that no quorum has answered for too long takes no writes.
+            primary: primary_of(&state, &own)
+                .filter(|_| state.until.is_none_or(|until| until > Instant::now())),
             term: state.term,
             path: Vec::new(),
             voters: raft.peers().into_iter().chain([own.addr.clone()]).collect(),
         });
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
+            () = expiry(&state) => {}
             () = shutdown.cancelled() => return,
         }
+    }
+}
+
+/// Returns when this node's time as primary is over without further word from a quorum.
+async fn expiry(state: &PrimaryState) {
+    match state.until.filter(|until| *until > Instant::now()) {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
     }
 }
 

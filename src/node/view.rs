@@ -50,6 +50,7 @@ impl Api for NodeView {
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),
+            no_quorum: self.replication.no_quorum(),
             ready: self.replication.removed().map_or_else(|| self.ready.borrow().clone(), Err),
         }
     }

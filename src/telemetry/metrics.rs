@@ -64,6 +64,7 @@ macro_rules! metrics {
 
 metrics! {
     IS_PRIMARY "skein_is_primary" Gauge Count [] "1 on the primary, else 0.";
+    QUORUM "skein_quorum" Gauge Count [] "1 while this node hears of a primary that a quorum answers, else 0: nothing can be written.";
     READY "skein_ready" Gauge Count [] "1 when applications may use the mount, else 0.";
     TERM "skein_term" Gauge Count [] "The Raft term.";
     APPLIED_INDEX "skein_applied_index" Gauge Count [] "Last log entry applied.";

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use rusqlite::Connection;
 
-use crate::harness::{Cluster, Node, Options, Settings, SmallDisk, eventually, http, needs_skein, skip, sql};
+use crate::harness::{
+    Cluster, Node, Options, Settings, SmallDisk, Voters, eventually, http, needs_skein, skip, sql,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -162,4 +164,44 @@ fn a_small_disk_is_not_filled_by_the_log_of_a_small_database() {
     drop(db);
     node.restart();
     assert_eq!(sql::number(&sql::open(&node.path("large.db")), "SELECT count(*) FROM t"), 1);
+}
+
+#[test]
+fn a_voter_whose_disk_is_full_leaves_the_election_to_others_and_goes_on() {
+    if !needs_skein() {
+        return;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return skip("mounting a small disk needs root");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let disk = SmallDisk::mount(&dir.path().join("small"), 200);
+    let mut nodes = vec![Node::new(dir.path(), Settings::primary("n1"))];
+    nodes[0].must_start();
+    for (name, data) in [("n2", Some(disk.path().join("data"))), ("n3", None)] {
+        let mut settings = Settings::primary(name);
+        (settings.bootstrap, settings.join, settings.data) = (false, vec![nodes[0].listen], data);
+        let mut node = Node::new(dir.path(), settings);
+        node.must_start();
+        nodes.push(node);
+    }
+    let mut voters = Voters::of(nodes, tempfile::tempdir().unwrap());
+    voters.wait_voting(3);
+    if voters.primary() != 0 {
+        voters.hand_to(0);
+    }
+    let ballast = disk.path().join("ballast");
+    eventually("it sees that its disk is full", || {
+        // The log may have been given up meanwhile.
+        disk.fill(&ballast);
+        voters.nodes[1].log().contains("does not stand for election").then_some(())
+    });
+    voters.nodes[0].kill9();
+    assert_eq!(voters.primary_among(&[1, 2]), 2);
+    assert!(voters.nodes[1].is_running(), "{}", voters.nodes[1].log());
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("it may be primary again", || {
+        voters.nodes[1].log().contains("enough to be primary again").then_some(())
+    });
+    drop(voters);
 }

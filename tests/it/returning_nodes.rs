@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use rusqlite::Connection;
+
 use crate::harness::{Node, Voters, eventually, http, skein, sql, within};
 
 fn copy(from: &Path, to: &Path) {
@@ -22,6 +24,20 @@ fn readiness(node: &Node) -> Option<(u16, String)> {
     Some((reply.status, reply.text()))
 }
 
+/// Writes, again where the machine is so busy that the primary changes: rows are there once all the same.
+fn write(db: &Connection, statement: &str) {
+    eventually("a write succeeds", || db.execute_batch(statement).ok());
+}
+
+fn app(path: &Path) -> Connection {
+    let db = sql::create(path, "wal", 4096);
+    write(
+        &db,
+        "PRAGMA synchronous=FULL; CREATE TABLE IF NOT EXISTS t(v PRIMARY KEY); INSERT OR IGNORE INTO t VALUES(1)",
+    );
+    db
+}
+
 /// The command that a text names, run as it stands there.
 fn run_named(text: &str, begins: &str) {
     let start = text.find(begins).unwrap_or_else(|| panic!("no {begins:?} in {text}"));
@@ -37,15 +53,14 @@ fn a_voter_with_an_older_copy_of_its_data_does_not_count_and_says_the_remedy_whi
     let primary = voters.primary();
     let old = voters.follower();
     let name = voters.nodes[old].settings.name.clone();
-    let db = sql::create(&voters.nodes[primary].path("app.db"), "wal", 4096);
-    sql::run(&db, "PRAGMA synchronous=FULL; CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+    let db = app(&voters.nodes[primary].path("app.db"));
     voters.nodes[old].terminate();
     let kept = voters.dir().join("kept");
     copy(&voters.nodes[old].data(), &kept);
     voters.nodes[old].must_start();
     voters.wait_voting(3);
     for row in 2..=50 {
-        sql::run(&db, &format!("INSERT INTO t VALUES({row})"));
+        write(&db, &format!("INSERT OR IGNORE INTO t VALUES({row})"));
     }
     eventually("it has all", || {
         (voters.nodes[old].pos("app.db") == voters.nodes[primary].pos("app.db")).then_some(())
@@ -58,7 +73,7 @@ fn a_voter_with_an_older_copy_of_its_data_does_not_count_and_says_the_remedy_whi
     assert!(said.contains("older copy"), "{said}");
     // The other two go on, and nothing fails.
     for row in 51..=60 {
-        sql::run(&db, &format!("INSERT INTO t VALUES({row})"));
+        write(&db, &format!("INSERT OR IGNORE INTO t VALUES({row})"));
     }
     let seen = member(&voters, primary, &name).unwrap();
     assert_eq!(seen["healthy"], false, "{seen}");
@@ -76,11 +91,10 @@ fn a_voter_removed_while_it_was_down_waits_and_is_let_in_by_the_command_it_names
     let primary = voters.primary();
     let removed = voters.follower();
     let name = voters.nodes[removed].settings.name.clone();
-    let db = sql::create(&voters.nodes[primary].path("app.db"), "wal", 4096);
-    sql::run(&db, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+    let db = app(&voters.nodes[primary].path("app.db"));
     voters.nodes[removed].terminate();
     voters.nodes[primary].must_client(&["members", "remove", &name]);
-    sql::run(&db, "INSERT INTO t VALUES(2)");
+    write(&db, "INSERT OR IGNORE INTO t VALUES(2)");
     let addr = voters.nodes[removed].http;
     let node = &mut voters.nodes[removed];
     std::thread::scope(|scope| {
@@ -121,4 +135,37 @@ fn a_voter_removed_while_it_runs_says_so_and_is_not_ready_until_it_is_let_in() {
     run_named(&text, "skein members add");
     voters.wait_voting(3);
     eventually("it is ready again", || (readiness(node)?.0 == 200).then_some(()));
+}
+
+#[test]
+fn the_loss_of_the_quorum_is_seen_on_every_node_that_is_left() {
+    let Some(mut voters) = Voters::three() else { return };
+    let replica = voters.add_replica();
+    let primary = voters.primary_among(&[0, 1, 2]);
+    let quorum = |node: &Node| {
+        let text = http::request(node.http, "GET", "/metrics", &[]).ok()?.text();
+        let line = text.lines().find(|line| line.starts_with("skein_quorum "))?;
+        Some(line.ends_with(" 1"))
+    };
+    eventually("all hear of a quorum", || {
+        voters.nodes.iter().all(|node| quorum(node) == Some(true)).then_some(())
+    });
+    // The primary is left, and the replica, which follows any of them.
+    let others: Vec<usize> = (0..3).filter(|which| *which != primary).collect();
+    others.iter().for_each(|which| voters.nodes[*which].kill9());
+    for which in [primary, replica] {
+        let node = &voters.nodes[which];
+        eventually("it says that there is no quorum", || (quorum(node)? == false).then_some(()));
+        eventually("the first line of the status says it", || {
+            let output = node.client(&["status"]);
+            String::from_utf8_lossy(&output.stdout).starts_with("NO QUORUM: ").then_some(())
+        });
+        let (status, text) = readiness(node).unwrap();
+        assert!(status == 200 && text.contains("nothing can be written"), "{status} {text}");
+        eventually("the log says it", || node.log().contains("no quorum: ").then_some(()));
+    }
+    others.iter().for_each(|which| voters.nodes[*which].must_start());
+    for which in [primary, replica] {
+        eventually("there is a quorum again", || (quorum(&voters.nodes[which])?).then_some(()));
+    }
 }
