@@ -14,8 +14,8 @@ use openraft::async_runtime::WatchReceiver;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::handle::RaftHandle;
 use super::holders::Holders;
-use super::node::RaftHandle;
 use super::options::RaftOptions;
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;

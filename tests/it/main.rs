@@ -16,6 +16,7 @@ mod fault;
 mod fence;
 mod few_descriptors;
 mod guarantees;
+mod import_circles;
 mod interrupted_starts;
 mod limits;
 mod metrics;

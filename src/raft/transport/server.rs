@@ -17,8 +17,8 @@ use super::wire::raft_server::{Raft, RaftServer as Generated};
 use super::{MESSAGE_BYTES_MAX, MISMATCH, RUN, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
+use crate::raft::handle::RaftHandle;
 use crate::raft::incarnations::{Incarnations, Mismatch};
-use crate::raft::node::RaftHandle;
 use crate::security::{CheckToken, MovedStream};
 use crate::types::LogIndex;
 
