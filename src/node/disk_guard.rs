@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 use tokio_util::sync::CancellationToken;
 
-use crate::io::space::Space;
+use crate::io::free_space::Space;
 use crate::store::{Layout, Store};
 use crate::telemetry::metrics::{
     BACKPRESSURE_SECONDS, BACKPRESSURE_WAITS, BLOB_BYTES, DISK_FREE, DISK_REFUSALS, LOG_BYTES,

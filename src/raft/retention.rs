@@ -21,7 +21,7 @@ use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
 use crate::io::blobs::{BlobKey, BlobStore};
-use crate::io::space::Space;
+use crate::io::free_space::Space;
 use crate::ltx::BlobRef;
 
 /// Between two looks at what may go.

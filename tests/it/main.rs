@@ -15,6 +15,8 @@ mod far_apart;
 mod fault;
 mod fence;
 mod few_descriptors;
+mod foreign_writes;
+mod full_disk;
 mod guarantees;
 mod import_circles;
 mod interrupted_starts;

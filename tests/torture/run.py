@@ -267,14 +267,21 @@ class Run:
     def converge(self):
         """Waits until all nodes have the same databases at the same positions; nobody writes."""
         deadline, said = time.monotonic() + CONVERGES_SECONDS, {}
+        # A NORMAL commit is replicated a moment after it is acknowledged: what nodes said before that does not count.
+        after, steady = time.monotonic() + 0.5, 0
         while time.monotonic() < deadline:
             said = {}
             for node in self.cluster.nodes:
-                status = self.cluster.fresh(node)
+                at, status = node.status or (0, None)
+                status = status if at > max(after, time.monotonic() - 2) else None
                 said[node.name] = status and {db["name"]: (db["txid"], db["checksum"]) for db in status["databases"]}
             first, *others = said.values()
             if first is not None and all(other == first for other in others) and set(self.made()) <= set(first):
-                return
+                steady += 1
+                if steady == 5:
+                    return
+            else:
+                steady = 0
             time.sleep(0.1)
         differ = {db for has in said.values() for db in has or {} if any((other or {}).get(db) != has[db] for other in said.values())}
         shown = {db: {node: (has or {}).get(db) for node, has in said.items()} for db in sorted(differ)[:3]}

@@ -6,7 +6,7 @@ use nix::sys::statfs::{self, FsType, statfs};
 
 use super::Finding;
 use crate::config::{LimitSettings, Partial};
-use crate::io::space::Space;
+use crate::io::free_space::Space;
 
 /// Free space below which an operator should know, in bytes.
 const COMFORTABLE_BYTES: u64 = 1 << 30;
