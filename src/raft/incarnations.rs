@@ -54,6 +54,7 @@ pub struct Incarnations {
     own: Incarnation,
     file: PathBuf,
     met: Mutex<BTreeMap<u64, Incarnation>>,
+    storing: Mutex<()>,
     /// Something was met that is not stored yet.
     unstored: AtomicBool,
     /// Which node has met a later run of this one.
@@ -78,6 +79,7 @@ impl Incarnations {
             own,
             file,
             met: Mutex::new(met),
+            storing: Mutex::default(),
             unstored: AtomicBool::default(),
             outdated: watch::Sender::new(None),
         }))
@@ -166,10 +168,12 @@ impl Incarnations {
     /// # Errors
     /// Where the file cannot be written.
     pub(super) fn store(&self) -> io::Result<()> {
-        // Held while it is written: a later state must not be replaced by an earlier one.
-        let met = self.lock();
+        // Held while it is written: a later state must not be replaced by an earlier one. What was met is not locked
+        // meanwhile, because Raft's thread asks for it.
+        let _one_at_a_time = self.storing.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let mut text = format!("{MAGIC}\n");
-        for (node, run) in met.iter() {
+        let met = self.lock().clone();
+        for (node, run) in met {
             text.push_str(&format!("{node:016x} {} {:016x}\n", run.number, run.run));
         }
         if std::fs::read_to_string(&self.file).is_ok_and(|stored| stored == text) {
