@@ -96,6 +96,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         identity.clone(),
         endpoints.peering.clone(),
     ));
+    let stuck = super::watchdog::start(store.clone(), settings.stuck_timeout, shutdown.clone())?;
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
         role: settings.role,
@@ -104,6 +105,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         control,
         peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
+        stuck: stuck.clone(),
     });
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
@@ -122,7 +124,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     });
     let (role, roles) = watch::channel(CurrentRole::default());
     tokio::select! {
-        settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
+        settled = wait_until_usable(&replication, &store, role, stuck, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
     }
     let hook = settings.exec.on_role_change.clone();
@@ -423,6 +425,7 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         forced: settings.forced,
         // The kernel lets nobody but the mounting user in otherwise.
         allow_other: settings.allow_other || !settings.exec.user.is_empty(),
+        readonly_on_follower: settings.readonly_on_follower.clone(),
     };
     let path = settings.mount.clone();
     let mounted = blocking(move || {
@@ -462,6 +465,7 @@ async fn wait_until_usable(
     replication: &Arc<Replication>,
     store: &Arc<Store>,
     role: watch::Sender<CurrentRole>,
+    stuck: watch::Receiver<Option<String>>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,
@@ -485,6 +489,7 @@ async fn wait_until_usable(
                     metrics::histogram!(FENCE_LATE_SECONDS).record(late.as_secs_f64())
                 })?,
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
+                stuck,
                 settled,
                 role,
                 failures: failures.clone(),

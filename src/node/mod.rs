@@ -35,6 +35,7 @@ mod systemd;
 mod view;
 mod voter;
 mod watch;
+mod watchdog;
 
 pub use crate::mount::GUARD_COMMAND;
 pub use addresses::hostname;

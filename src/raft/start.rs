@@ -14,6 +14,7 @@ use super::acks::Acks;
 use super::codec;
 use super::committed::RaftLog;
 use super::error::RaftError;
+use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::holders::Holders;
 use super::incarnations::Incarnations;
@@ -31,6 +32,7 @@ use super::target::SharedTarget;
 use super::transport::{BlobSender, Heard, Network, RaftServer, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::security::MovedStream;
 
 /// What the Raft thread hands back once it runs.
@@ -128,6 +130,7 @@ pub(super) async fn run<N: Ways>(
     tokio::spawn(serve_direct(running.service.clone(), check, connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
+    tokio::spawn(beat(options.lease() / 4));
     tokio::spawn(retention::run(raft.clone(), keep, running.holders.clone(), stop.clone()));
     tokio::spawn(introduce::introduce(running.holders.clone(), stop.clone()));
     tokio::spawn(promotion::promote_learners(running.holders.clone(), stop.clone()));
@@ -148,6 +151,16 @@ pub(super) async fn run<N: Ways>(
         tracing::warn!(%error, "raft ended abnormally");
     }
     pending.abandon("the node was shut down");
+}
+
+/// Says that Raft's thread goes on.
+async fn beat(every: Duration) {
+    let call = watchdog::begin("running Raft");
+    let mut times = tokio::time::interval(every);
+    loop {
+        times.tick().await;
+        call.goes_on();
+    }
 }
 
 /// What the thread is made of.
@@ -192,7 +205,7 @@ where
             return Err(RaftError::Outdated(outdated_text(options, machine.peer(by))));
         }
     }
-    let handle = Arc::new(OnceLock::new());
+    let (handle, committed) = (Arc::new(OnceLock::new()), FirstCommitted::default());
     let heard = Arc::<Heard>::default();
     let service = RaftService::server(
         options.cluster.clone(),
@@ -200,6 +213,7 @@ where
         handle.clone(),
         blobs.clone(),
         target.settled(),
+        committed.clone(),
         incarnations.clone(),
         heard.clone(),
     );
@@ -231,6 +245,7 @@ where
         target: target.clone(),
         led_term: led_term.clone(),
         acks: acks.clone(),
+        committed,
         lease: options.lease(),
     });
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));

@@ -17,8 +17,10 @@ use super::wire::raft_server::{Raft, RaftServer as Generated};
 use super::{MESSAGE_BYTES_MAX, MISMATCH, RUN, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
+use crate::raft::first_committed::FirstCommitted;
 use crate::raft::handle::RaftHandle;
 use crate::raft::incarnations::{Incarnations, Mismatch};
+use crate::raft::types::position;
 use crate::security::{CheckToken, MovedStream};
 use crate::types::LogIndex;
 
@@ -32,6 +34,7 @@ pub struct RaftService {
     raft: Arc<OnceLock<RaftHandle>>,
     blobs: Arc<BlobStore>,
     settled: watch::Receiver<LogIndex>,
+    committed: FirstCommitted,
     incarnations: Arc<Incarnations>,
     heard: Arc<Heard>,
 }
@@ -58,17 +61,19 @@ impl Heard {
 }
 
 impl RaftService {
+    #[allow(clippy::too_many_arguments, reason = "each is another thing the service answers from")]
     /// The service of node `id`; until `raft` is set it answers that the node is starting.
-    pub fn server(
+    pub(in crate::raft) fn server(
         cluster: String,
         id: u64,
         raft: Arc<OnceLock<RaftHandle>>,
         blobs: Arc<BlobStore>,
         settled: watch::Receiver<LogIndex>,
+        committed: FirstCommitted,
         incarnations: Arc<Incarnations>,
         heard: Arc<Heard>,
     ) -> RaftServer {
-        Generated::new(Self { cluster, id, raft, blobs, settled, incarnations, heard })
+        Generated::new(Self { cluster, id, raft, blobs, settled, committed, incarnations, heard })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -151,10 +156,13 @@ impl Raft for RaftService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (raft, _) = self.raft(&request)?;
         // A message that breaks the protocol ends the stream, like a connection that breaks.
-        let heard = self.heard.clone();
+        let (heard, committed) = (self.heard.clone(), self.committed.clone());
         let requests = request.into_inner().scan((), move |(), message| {
             heard.note();
             let request = message.and_then(wire::append_from);
+            if let Ok(request) = &request {
+                committed.heard(request.leader_commit.map_or(0, |id| position(id.index)));
+            }
             if let Err(status) = &request {
                 tracing::debug!(%status, "a stream of entries ends");
             }
