@@ -33,3 +33,6 @@ pub mod proxy {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("sqlite_suite.md")]
+pub mod sqlite_suite {}
