@@ -25,6 +25,9 @@ pub mod names {}
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
 
+#[doc = include_str!("log_bounds.md")]
+pub mod log_bounds {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 

@@ -15,6 +15,7 @@ use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
 /// Events kept for a slow receiver.
@@ -314,7 +315,19 @@ impl Store {
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
     /// then removes the file.
     pub fn super_journal_unlinked(self: &Arc<Self>, path: &Path, done: Done) {
-        super::group::commit(self, &self.sink, path, done);
+        let (store, name) = (self.clone(), path.file_name().unwrap_or_default().to_owned());
+        let removed: Done = Box::new(move |result| {
+            if result.is_ok() {
+                store.shared.super_journals.removed(&name);
+            }
+            done(result);
+        });
+        super::group::commit(self, &self.sink, path, removed);
+    }
+
+    /// An application has made the super-journal at `path` (a backing file).
+    pub fn super_journal_made(&self, path: &Path) {
+        self.shared.super_journals.made(path.file_name().unwrap_or_default());
     }
 
     // ---- the log
@@ -375,10 +388,12 @@ impl Store {
     /// # Errors
     /// Where a file cannot be written or synced.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let call = watchdog::begin("checkpointing");
         // Read first: what is applied while the files are synced counts next time.
         let mut durable = self.applied_index();
         for database in self.all() {
             database.make_durable()?;
+            call.goes_on();
             if let Some(first) = database.dirty_since() {
                 durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
             }
