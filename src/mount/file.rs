@@ -11,7 +11,7 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 use super::errno::{Doing, of_db, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::names::Target;
-use super::state::State;
+use super::state::{State, answer_attr};
 use super::upload;
 use crate::db::{DbError, Done, FileKind};
 use crate::io::read_up_to;
@@ -372,12 +372,5 @@ fn moment(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
         TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
-    match state.attributes(ino, fh, by) {
-        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
-        Err(errno) => reply.error(errno),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr};
+use fuser::{Errno, FileAttr, ReplyAttr};
 
 use super::attr::{self, FOREVER, NEVER};
 use super::caller::{self, Callers};
@@ -255,5 +255,13 @@ impl State {
     /// The kernel's error number for a failed event of a database, logged.
     pub fn refused(&self, target: &Target, doing: Doing, error: &DbError) -> Errno {
         super::errno::of_db(&target.path(), doing, error)
+    }
+}
+
+/// Answers a change of attributes with what they are now.
+pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
+    match state.attributes(ino, fh, by) {
+        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+        Err(errno) => reply.error(errno),
     }
 }
