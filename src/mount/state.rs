@@ -179,6 +179,14 @@ impl State {
         Ok((attr, NEVER))
     }
 
+    /// Answers with the attributes of an inode.
+    pub fn answer_attr(&self, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
+        match self.attributes(ino, fh, by) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+            Err(errno) => reply.error(errno),
+        }
+    }
+
     /// The attributes of a control file: as in LiteFS, a position is as old as its transaction, and the lag as what this
     /// node has.
     fn control_file(&self, ino: u64, target: &Target) -> FileAttr {
