@@ -11,6 +11,7 @@ use super::checkpoint::Backfill;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::invalidate::Invalidated;
 use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
@@ -31,16 +32,16 @@ use crate::types::{Access, DbName};
 /// what applications see; `backing_wal` reads the same log without a request to ourselves.
 pub(super) struct WalAttachment {
     /// The database file; holds SHARED, so no application is ever the last connection.
-    pub database: File,
-    /// Where checkpoints write instead of `database`: the file in the data directory.
-    pub backfill_into: Option<File>,
+    pub _database: File,
+    /// The database file in the data directory, which is what checkpoints write and everybody here reads: the kernel may
+    /// hold the mounted one locked for an unlink or a rename that waits for this database.
+    pub backing_database: File,
     /// The log in the data directory.
     pub backing_wal: File,
-    /// The log through the mount, where it is not passed through: what is appended must reach the page cache that
-    /// applications read.
-    pub cached_wal: Option<File>,
-    /// Who is told of what is written beside that cache.
-    pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
+    /// The kernel has pages of the log cached: it is not passed through.
+    pub wal_is_cached: bool,
+    /// Who tells the kernel of what is written behind its cache.
+    pub cached_by: (Arc<dyn KernelCache>, DbName),
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
     /// The locks of a second open file of `-shm`, which conflict with the pin's as another connection's would:
@@ -58,6 +59,8 @@ pub(super) struct WalAttachment {
     pub captured: Captured,
     /// An fsync captured something since the watcher of logs last looked.
     pub synced: bool,
+    /// The commit frame that was taken back last.
+    pub invalidated: Option<Invalidated>,
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
@@ -132,13 +135,13 @@ impl Database {
             ));
         }
         // Made through the mount, so that the kernel knows of it.
-        let wal = open("-wal").map_err(fail)?;
+        drop(open("-wal").map_err(fail)?);
         let (locks, shm) = (WalLocks::new(open("-shm").map_err(fail)?), open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let passthrough = cache.passthrough();
-        let cached_by = (!passthrough).then(|| (cache.clone(), self.name().clone()));
+        let cached_by = (cache.clone(), self.name().clone());
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
             salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
@@ -154,10 +157,10 @@ impl Database {
             None
         });
         Ok(WalAttachment {
-            database,
-            backfill_into: None,
+            _database: database,
+            backing_database: self.open_backing(FileKind::Database)?,
             backing_wal,
-            cached_wal: (!passthrough).then_some(wal),
+            wal_is_cached: !passthrough,
             cached_by,
             index,
             locks,
@@ -167,6 +170,7 @@ impl Database {
             no_checkpoints: None,
             captured,
             synced: false,
+            invalidated: None,
             unpublished_change: None,
             rewound: None,
             kept,
@@ -198,29 +202,27 @@ impl Database {
             state.open = Opened::Cold;
             return Ok(true);
         }
+        // Without a usable index nobody knows what is in the log and not in the file.
+        if !self.recover_index(state) {
+            return Ok(false);
+        }
         let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
-            if header.max_frame != wal.captured.frame
-                || header.salt != wal.captured.salt && header.max_frame > 0
-            {
+            if header.max_frame != wal.captured_frame(&header) {
                 return Ok(false);
             }
             state.checksums.set_pending(state.index).map_err(fail)?;
-            let limit = wal.captured.frame;
-            // Beside the mount: nobody has the file open, and the kernel may hold it locked for a rename or an unlink
-            // that waits for us.
-            let file = self.open_backing(FileKind::Database)?;
+            let limit = header.max_frame;
+            let file = &wal.backing_database;
             let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(fail)?;
-            wal.backfill_into = Some(file.try_clone().map_err(fail)?);
             if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
                 && wal.index.backfilled() < limit
             {
-                wal.backfill_into = None;
                 return Ok(false);
             }
             // Applications changed the database earlier, and may have set its times since.
-            file.set_modified(modified).map_err(fail)?;
+            wal.backing_database.set_modified(modified).map_err(fail)?;
         }
         // Who keeps the fence may be slow to close it.
         if let Some(wal) = state.open.wal() {
@@ -274,27 +276,27 @@ impl WalAttachment {
         Ok(())
     }
 
-    /// Appends to the log, with the write lock held; readers see it once the wal-index says so.
+    /// Appends to the log, with the write lock held; readers see it once the wal-index says so. Never through the mount:
+    /// the kernel keeps the file locked for as long as an fsync of an application waits for this database.
     ///
     /// # Errors
     /// Where the file cannot be written.
     pub fn append_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.cached_wal.as_ref().unwrap_or(&self.backing_wal).write_all_at(bytes, offset)
+        self.backing_wal.write_all_at(bytes, offset)?;
+        if self.wal_is_cached {
+            let (cache, db) = &self.cached_by;
+            cache.range_changed(db, FileKind::Wal, offset, bytes.len() as u64);
+        }
+        Ok(())
     }
 
-    /// Overwrites what no reader can have seen, while its writer waits in fsync. Never through the mount: the kernel
-    /// keeps the file locked for as long as the fsync waits for us.
+    /// Overwrites what no reader can have seen, while its writer waits in fsync.
     ///
     /// # Errors
     /// Where the file cannot be written.
     pub fn overwrite_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        self.backing_wal.write_all_at(bytes, offset)?;
-        if let Some((cache, db)) = &self.cached_by {
-            cache.data_changed(db, FileKind::Wal);
-        }
-        Ok(())
+        self.append_wal(bytes, offset)
     }
 
     /// The header of the log file, `None` where it has none.
