@@ -8,14 +8,13 @@ use std::time::SystemTime;
 
 use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 
-use super::errno::{Doing, of_db, of_io, refuse};
+use super::errno::{Doing, of_db, of_io};
 use super::handle::{Handle, Kind};
 use super::names::Target;
 use super::state::State;
 use super::upload;
 use crate::db::{DbError, Done, FileKind};
 use crate::io::read_up_to;
-use crate::types::Access;
 
 /// Reads from what the handle stands for.
 pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: ReplyData) {
@@ -220,10 +219,6 @@ fn truncate(
 ) {
     match target {
         Target::File(db, kind) if !own && *kind != FileKind::Shm => {
-            if *kind == FileKind::Database && state.store.access() != Access::Write {
-                let why = "this node is not primary; .primary names the host that is";
-                return reply.error(refuse(&target.path(), Doing::Truncate, Errno::EROFS, why));
-            }
             let db = match handle.and_then(Handle::app_db).cloned().map_or_else(|| state.database(db), Ok) {
                 Ok(db) => db,
                 Err(errno) => return reply.error(errno),

@@ -5,6 +5,7 @@ mod harness;
 
 mod attackers;
 mod bad_input;
+mod capture;
 mod cli;
 mod damaged_disk;
 mod doctor;
@@ -25,4 +26,5 @@ mod security;
 mod single_node;
 mod supervision;
 mod tidy;
+mod torture_checker;
 mod traces;
