@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use super::checkpoint::Backfill;
 use super::database::{Database, State};
@@ -16,6 +16,7 @@ use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
+use super::view::StateLock;
 use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
@@ -33,7 +34,7 @@ use crate::types::{Access, DbName};
 /// what applications see; `backing_wal` reads the same log without a request to ourselves.
 pub(super) struct WalAttachment {
     /// The database file; holds SHARED, so no application is ever the last connection.
-    pub _database: File,
+    pub database: File,
     /// The database file in the data directory, which is what checkpoints write and everybody here reads: the kernel may
     /// hold the mounted one locked for an unlink or a rename that waits for this database.
     pub backing_database: File,
@@ -94,7 +95,71 @@ impl Captured {
     }
 }
 
+/// Files of a WAL database through the mount.
+struct MountedFiles {
+    database: File,
+    locks: WalLocks,
+    shm: File,
+}
+
+/// How long the opening of files is waited for with the database's lock held. The kernel keeps their directory locked for
+/// as long as a removal, a rename or a creation in it waits for this daemon, perhaps for the same lock.
+const OPEN_WAIT_MAX: Duration = Duration::from_millis(200);
+/// How long an application that opens a database waits for that.
+const ATTACH_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Opens the files of the database at `path`, on a thread of its own; `None` where that takes longer than `limit`.
+fn open_within(limit: Duration, path: PathBuf) -> Option<io::Result<MountedFiles>> {
+    let (sender, receiver) = mpsc::channel();
+    let given_up = Arc::new(AtomicBool::new(false));
+    let goes_on = given_up.clone();
+    let work = move || {
+        let open = |suffix: &str| {
+            if goes_on.load(Ordering::SeqCst) {
+                return Err(io::Error::other("nobody waits for it any more"));
+            }
+            fault::point("attach_open")?;
+            let mut side = path.as_os_str().to_owned();
+            side.push(suffix);
+            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
+        };
+        let files = open("").and_then(|database| {
+            // Made through the mount, so that the kernel knows of it.
+            drop(open("-wal")?);
+            Ok(MountedFiles { database, locks: WalLocks::new(open("-shm")?), shm: open("-shm")? })
+        });
+        // Closed where nobody waits any more.
+        let _ = sender.send(files);
+    };
+    let spawned = std::thread::Builder::new().name("skein-attach".into()).spawn(work);
+    let files = match spawned {
+        Ok(_) => receiver.recv_timeout(limit).ok(),
+        Err(error) => Some(Err(error)),
+    };
+    given_up.store(true, Ordering::SeqCst);
+    files
+}
+
 impl Database {
+    /// Takes the lock and does `work` with it, again where attaching in it was held up by a change of the directory that
+    /// may itself have waited for the lock.
+    pub(super) fn attaching<T>(
+        self: &Arc<Self>,
+        mut work: impl FnMut(&mut State) -> Result<T, DbError>,
+    ) -> (StateLock<'_>, Result<T, DbError>) {
+        let deadline = Instant::now() + ATTACH_WAIT_MAX;
+        loop {
+            let mut state = self.wait_shared(self.lock());
+            let answer = work(&mut state);
+            let again = self.attach_again.swap(false, Ordering::SeqCst) && Instant::now() < deadline;
+            if answer.is_ok() || !again {
+                return (state, answer);
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
     pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
         if state.open.is_wal() {
@@ -122,14 +187,12 @@ impl Database {
     }
 
     fn open_attachment(&self, path: &Path, state: &State) -> Result<WalAttachment, DbError> {
-        let open = |suffix: &str| {
-            fault::point("attach_open")?;
-            let mut side = path.as_os_str().to_owned();
-            side.push(suffix);
-            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
-        };
         let fail = |source| self.io_error("attaching through the mount", source);
-        let database = open("").map_err(fail)?;
+        let Some(files) = open_within(OPEN_WAIT_MAX, path.to_owned()) else {
+            self.attach_again.store(true, Ordering::SeqCst);
+            return Err(self.unavailable("its directory is being changed; try again"));
+        };
+        let MountedFiles { database, locks, shm } = files.map_err(fail)?;
         if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
             .map_err(fail)?
         {
@@ -137,9 +200,6 @@ impl Database {
                 "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
             ));
         }
-        // Made through the mount, so that the kernel knows of it.
-        drop(open("-wal").map_err(fail)?);
-        let (locks, shm) = (WalLocks::new(open("-shm").map_err(fail)?), open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -162,7 +222,7 @@ impl Database {
             None
         });
         Ok(WalAttachment {
-            _database: database,
+            database,
             backing_database: self.open_backing(FileKind::Database)?,
             backing_wal,
             wal_is_cached: !passthrough,

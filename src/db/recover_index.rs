@@ -12,8 +12,9 @@ use super::database::{Database, State};
 use super::pin::read_byte;
 use crate::io::fault;
 use crate::sqlite::lock_bytes;
-use crate::sqlite::wal::{Salt, WalError, WalScanner};
+use crate::sqlite::wal::{Salt, WalError};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader, READ_MARK_UNUSED, READ_SLOTS};
+use crate::sqlite::wal_scanner::WalScanner;
 use crate::types::{PageCount, PageSize};
 
 /// Bytes of the log read at once.

@@ -70,9 +70,11 @@ impl Database {
     pub fn snapshot(self: &Arc<Self>) -> Result<SnapshotReader, DbError> {
         let deadline = Instant::now() + PLACE_WAIT_MAX;
         loop {
-            let mut state = self.wait_shared(self.lock());
-            self.may_serve(&state)?;
-            if let Some(source) = self.source_of(&mut state)? {
+            let (mut state, source) = self.attaching(|state| {
+                self.may_serve(state)?;
+                self.source_of(state)
+            });
+            if let Some(source) = source? {
                 let header = header_of(&state);
                 // Counts as a handle: the database is not detached under the reader.
                 state.handles += 1;
