@@ -94,6 +94,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         identity.clone(),
         endpoints.peering.clone(),
     ));
+    let stuck = super::watchdog::start(store.clone(), settings.stuck_timeout, shutdown.clone())?;
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
         role: settings.role,
@@ -102,6 +103,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         control,
         peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
+        stuck: stuck.clone(),
     });
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
@@ -120,7 +122,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     });
     let (role, roles) = watch::channel(CurrentRole::default());
     tokio::select! {
-        settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
+        settled = wait_until_usable(&replication, &store, role, stuck, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
     }
     let hook = settings.exec.on_role_change.clone();
@@ -416,6 +418,7 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         forced: settings.forced,
         // The kernel lets nobody but the mounting user in otherwise.
         allow_other: settings.allow_other || !settings.exec.user.is_empty(),
+        readonly_on_follower: settings.readonly_on_follower.clone(),
     };
     let path = settings.mount.clone();
     let mounted = blocking(move || {
@@ -455,6 +458,7 @@ async fn wait_until_usable(
     replication: &Arc<Replication>,
     store: &Arc<Store>,
     role: watch::Sender<CurrentRole>,
+    stuck: watch::Receiver<Option<String>>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,
@@ -478,6 +482,7 @@ async fn wait_until_usable(
                     metrics::histogram!(FENCE_LATE_SECONDS).record(late.as_secs_f64())
                 })?,
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
+                stuck,
                 settled,
                 role,
                 failures: failures.clone(),

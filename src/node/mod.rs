@@ -33,6 +33,7 @@ mod systemd;
 mod view;
 mod voter;
 mod watch;
+mod watchdog;
 
 pub use crate::mount::GUARD_COMMAND;
 pub use addresses::hostname;
