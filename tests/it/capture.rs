@@ -210,7 +210,7 @@ fn a_commit_fails_that_a_checkpoint_of_another_connection_could_not_capture() {
         let reader = sql::open(&path);
         sql::run(&reader, "BEGIN");
         assert_eq!(sql::number(&reader, "SELECT count(*) FROM ledger"), 3);
-        sql::run(&other, "UPDATE account SET balance=balance");
+        sql::run(&other, "UPDATE account SET balance=balance+1 WHERE id=0");
         let log = backing(&cluster.primary, "database-wal");
         let before = length(&log);
         let mut writer = late_writer(&library, &path, &[("BEFORE_MS", 4000)]);
@@ -223,8 +223,10 @@ fn a_commit_fails_that_a_checkpoint_of_another_connection_could_not_capture() {
             (std::mem::replace(&mut seen, now) == now).then_some(())
         });
         drop(reader);
-        let checkpoint = other.query_row("PRAGMA wal_checkpoint", [], |row| row.get::<_, i64>(0));
-        assert!(checkpoint.is_err(), "the capture did not fail: {checkpoint:?}");
+        // One that meets the node's own checkpoint does nothing, and is no error.
+        let checkpoint = || other.query_row("PRAGMA wal_checkpoint", [], |_| Ok(()));
+        let failed = within(Duration::from_secs(3), || checkpoint().is_err().then_some(()));
+        assert!(failed.is_some(), "the capture by the checkpoint did not fail");
         let (status, lines, errors) = writer.end();
         assert!(!status.success(), "it was told that it had committed: {lines:?}");
         assert!(errors.contains("disk I/O error"), "{errors}");
@@ -245,10 +247,11 @@ fn acknowledged_commits_stay_when_their_writer_dies_while_it_publishes() {
     if !needs_skein() {
         return;
     }
-    for (cluster, synchronous) in clusters(1).flat_map(|cluster| {
-        let options = Options::replicas(1);
-        [(cluster, "full")].into_iter().chain(Cluster::start(&options).map(|cluster| (cluster, "normal")))
-    }) {
+    for synchronous in ["full", "normal"] {
+        let Some(cluster) = Cluster::primary_and_replicas(1) else { return };
+        if !cluster.primary.passthrough() {
+            return skip("without passthrough the wal-index is not to be reached behind the mount");
+        }
         let path = cluster.primary.path("app.db");
         let mut writer = App::transfer(&path, &["--synchronous", synchronous, "--pause-ms", "5"]);
         assert!(writer.wait_for("commit", 30, PATIENCE));
@@ -257,7 +260,7 @@ fn acknowledged_commits_stay_when_their_writer_dies_while_it_publishes() {
         let index = backing(&cluster.primary, "database-shm");
         let header = std::fs::read(&index).unwrap();
         let changed: Vec<u8> = header[..48].iter().map(|byte| byte ^ 1).collect();
-        let shm = std::fs::File::options().write(true).open(cluster.primary.path("app.db-shm")).unwrap();
+        let shm = std::fs::File::options().write(true).open(&index).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&shm, &changed, 48).unwrap();
         drop(shm);
         // Nobody opens it until the node has let go of it.
