@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import faults
 import history
@@ -136,6 +137,8 @@ class Run:
             self.look()
         except Broken as broken:
             self.record.write("broken", what=str(broken), t=history.now())
+        except OSError as error:
+            self.record.write("broken", what=f"the run itself failed: {traceback.format_exc(limit=-2)}{error}", t=history.now())
         finally:
             stuck.end()
         try:
@@ -536,6 +539,8 @@ def torture(arguments):
             broken = [str(error)]
         finally:
             if run:
+                for client in run.clients:
+                    client["process"].kill()
                 run.cluster.remove()
                 first = run.number
             if not broken:
