@@ -11,7 +11,7 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 use super::errno::{Doing, of_db, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::names::Target;
-use super::state::{State, answer_attr};
+use super::state::State;
 use super::upload;
 use crate::db::{DbError, Done, FileKind};
 use crate::io::read_up_to;

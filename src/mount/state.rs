@@ -282,11 +282,3 @@ impl State {
         super::errno::of_db(&target.path(), doing, error)
     }
 }
-
-/// Answers a change of attributes with what they are now.
-pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
-    match state.attributes(ino, fh, by) {
-        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
-        Err(errno) => reply.error(errno),
-    }
-}

@@ -12,7 +12,7 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite};
 use super::caller;
 use super::errno::{Doing, of_db, of_store};
 use super::handle::Handle;
-use super::state::{State, answer_attr};
+use super::state::State;
 use crate::db::DbError;
 use crate::store::{StoreError, Upload};
 use crate::types::DbName;
