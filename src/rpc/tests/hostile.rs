@@ -72,7 +72,7 @@ async fn requests_that_break_the_protocol_are_answered_with_an_error() {
     assert_eq!(early.code(), Code::InvalidArgument);
     let nothing = client.follow(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
-    for name in ["../../etc/passwd", "", "a-wal", "/a", ".hidden"] {
+    for name in ["../../etc/passwd", "", "a-wal", "/a", ".primary"] {
         let request = wire::SnapshotRequest { name: name.into(), ..Default::default() };
         let refused = client.snapshot(tokio_stream::once(request)).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{name:?}");
