@@ -30,7 +30,7 @@ pub fn reserve_growth(path: &Path, size: u64) -> io::Result<()> {
     let disk = fstatvfs(&file)?;
     if disk.blocks_available().saturating_mul(disk.fragment_size()) < size - length {
         // A file system may take all that is left before it finds out.
-        return Err(io::ErrorKind::StorageFull.into());
+        return Err(Errno::ENOSPC.into());
     }
     let (from, more) = (length.cast_signed(), (size - length).cast_signed());
     match fallocate(&file, FallocateFlags::FALLOC_FL_KEEP_SIZE, from, more) {
