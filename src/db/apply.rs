@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
@@ -12,10 +13,15 @@ use super::roles::Wait;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, unlock};
+use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, JournalMode, LogIndex, PageCount};
+
+/// Attempts to be alone among readers, of which the last keeps new ones out,
+const INSIST_EVERY: u32 = 32;
+/// for this long.
+const INSIST_MAX: Duration = Duration::from_millis(4);
 
 /// Frames in the log of an open database at which the daemon checkpoints it, as SQLite's default.
 const CHECKPOINT_FRAMES: u32 = 1000;
@@ -24,8 +30,9 @@ impl Database {
     /// Applies one change set of entry `index`. Entries the database already has are skipped. Blocking.
     ///
     /// # Errors
-    /// `Corrupt` where the change set does not continue the position or does not have the checksum it names:
-    /// the database must then be resynced. `Io` where a file cannot be read or written.
+    /// `Conflict` where an application has to end a transaction first: nothing has changed, try again later. `Corrupt`
+    /// where the change set does not continue the position or does not have the checksum it names: the database must
+    /// then be resynced. `Io` where a file cannot be read or written.
     pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
         let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
@@ -54,13 +61,16 @@ impl Database {
         if undecided { self.set_access() } else { Ok(()) }
     }
 
-    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
-    /// writers without the state's lock: one of them may first open another connection, or ask for the position.
+    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Applications are not
+    /// waited for: one that holds a lock may first open another connection, or ask for the position.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction that has to end first.
     pub(super) fn lock_for_writing(
         &self,
     ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
-        let fail = |source| self.io_error("waiting for readers", source);
-        self.keep_out_checkpoints()?;
+        let fail = |source| self.io_error("waiting for applications", source);
+        self.keep_out_checkpoints(Wait::No)?;
         let mut state = self.lock();
         if let Some(wal) = state.wal.as_ref().filter(|wal| !wal.fence.raised())
             && self.access() != Access::Write
@@ -68,9 +78,11 @@ impl Database {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
             let work = wal.work.try_clone().map_err(fail)?;
             drop(state);
-            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            if !try_lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)? {
+                return Err(self.conflict("an application is in the middle of a transaction"));
+            }
             // By now there may be more to take back.
-            self.keep_out_checkpoints()?;
+            self.keep_out_checkpoints(Wait::No)?;
             state = self.lock();
             if let Some(wal) = state.wal.as_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
@@ -84,7 +96,8 @@ impl Database {
         }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
-        let alone = ExclusiveLock::take(file, self)?;
+        let alone = ExclusiveLock::try_take(file, self)?
+            .ok_or_else(|| self.conflict("an application is reading it"))?;
         // By now it may be closed; being alone does no harm then.
         Ok((self.lock(), Some(alone)))
     }
@@ -248,17 +261,37 @@ pub(super) struct ExclusiveLock<'a> {
 }
 
 impl<'a> ExclusiveLock<'a> {
-    /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
-    fn take(file: File, database: &'a Database) -> Result<Self, DbError> {
-        let gate = database.alone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Also where the second or third fails, what was taken is let go.
+    /// Takes RESERVED and EXCLUSIVE where nobody is reading now; `None` where somebody is.
+    ///
+    /// PENDING, which lets nobody begin to read, is not held while a reader is waited for: one that stays would lock out
+    /// all others. Readers that overlap without end are broken only so: once in [`INSIST_EVERY`] attempts PENDING is
+    /// held, for [`INSIST_MAX`]. The kernel tells nobody of a lock that is let go but who waits for it without limit,
+    /// so the caller asks again.
+    fn try_take(file: File, database: &'a Database) -> Result<Option<Self>, DbError> {
+        let fail = |source| database.io_error("waiting for readers", source);
+        let gate = match database.alone.try_lock() {
+            Ok(gate) => gate,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return Ok(None),
+        };
+        // Also where the second fails, what was taken is let go.
         let guard = Self { file, reserved: &database.reserved, _gate: gate };
-        database.take_reserved(&guard.file, Wait::Yes)?;
-        let more = lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).and_then(|()| {
-            lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
-        });
-        more.map_err(|source| database.io_error("waiting for readers", source))?;
-        Ok(guard)
+        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+        let alone = || try_lock(&guard.file, LockKind::Exclusive, first, size);
+        let mut taken = database.take_reserved(&guard.file, Wait::No)? && alone().map_err(fail)?;
+        let refused = database.refused.fetch_add(1, Ordering::Relaxed);
+        if !taken && refused % INSIST_EVERY == INSIST_EVERY - 1 {
+            let pending = try_lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)?;
+            let until = Instant::now() + INSIST_MAX;
+            while pending && !taken && Instant::now() < until {
+                std::thread::sleep(INSIST_MAX / 20);
+                taken = database.take_reserved(&guard.file, Wait::No)? && alone().map_err(fail)?;
+            }
+        }
+        if taken {
+            database.refused.store(0, Ordering::Relaxed);
+        }
+        Ok(taken.then_some(guard))
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::attach::WalAttachment;
@@ -38,6 +38,10 @@ pub struct Database {
     pub(super) reserved: AtomicBool,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
     pub(super) timestamp_ms: AtomicI64,
+    /// Entries of the log wait for it: applications may not write it, whatever the node is.
+    behind: AtomicBool,
+    /// Attempts to have it alone that failed since the last one that did not.
+    pub(super) refused: AtomicU32,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -119,6 +123,8 @@ impl Database {
             has_undecided: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             timestamp_ms: AtomicI64::new(0),
+            behind: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
             alone: Mutex::new(()),
         })
     }
@@ -183,14 +189,28 @@ impl Database {
             let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
             state.exclusive
                 || state.in_flight.is_some()
+                || state.tail.is_some()
                 || state.is_open_rollback()
                 || !state.wal.as_mut().is_none_or(fenced_and_clean)
         })
     }
 
-    /// What applications may do.
+    /// What applications may do with it: on the primary nothing while entries of the log wait for it.
     pub fn access(&self) -> Access {
-        self.shared.access()
+        match self.shared.access() {
+            Access::Write if self.is_behind() => Access::Fenced,
+            access => access,
+        }
+    }
+
+    /// Whether entries of the log wait for it.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether entries of the log wait for it.
+    pub fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::SeqCst);
     }
 
     /// Takes the state's lock; for threads that may wait.

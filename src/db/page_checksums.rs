@@ -150,10 +150,18 @@ impl PageChecksums {
     pub fn set_marker(&mut self, marker: Marker) -> io::Result<()> {
         fault::point("pages_sync")?;
         self.file.sync_data()?;
+        self.note_marker(marker)?;
+        self.file.sync_data()
+    }
+
+    /// Writes the marker without syncing it: a power cut may take it back.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn note_marker(&mut self, marker: Marker) -> io::Result<()> {
         let sequence = self.sequence + 1;
         fault::point("pages_marker")?;
         self.file.write_all_at(&encode_marker(sequence, &marker), (sequence % 2) * MARKER_STRIDE)?;
-        self.file.sync_data()?;
         (self.sequence, self.marker) = (sequence, marker);
         Ok(())
     }

@@ -4,21 +4,34 @@ use std::fs::File;
 use std::io;
 use std::sync::mpsc;
 use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::apply::ExclusiveLock;
 use super::batch::Batch;
+use super::claim::Claim;
 use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
 use super::traits::CommitError;
-use crate::io::ofd_lock::{LockKind, lock};
+use crate::io::ofd_lock::{LockKind, lock, try_lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::LogIndex;
+use crate::types::{Access, LogIndex};
+
+/// How often applications that are waited for are looked at: fcntl(2) waits without a limit or not at all.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How long a database is waited for that somebody else has claimed.
+const CLAIM_MAX: Duration = Duration::from_secs(1);
+
+/// A database whose content is about to be replaced by an entry of the log.
+pub(crate) struct LockedContent<'a> {
+    _held: HeldWriters<'a>,
+    _claim: Claim,
+}
 
 /// The database with all its writers kept out; ends when dropped.
-pub(super) struct HeldWriters<'a> {
+pub(crate) struct HeldWriters<'a> {
     database: &'a Database,
     wal: bool,
     alone: Option<ExclusiveLock<'a>>,
@@ -26,7 +39,7 @@ pub(super) struct HeldWriters<'a> {
 
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
-    fn covers(&self, state: &State) -> bool {
+    pub(super) fn covers(&self, state: &State) -> bool {
         (self.wal || state.wal.is_none()) && (self.alone.is_some() || !state.is_open_rollback())
     }
 }
@@ -60,9 +73,56 @@ impl Database {
             return Ok(HeldWriters { database: self, wal: true, alone: None });
         }
         drop(state);
-        let (state, alone) = self.lock_for_writing()?;
+        let (state, alone) = self.wait_for_writing()?;
         drop(state);
         Ok(HeldWriters { database: self, wal: false, alone })
+    }
+
+    /// The same, for as long as `deadline` allows.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction until then.
+    pub(super) fn hold_writers_until(&self, deadline: Instant) -> Result<HeldWriters<'_>, DbError> {
+        let fail = |source| self.io_error("waiting for writers", source);
+        loop {
+            let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone()).transpose().map_err(fail)?;
+            let conflict = match work {
+                Some(work)
+                    if try_lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)? =>
+                {
+                    if let Some(wal) = self.lock().wal.as_mut() {
+                        wal.fence.try_raise(&wal.work).map_err(fail)?;
+                    }
+                    return Ok(HeldWriters { database: self, wal: true, alone: None });
+                }
+                Some(_) => self.conflict("an application is writing it; try again"),
+                None => match self.lock_for_writing() {
+                    Ok((state, alone)) => {
+                        drop(state);
+                        return Ok(HeldWriters { database: self, wal: false, alone });
+                    }
+                    Err(error @ DbError::Conflict { .. }) => error,
+                    Err(error) => return Err(error),
+                },
+            };
+            if Instant::now() >= deadline {
+                return Err(conflict);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// [`lock_for_writing`](Self::lock_for_writing) for who may wait for applications.
+    pub(super) fn wait_for_writing(
+        &self,
+    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+        loop {
+            match self.lock_for_writing() {
+                Err(DbError::Conflict { .. }) => self.check_not_ending()?,
+                outcome => return outcome,
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
@@ -155,15 +215,56 @@ impl Database {
         file: File,
         index: LogIndex,
     ) -> Result<(), DbError> {
+        let (state, alone) = self.wait_for_writing()?;
+        let state = self.wait_shared(state);
+        self.install(state, change, file, index)?;
+        drop(alone);
+        Ok(())
+    }
+
+    /// The lock under which applications see a change of content as one transaction; `None` where it needs none.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction that has to end first.
+    pub(crate) fn lock_for_content(self: &Arc<Self>) -> Result<LockedContent<'_>, DbError> {
         let (state, alone) = self.lock_for_writing()?;
-        let mut state = self.wait_shared(state);
+        drop(state);
+        let claim = self.claim(Instant::now() + CLAIM_MAX)?;
+        let held = HeldWriters { database: self, wal: false, alone };
+        let covered =
+            self.access() != Access::Write && (held.alone.is_some() || !self.lock().is_open_rollback());
+        match covered {
+            true => Ok(LockedContent { _held: held, _claim: claim }),
+            false => Err(self.conflict("has just been opened")),
+        }
+    }
+
+    /// [`install_pages`](Self::install_pages) for who has claimed the database and holds its writers.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn install_claimed(
+        self: &Arc<Self>,
+        change: ChangeSet,
+        file: File,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        self.install(self.lock(), change, file, index)
+    }
+
+    fn install(
+        self: &Arc<Self>,
+        mut state: MutexGuard<'_, State>,
+        change: ChangeSet,
+        file: File,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
         let undecided = self.clear_undecided(&mut state);
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
         state.failed = None;
         self.finish_apply(state, timestamp_ms);
-        drop(alone);
         if undecided { self.set_access() } else { Ok(()) }
     }
 }

@@ -15,6 +15,7 @@ use super::commit::now_ms;
 use super::database::{Database, State};
 use super::discard::write_discarded;
 use super::overrun::frames_between;
+use super::roles::Wait;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock};
@@ -57,7 +58,7 @@ impl Database {
     pub fn follow_history(self: &Arc<Self>) -> Result<(), DbError> {
         self.discard_tail()?;
         loop {
-            self.keep_out_checkpoints()?;
+            self.keep_out_checkpoints(Wait::Yes)?;
             let mut state = self.lock();
             while state.exclusive || state.in_flight.is_some() {
                 state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
@@ -78,7 +79,10 @@ impl Database {
     /// Where there is something to take back, waits for a checkpoint of an application under way, whose frames were
     /// captured before it began, and lets none begin. Without the state's lock: a checkpoint waits for its fsync, whose
     /// answer may need it.
-    pub(super) fn keep_out_checkpoints(&self) -> Result<(), DbError> {
+    ///
+    /// # Errors
+    /// `Conflict` where one is under way, and is not to be waited for.
+    pub(super) fn keep_out_checkpoints(&self, wait: Wait) -> Result<(), DbError> {
         let fail = |source| self.io_error("waiting for a checkpoint", source);
         if self.access() == Access::Write {
             return Ok(());
@@ -86,7 +90,12 @@ impl Database {
         let work =
             self.lock().wal.as_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
         let Some(work) = work else { return Ok(()) };
-        lock(&work.map_err(fail)?, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)
+        let work = work.map_err(fail)?;
+        match wait {
+            Wait::Yes => lock(&work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail),
+            _ if try_lock(&work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? => Ok(()),
+            _ => Err(self.conflict("an application's checkpoint is under way")),
+        }
     }
 
     /// Takes back what is in the WAL and not captured, where this node may not write any more; after

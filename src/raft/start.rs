@@ -183,7 +183,6 @@ where
     let primary = primary::watch(Watched {
         raft: raft.clone(),
         id,
-        settled: target.settled(),
         replayed: target.replayed(),
         store: shared.clone(),
         led_term: led_term.clone(),

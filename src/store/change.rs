@@ -73,6 +73,15 @@ impl Change {
         }
     }
 
+    /// The databases it concerns.
+    pub fn databases(&self) -> Vec<DbName> {
+        match &self.kind {
+            ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
+            ChangeKind::Drop(db) => vec![db.clone()],
+            ChangeKind::Rename { from, to } => vec![from.clone(), to.clone()],
+        }
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Bytes {
         let inline: usize =

@@ -9,6 +9,7 @@ use crate::types::DbName;
 /// node.toml   identity          raft/       the log            blobs/   large change sets
 /// dbs/<path>/ one database      discarded/  change sets that a failover dropped
 /// tmp/        uploads and snapshots under way; emptied at start
+/// renamed/    databases that are to take another one's place, by log entry
 /// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -65,6 +66,11 @@ impl Layout {
     /// Change sets that never became history.
     pub fn discarded(&self) -> PathBuf {
         self.root.join("discarded")
+    }
+
+    /// Databases that were renamed over one that applications have open, until that one's own file has their content.
+    pub fn renamed(&self) -> PathBuf {
+        self.root.join("renamed")
     }
 
     /// Files of operations under way.

@@ -1,7 +1,9 @@
 //! The set of databases of a node, and the traits through which the layers below it meet.
 
 mod apply;
+mod behind;
 mod change;
+mod claims;
 mod commit_sink;
 mod committed_log;
 mod control;
@@ -14,6 +16,7 @@ mod group;
 mod layout;
 mod members;
 mod open;
+mod rename;
 mod roles;
 mod run_sink;
 #[allow(clippy::module_inception)]
@@ -21,6 +24,7 @@ mod store;
 mod upload;
 
 pub use change::{Change, ChangeError, ChangeKind, Origin};
+pub use claims::{RenameDone, Renamed};
 pub use commit_sink::CommitSink;
 pub use committed_log::{CommittedLog, LogReadError};
 pub use control::{ClusterAnswer, ClusterControl};
