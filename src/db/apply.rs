@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
+use super::opened::WritePath;
 use super::roles::Wait;
+use super::view::StateLock;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, JournalMode, LogIndex, PageCount};
@@ -36,11 +38,11 @@ impl Database {
     pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
         let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
-        if index <= state.index || state.dropped {
+        if index <= state.index || state.service.is_dropped() {
             return Ok(());
         }
-        if let Some(why) = &state.failed {
-            return Err(self.corrupt(why.clone()));
+        if let Some(why) = state.service.failure() {
+            return Err(self.corrupt(why));
         }
         // The next start applies the entry.
         self.check_not_ending()?;
@@ -66,27 +68,25 @@ impl Database {
     ///
     /// # Errors
     /// `Conflict` where an application is in the middle of a transaction that has to end first.
-    pub(super) fn lock_for_writing(
-        &self,
-    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+    pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for applications", source);
         self.keep_out_checkpoints(Wait::No)?;
         let mut state = self.lock();
-        if let Some(wal) = state.wal.as_ref().filter(|wal| !wal.fence.raised())
+        if let Some(wal) = state.open.wal().filter(|wal| !wal.fence.raised())
             && self.access() != Access::Write
         {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
-            let work = wal.work.try_clone().map_err(fail)?;
+            let locks = wal.locks.clone();
             drop(state);
-            if !try_lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)? {
+            let Some(_writers_out) = locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? else {
                 return Err(self.conflict("an application is in the middle of a transaction"));
-            }
+            };
             // By now there may be more to take back.
             self.keep_out_checkpoints(Wait::No)?;
             state = self.lock();
-            if let Some(wal) = state.wal.as_mut() {
+            if let Some(wal) = state.open.wal_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
-                wal.fence.try_raise(&wal.work).map_err(fail)?;
+                wal.fence.try_raise(&wal.locks).map_err(fail)?;
                 self.set_fence(wal)?;
             }
             return Ok((state, None));
@@ -114,22 +114,24 @@ impl Database {
         let fail = |source| {
             self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
         };
-        if state.cow.any() && state.wal.is_none() && state.mode == Some(JournalMode::Wal) {
+        if state.cow.any() && !state.open.is_wal() && state.mode == Some(JournalMode::Wal) {
             self.attach(state)?;
         }
         let change = &incoming.batch.change;
         if incoming.batch.checksums.is_empty() && change.commit == state.pages {
             // The content is there already; only the position moves.
-        } else if state.wal.is_some() {
-            self.apply_wal(state, &incoming).map_err(fail)?;
-        } else if state.handles > 0 {
-            self.drop_staged().map_err(fail)?;
-            state.checksums.set_pending(index).map_err(fail)?;
-            self.apply_open_rollback(state, &incoming).map_err(fail)?;
         } else {
-            self.drop_staged().map_err(fail)?;
-            state.checksums.set_pending(index).map_err(fail)?;
-            self.apply_cold(state, &incoming).map_err(fail)?;
+            let path = state.write_path();
+            if path != WritePath::Wal {
+                self.drop_staged().map_err(fail)?;
+                state.checksums.set_pending(index).map_err(fail)?;
+            }
+            match path {
+                WritePath::Wal => self.apply_wal(state, &incoming),
+                WritePath::OpenRollback => self.apply_open_rollback(state, &incoming),
+                WritePath::Cold => self.apply_cold(state, &incoming),
+            }
+            .map_err(fail)?;
         }
         let was_empty = state.pages == PageCount::ZERO;
         self.adopt(state, &incoming.batch, index)?;
@@ -153,9 +155,9 @@ impl Database {
     }
 
     /// Tells the world, and keeps the log of an open database short.
-    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>, timestamp_ms: i64) {
+    pub(super) fn finish_apply(&self, mut state: StateLock<'_>, timestamp_ms: i64) {
         let moved = self.moved(&state, timestamp_ms);
-        if let Some(wal) = state.wal.as_ref()
+        if let Some(wal) = state.open.wal()
             && wal.captured.frame >= CHECKPOINT_FRAMES
             && wal.index.backfilled() < wal.captured.frame
             && let Err(error) = self.backfill(&mut state)
@@ -170,7 +172,7 @@ impl Database {
     /// Copies what is captured from the log into the database file, as far as readers allow.
     pub(super) fn backfill(&self, state: &mut State) -> Result<bool, DbError> {
         let fail = |source| self.io_error("checkpointing", source);
-        let Some(wal) = state.wal.as_mut() else { return Ok(true) };
+        let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let limit = wal.captured.frame;
         if wal.index.backfilled() < limit {
             state.checksums.set_pending(state.index).map_err(fail)?;
@@ -180,21 +182,12 @@ impl Database {
     }
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
-        let wal = state.wal.as_mut().expect("callers have checked");
-        let foreign = !wal.fence.raised();
-        if foreign {
-            lock(&wal.work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
-        }
+        let wal = state.open.wal_mut().expect("callers have checked");
+        let _writers_out = wal.locks.take(lock_bytes::WAL_WRITE)?;
         fault::point("apply_wal")?;
-        let applied = (|| -> io::Result<()> {
-            let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
-            incoming.for_each(|pgno, page| append.page(pgno, page))?;
-            append.publish(incoming.batch.change.commit)
-        })();
-        if foreign {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, 1)?;
-        }
-        applied
+        let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
+        incoming.for_each(|pgno, page| append.page(pgno, page))?;
+        append.publish(incoming.batch.change.commit)
     }
 
     /// Straight into the file: no application has it open.
@@ -219,12 +212,15 @@ impl Database {
 
     /// The database file through the mount, opened once and kept while applications have it open.
     pub(super) fn mounted(&self, state: &mut State) -> io::Result<File> {
-        if state.mounted.is_none() {
+        let Some(rollback) = state.open.rollback_mut() else {
+            return Err(io::Error::other("it is not open in a rollback-journal mode"));
+        };
+        if rollback.mounted.is_none() {
             let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
             let path = cache.mount_point().join(self.name().as_str());
-            state.mounted = Some(File::options().read(true).write(true).open(path)?);
+            rollback.mounted = Some(File::options().read(true).write(true).open(path)?);
         }
-        state.mounted.as_ref().expect("just opened").try_clone()
+        rollback.mounted.as_ref().expect("just opened").try_clone()
     }
 }
 
@@ -242,13 +238,6 @@ fn write_pages(state: &mut State, incoming: &Incoming, file: &File) -> io::Resul
         file.set_len(size)?;
     }
     Ok(())
-}
-
-impl State {
-    /// Applications have it open in rollback mode.
-    pub fn is_open_rollback(&self) -> bool {
-        self.handles > 0 && self.wal.is_none() && self.mode != Some(JournalMode::Wal)
-    }
 }
 
 /// SQLite's EXCLUSIVE lock of a rollback database, held until dropped.
@@ -278,14 +267,17 @@ impl<'a> ExclusiveLock<'a> {
         let guard = Self { file, reserved: &database.reserved, _gate: gate };
         let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
         let alone = || try_lock(&guard.file, LockKind::Exclusive, first, size);
-        let mut taken = database.take_reserved(&guard.file, Wait::No)? && alone().map_err(fail)?;
+        if !database.take_reserved(&guard.file, Wait::No)? {
+            return Ok(None);
+        }
+        let mut taken = alone().map_err(fail)?;
         let refused = database.refused.fetch_add(1, Ordering::Relaxed);
         if !taken && refused % INSIST_EVERY == INSIST_EVERY - 1 {
             let pending = try_lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)?;
             let until = Instant::now() + INSIST_MAX;
             while pending && !taken && Instant::now() < until {
                 std::thread::sleep(INSIST_MAX / 20);
-                taken = database.take_reserved(&guard.file, Wait::No)? && alone().map_err(fail)?;
+                taken = alone().map_err(fail)?;
             }
         }
         if taken {

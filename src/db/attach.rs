@@ -11,12 +11,14 @@ use super::checkpoint::Backfill;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
+use super::wal_locks::{WalLock, WalLocks};
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::io::ofd_lock::{LockKind, lock, try_lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -41,15 +43,17 @@ pub(super) struct WalAttachment {
     pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
-    /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
+    /// The locks of a second open file of `-shm`, which conflict with the pin's as another connection's would:
     /// fence, checkpoint and restart locks.
-    pub work: File,
+    pub locks: WalLocks,
     /// The read slot that holds back restarts.
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
-    /// Since when the fence makes writers wait on the primary, see `backpressure`.
-    pub held_back: Option<Instant>,
+    /// Since when writers are made to wait on the primary, and the lock that does it, see `backpressure`.
+    pub held_back: Option<(Instant, WalLock)>,
+    /// Keeps the checkpoints of applications out while something is to be taken back, see `rewind`.
+    pub no_checkpoints: Option<WalLock>,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
     /// An fsync captured something since the watcher of logs last looked.
@@ -87,7 +91,7 @@ impl Captured {
 impl Database {
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
     pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             return Ok(());
         }
         // The path may no longer be the mount's.
@@ -99,7 +103,9 @@ impl Database {
             .adopt_or_begin(state)
             .map_err(|source| self.io_error("preparing the wal-index", source))?;
         self.set_fence(&mut attachment)?;
-        state.wal = Some(attachment);
+        // A rollback database that was switched to WAL: its own lock ends with the file it is held on.
+        self.reserved.store(false, Ordering::SeqCst);
+        state.open = Opened::Wal(Box::new(attachment));
         if let Some(watcher) = self.shared.watcher()
             && self.access() == Access::Write
         {
@@ -127,7 +133,7 @@ impl Database {
         }
         // Made through the mount, so that the kernel knows of it.
         let wal = open("-wal").map_err(fail)?;
-        let (work, shm) = (open("-shm").map_err(fail)?, open("-shm").map_err(fail)?);
+        let (locks, shm) = (WalLocks::new(open("-shm").map_err(fail)?), open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -143,7 +149,7 @@ impl Database {
         };
         let (pin, fence) = (Pin::default(), Fence::default());
         let guard = self.shared.guard().filter(|_| self.access() != Access::ReadOnly);
-        let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, &work)).transpose().unwrap_or_else(|error| {
+        let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, locks.file())).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
             None
         });
@@ -154,10 +160,11 @@ impl Database {
             cached_wal: (!passthrough).then_some(wal),
             cached_by,
             index,
-            work,
+            locks,
             pin,
             fence,
             held_back: None,
+            no_checkpoints: None,
             captured,
             synced: false,
             unpublished_change: None,
@@ -170,9 +177,10 @@ impl Database {
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         if self.writable() {
-            return wal.fence.lift(&wal.work).map_err(fail);
+            wal.fence.lift();
+            return Ok(());
         }
-        wal.fence.raise(&wal.work).map_err(fail)?;
+        wal.fence.raise(&wal.locks).map_err(fail)?;
         if self.access() == Access::Write { Ok(()) } else { wal.pin.release(&wal.index).map_err(fail) }
     }
 
@@ -182,13 +190,15 @@ impl Database {
         if state.handles > 0 || state.in_flight.is_some() || state.exclusive {
             return Ok(false);
         }
-        state.mounted = None;
-        self.reserved.store(false, Ordering::SeqCst);
-        if state.dropped {
-            state.wal = None;
+        if state.open.is_left_behind() {
             return Ok(true);
         }
-        let Some(wal) = state.wal.as_mut() else { return Ok(true) };
+        if !state.open.is_wal() || state.service.is_dropped() {
+            self.reserved.store(false, Ordering::SeqCst);
+            state.open = Opened::Cold;
+            return Ok(true);
+        }
+        let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
             if header.max_frame != wal.captured.frame
@@ -213,11 +223,10 @@ impl Database {
             file.set_modified(modified).map_err(fail)?;
         }
         // Who keeps the fence may be slow to close it.
-        if let Some(wal) = &state.wal {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE)
-                .map_err(fail)?;
+        if let Some(wal) = state.open.wal() {
+            wal.locks.end().map_err(fail)?;
         }
-        state.wal = None;
+        state.open = Opened::Cold;
         state.captured = None;
         for kind in [FileKind::Wal, FileKind::Shm] {
             match std::fs::remove_file(self.files().path(kind)) {
@@ -248,8 +257,7 @@ impl WalAttachment {
         }
         // Nobody has initialised it, so nobody can be reading it: readers need a valid header first. The
         // exclusive locks keep out one who is about to recover it.
-        let (byte, length) = (lock_bytes::WAL_WRITE, 3);
-        lock(&self.work, LockKind::Exclusive, byte, length)?;
+        let _all = self.locks.take_all(lock_bytes::WAL_WRITE, 3)?;
         if matches!(self.index.header(), HeaderRead::Empty | HeaderRead::Torn) {
             self.index.reset_checkpoint_info();
             self.index.publish(&IndexHeader {
@@ -263,7 +271,7 @@ impl WalAttachment {
                 salt: self.captured.salt,
             });
         }
-        unlock(&self.work, byte, length)
+        Ok(())
     }
 
     /// Appends to the log, with the write lock held; readers see it once the wal-index says so.

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::attach::{Captured, WalAttachment};
 use super::batch::{Batch, Frame};
 use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
+use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
 use crate::io::{fault, read_or_zero, read_up_to};
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
@@ -48,7 +49,7 @@ impl Database {
     /// `fsync(-wal)`: captures what is new and answers once it is quorum-durable.
     pub fn wal_synced(self: &Arc<Self>, done: Done) {
         match self.lock_at_once() {
-            Some(state) if state.wal.is_some() => self.capture_synced(state, Some(done)),
+            Some(state) if state.open.is_wal() => self.capture_synced(state, Some(done)),
             Some(state) => {
                 let answer = self.may_skip_capture(&state);
                 drop(state);
@@ -82,7 +83,7 @@ impl Database {
     /// Captures everything valid behind the captured part; answers when it is durable. Waits for the lock.
     pub(super) fn capture_wal(self: &Arc<Self>, done: Option<Done>) {
         let state = self.lock();
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             self.capture_synced(state, done);
         } else if let Some(done) = done {
             let answer = self.may_skip_capture(&state);
@@ -93,7 +94,7 @@ impl Database {
 
     /// Not attached: there is nothing to capture, unless the node has let go of what applications still have open.
     fn may_skip_capture(&self, state: &State) -> Result<(), DbError> {
-        match state.log_left_behind {
+        match state.open.is_left_behind() {
             true => Err(self.unavailable("the node is ending")),
             false => Ok(()),
         }
@@ -103,12 +104,12 @@ impl Database {
     /// for the lock.
     pub fn capture_committed(self: &Arc<Self>, done: Done) {
         let state = self.lock();
-        if state.wal.is_none() || self.access() != Access::Write {
+        if !state.open.is_wal() || self.access() != Access::Write {
             drop(state);
             return done(Ok(()));
         }
         self.capture_with(state, Some(done), |database, state| {
-            let wal = state.wal.as_ref().expect("just checked");
+            let wal = state.open.wal().expect("just checked");
             match wal.index.header() {
                 HeaderRead::Valid(_) => database.published_run(state),
                 // Somebody publishes right now, perhaps on top of what is asked for.
@@ -117,13 +118,13 @@ impl Database {
         });
     }
 
-    fn capture_synced(self: &Arc<Self>, state: MutexGuard<'_, State>, done: Option<Done>) {
+    fn capture_synced(self: &Arc<Self>, state: StateLock<'_>, done: Option<Done>) {
         self.capture_with(state, done, Self::chain);
     }
 
     fn capture_with(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: StateLock<'_>,
         done: Option<Done>,
         look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
     ) {
@@ -154,7 +155,7 @@ impl Database {
         if state.in_flight.is_some() || state.exclusive {
             return Found::Busy;
         }
-        if self.access() != Access::Write || state.wal.is_none() {
+        if self.access() != Access::Write || !state.open.is_wal() {
             return Found::Nothing;
         }
         self.publish_for_dead_writer(&mut state);
@@ -166,7 +167,7 @@ impl Database {
             }
             // Whoever waits is let go on by a later look.
             Ok(None) | Err(_) if held_back => Found::Synced,
-            Ok(None) => state.wal.as_mut().map_or(Found::Nothing, |wal| {
+            Ok(None) => state.open.wal_mut().map_or(Found::Nothing, |wal| {
                 if std::mem::take(&mut wal.synced) {
                     Found::Synced
                 } else if wal.has_unpublished() {
@@ -183,12 +184,12 @@ impl Database {
     }
 
     /// Encodes a run and proposes it.
-    fn take_off(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, run: Run, done: Option<Done>) {
+    fn take_off(self: &Arc<Self>, mut state: StateLock<'_>, run: Run, done: Option<Done>) {
         // What is published is a transaction already.
         let space = if run.published { Ok(()) } else { self.shared.limits.check_space() };
         match space.and_then(|()| self.encode_run(&mut state, &run)) {
             Ok(batch) => {
-                let wal = state.wal.as_ref().expect("a run comes from an attachment");
+                let wal = state.open.wal().expect("a run comes from an attachment");
                 let end = Captured {
                     salt: wal.captured.salt,
                     frame: run.last,
@@ -206,10 +207,10 @@ impl Database {
             Err(source) => {
                 let error = self.io_error("capturing a transaction", source);
                 if !run.published
-                    && let Some(wal) = state.wal.as_ref()
+                    && let Some(wal) = state.open.wal()
                     && let Err(error) = wal.invalidate_frame(run.last, run.page_size)
                 {
-                    state.failed = Some(format!("a commit that failed cannot be taken back: {error}"));
+                    state.service.fail(format!("a commit that failed cannot be taken back: {error}"));
                 }
                 drop(state);
                 tracing::warn!(%error, "a transaction was not captured");
@@ -219,7 +220,7 @@ impl Database {
     }
 
     fn encode_run(&self, state: &mut State, run: &Run) -> io::Result<Batch> {
-        let wal = state.wal.as_ref().ok_or_else(|| io::Error::other("not attached"))?;
+        let wal = state.open.wal().ok_or_else(|| io::Error::other("not attached"))?;
         fault::point("capture_encode")?;
         let before = WalPoint { salt: wal.captured.salt, frame: wal.captured.frame };
         let frame = Frame {
@@ -236,9 +237,9 @@ impl Database {
             .collect();
         let growth = frame.untouched_growth(&pages);
         let stale =
-            if growth.is_empty() { BTreeMap::new() } else { wal_frames_of(state.wal.as_mut(), &growth)? };
+            if growth.is_empty() { BTreeMap::new() } else { wal_frames_of(state.open.wal_mut(), &growth)? };
         pages.extend(growth);
-        let wal = state.wal.as_ref().ok_or_else(|| io::Error::other("not attached"))?;
+        let wal = state.open.wal().ok_or_else(|| io::Error::other("not attached"))?;
         frame.encode(&self.shared, &state.checksums, pages.into_iter(), |pgno, page| {
             match run.frames.get(&pgno).or_else(|| stale.get(&pgno)) {
                 Some(frame) => wal.read_frame(*frame, page),
@@ -249,8 +250,8 @@ impl Database {
 
     /// Notices a WAL that begins anew, and frames that somebody overran, before anything is captured.
     fn prepare(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
-        if let Some(why) = &state.failed {
-            return Err(self.corrupt(why.clone()));
+        if let Some(why) = state.service.failure() {
+            return Err(self.corrupt(why));
         }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
@@ -258,7 +259,7 @@ impl Database {
         if state.undecided.is_some() {
             return Err(self.unavailable("the fate of an earlier transaction is unknown"));
         }
-        let wal = state.wal.as_mut().expect("callers have checked");
+        let wal = state.open.wal_mut().expect("callers have checked");
         if let Some(header) = wal.wal_header()
             && header.salt != wal.captured.salt
         {
@@ -280,7 +281,7 @@ impl Database {
     /// The frames whose checksums continue the captured part, up to the last commit among them.
     fn chain(&self, state: &mut State) -> Result<Option<Run>, DbError> {
         let page_size = state.page_size;
-        let wal = state.wal.as_mut().expect("callers have checked");
+        let wal = state.open.wal_mut().expect("callers have checked");
         let fail = |source| self.io_error("reading the WAL", source);
         let Some(header) = wal.wal_header() else { return Ok(None) };
         let page_size = if state.pages == PageCount::ZERO { header.page_size } else { page_size };
@@ -306,7 +307,7 @@ impl Database {
 
     /// The frames the wal-index has published behind the captured part.
     fn published_run(&self, state: &mut State) -> Result<Option<Run>, DbError> {
-        let wal = state.wal.as_mut().expect("callers have checked");
+        let wal = state.open.wal_mut().expect("callers have checked");
         let HeaderRead::Valid(header) = wal.index.header() else { return Ok(None) };
         if header.salt != wal.captured.salt || header.max_frame <= wal.captured.frame {
             return Ok(None);

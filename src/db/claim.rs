@@ -39,7 +39,7 @@ impl Database {
             if left.is_zero() {
                 return Err(self.conflict("is busy with a transaction or an import; try again"));
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+            state = state.wait_timeout(&self.changed, left);
         }
         state.exclusive = true;
         Ok(Claim { database: self.clone() })
@@ -89,7 +89,7 @@ impl Database {
     /// Ends the attachment of a claimed database; whether it is cold now.
     pub(crate) fn detach_claimed(&self) -> Result<bool, DbError> {
         let mut state = self.lock();
-        if let Some(why) = &state.failed {
+        if let Some(why) = state.service.failure() {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }
         if state.undecided.is_some() {
@@ -182,7 +182,7 @@ impl Database {
     ) -> std::io::Result<()> {
         let (page_size, pages) = (state.page_size, state.pages);
         let mut frames = std::collections::HashMap::new();
-        if let Some(wal) = state.wal.as_mut()
+        if let Some(wal) = state.open.wal_mut()
             && let HeaderRead::Valid(header) = wal.index.header()
         {
             let captured = if header.salt == wal.captured.salt { wal.captured.frame } else { 0 };
@@ -196,7 +196,7 @@ impl Database {
         let file = File::open(self.files().path(FileKind::Database))?;
         let mut page = vec![0; page_size.len()];
         for pgno in pages.pages(page_size) {
-            match (frames.get(&pgno), state.wal.as_ref()) {
+            match (frames.get(&pgno), state.open.wal()) {
                 (Some(frame), Some(wal)) => wal.read_frame(*frame, &mut page)?,
                 _ => read_or_zero(&file, pgno.offset(page_size), &mut page)?,
             }

@@ -122,8 +122,9 @@ impl Database {
         if let Err(error) = self.settle(state, batch, source, index) {
             // It is history, and the files here lack it: redo at the next start brings it.
             tracing::error!(%error, "a committed transaction cannot be written; the database is not served until the node is started again");
-            state.failed =
-                Some(format!("a committed transaction could not be written ({error}); start the node again"));
+            state.service.fail(format!(
+                "a committed transaction could not be written ({error}); start the node again"
+            ));
             return Err(error);
         }
         Ok(())
@@ -140,7 +141,7 @@ impl Database {
         match source {
             Source::Wal { end, published } => {
                 self.advance_capture(state, end);
-                if let Some(wal) = state.wal.as_mut() {
+                if let Some(wal) = state.open.wal_mut() {
                     wal.unpublished_change = (!published).then_some(batch.change);
                 }
                 Ok(())
@@ -172,7 +173,7 @@ impl Database {
     }
 
     pub(super) fn advance_capture(&self, state: &mut State, end: Captured) {
-        let Some(wal) = state.wal.as_mut() else { return };
+        let Some(wal) = state.open.wal_mut() else { return };
         wal.captured = end;
         wal.synced |= end.unpublished.is_some();
         if end.unpublished.is_some()
@@ -187,10 +188,10 @@ impl Database {
         let db = self.name().clone();
         match &source {
             Source::Wal { end, published: false } => {
-                if let Some(wal) = &state.wal
+                if let Some(wal) = state.open.wal()
                     && let Err(error) = wal.invalidate_frame(end.frame, batch.change.page_size)
                 {
-                    state.failed = Some(format!("a commit of unknown fate cannot be taken back: {error}"));
+                    state.service.fail(format!("a commit of unknown fate cannot be taken back: {error}"));
                     tracing::error!(db = %self.name(), %error, "cannot invalidate the frame of a failed commit");
                 }
             }

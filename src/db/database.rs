@@ -2,16 +2,17 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::attach::WalAttachment;
 use super::commit::InFlight;
 use super::cow::CowSnapshots;
-use super::guarded_file::GuardedFile;
+use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::roles::Wait;
 use super::shared::Shared;
+use super::view::{StateLock, View};
 use super::{DbError, DbFiles, Done, FileKind};
 use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
 
@@ -26,6 +27,8 @@ pub struct Database {
     files: DbFiles,
     pub(super) shared: Arc<Shared>,
     state: Mutex<State>,
+    /// What may be read of the state without its lock.
+    view: Mutex<View>,
     /// Signalled when `State::exclusive` ends or a in_flight lands.
     pub(super) changed: Condvar,
     /// What a transaction under a rollback journal has written.
@@ -64,8 +67,8 @@ pub(super) struct State {
     pub checksums: PageChecksums,
     /// The first entry that the file on disk may lack.
     pub dirty_since: Option<LogIndex>,
-    /// The WAL as the daemon takes part in it, while applications have the database open.
-    pub wal: Option<WalAttachment>,
+    /// What is held of it while applications have it open.
+    pub open: Opened,
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
     /// The change set on its way through the log.
@@ -86,16 +89,8 @@ pub(super) struct State {
     pub replaying: bool,
     /// Where redo stood when it was last looked whether it is over.
     pub looked_whole: Option<LogIndex>,
-    /// The node has ended while applications had it open: its file lacks what is in its log.
-    pub log_left_behind: bool,
-    /// Why it is not served.
-    pub failed: Option<String>,
-    /// It was dropped or replaced; applications that have it open keep what they have.
-    pub dropped: bool,
-    /// Files of the database through the mount, for applying to a rollback database that is open.
-    pub mounted: Option<File>,
-    /// Has the kernel's cache of the file emptied when this process is gone: a transaction has written through it.
-    pub cached: Option<GuardedFile>,
+    /// Whether it is served.
+    pub service: Service,
 }
 
 impl std::fmt::Debug for State {
@@ -116,6 +111,7 @@ impl Database {
             name,
             files,
             shared,
+            view: Mutex::new(View::of(&state)),
             state: Mutex::new(state),
             changed: Condvar::new(),
             overlay: Overlay::new(),
@@ -141,7 +137,7 @@ impl Database {
 
     /// Where it stands.
     pub fn pos(&self) -> Pos {
-        self.lock().pos
+        self.view().pos
     }
 
     /// When its last transaction was captured, milliseconds since 1970; 0 where that was before this start.
@@ -151,24 +147,23 @@ impl Database {
 
     /// The log index of the last entry that changed it here.
     pub fn index(&self) -> LogIndex {
-        self.lock().index
+        self.view().index
     }
 
     /// The mode its header names; `None` while it is empty.
     pub fn journal_mode(&self) -> Option<JournalMode> {
-        self.lock().mode
+        self.view().mode
     }
 
     /// Whether applications have it open.
     pub fn attached(&self) -> bool {
-        let state = self.lock();
-        state.handles > 0 || state.wal.is_some()
+        self.view().attached
     }
 
     /// Page size and size in pages.
     pub fn size(&self) -> (PageSize, PageCount) {
-        let state = self.lock();
-        (state.page_size, state.pages)
+        let view = self.view();
+        (view.page_size, view.pages)
     }
 
     /// What the database file durably holds.
@@ -178,7 +173,7 @@ impl Database {
 
     /// Why it is not served, if so.
     pub fn failure(&self) -> Option<String> {
-        self.lock().failed.clone()
+        self.view().failed.clone()
     }
 
     /// Whether applying an entry may take long or wait for applications: a rollback database that is open, a writer at
@@ -191,7 +186,7 @@ impl Database {
                 || state.in_flight.is_some()
                 || state.tail.is_some()
                 || state.is_open_rollback()
-                || !state.wal.as_mut().is_none_or(fenced_and_clean)
+                || !state.open.wal_mut().is_none_or(fenced_and_clean)
         })
     }
 
@@ -214,22 +209,30 @@ impl Database {
     }
 
     /// Takes the state's lock; for threads that may wait.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(super) fn lock(&self) -> StateLock<'_> {
+        let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        StateLock::new(state, &self.view)
+    }
+
+    /// The state as it was when its lock was last let go. Never held for longer than it takes to copy what is asked for,
+    /// so it may be taken on any thread.
+    fn view(&self) -> std::sync::MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Takes the state's lock if it is free; for FUSE threads.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        }
+    pub(super) fn try_lock(&self) -> Option<StateLock<'_>> {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return None,
+        };
+        Some(StateLock::new(state, &self.view))
     }
 
     /// The same for FUSE threads that would have to wake another thread otherwise, which takes longer than the watcher
     /// of logs holds the lock for a look.
-    pub(super) fn lock_at_once(&self) -> Option<MutexGuard<'_, State>> {
+    pub(super) fn lock_at_once(&self) -> Option<StateLock<'_>> {
         const TRIES: u32 = 16;
         (0..TRIES).find_map(|_| {
             let state = self.try_lock();
@@ -241,9 +244,9 @@ impl Database {
     }
 
     /// Waits until nobody holds the database exclusively.
-    pub(super) fn wait_shared<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn wait_shared<'a>(&self, mut state: StateLock<'a>) -> StateLock<'a> {
         while state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state
     }
@@ -309,8 +312,8 @@ impl Database {
         if let Some(mut state) = self.try_lock()
             && !state.exclusive
             && state
-                .wal
-                .as_ref()
+                .open
+                .wal()
                 .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
             && self.may_serve(&state).is_ok()
             && !self.wants_fence(&state)
@@ -345,7 +348,9 @@ impl Database {
             state.handles = state.handles.saturating_sub(1);
             if state.handles == 0 {
                 database.overlay.rest();
-                state.cached = None;
+                if let Opened::Rollback(rollback) = &mut state.open {
+                    rollback.cached = None;
+                }
             }
             if state.handles == 0
                 && let Some(watcher) = database.shared.watcher()
@@ -364,7 +369,7 @@ impl Database {
 
     /// An application opens or creates `-wal` or `-shm`: attaches as WAL database first.
     pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        if self.try_lock().is_some_and(|state| state.wal.is_some()) {
+        if self.try_lock().is_some_and(|state| state.open.is_wal()) {
             return done(Ok(()));
         }
         self.off_thread(done, |database, done| {
@@ -384,7 +389,7 @@ impl Database {
 
     pub(super) fn may_serve(&self, state: &State) -> Result<(), DbError> {
         self.check_not_ending()?;
-        if let Some(why) = &state.failed {
+        if let Some(why) = state.service.failure() {
             return Err(self.corrupt(format!("not served until it is repaired: {why}")));
         }
         if state.redoing() {

@@ -9,6 +9,7 @@ use std::io;
 use super::attach::WalAttachment;
 use super::database::{Database, State};
 use crate::io::fault;
+use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
 use crate::types::{Access, PageCount};
 
@@ -19,7 +20,7 @@ impl Database {
             return;
         }
         let pages = state.pages;
-        let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
+        let Some(wal) = state.open.wal_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
         match wal.publish_unpublished(pages) {
             Ok(true) => {
                 tracing::info!(db = %self.name(), "published a transaction whose writer died behind its commit");
@@ -34,12 +35,11 @@ impl Database {
 
 impl WalAttachment {
     fn publish_unpublished(&mut self, pages: PageCount) -> io::Result<bool> {
-        if !self.still_unpublished()? || self.fence.raised() || !self.fence.try_raise(&self.work)? {
+        if !self.still_unpublished()? || self.fence.raised() {
             return Ok(false);
         }
-        let published = self.publish_captured(pages);
-        self.fence.lift(&self.work)?;
-        published
+        let Some(_writers_out) = self.locks.try_take(lock_bytes::WAL_WRITE)? else { return Ok(false) };
+        self.publish_captured(pages)
     }
 
     /// Whether the captured frames are in the log and the wal-index does not know them.

@@ -30,8 +30,8 @@ impl Database {
                 return Ok(());
             }
             // Of a database that failed the file may lack what its position says it has.
-            let unsound = state.failed.is_some() || state.log_left_behind || state.redoing();
-            if state.dirty_since.is_none() || state.dropped || unsound {
+            let unsound = state.service.failure().is_some() || state.open.is_left_behind() || state.redoing();
+            if state.dirty_since.is_none() || state.service.is_dropped() || unsound {
                 return Ok(());
             }
             if !self.backfill(&mut state)? {
@@ -39,7 +39,7 @@ impl Database {
             }
             let marker = self.marker_of(&state);
             let new = state.checksums.marker().pos.txid.is_none();
-            (marker, state.checksums.sync_handle().map_err(fail)?, state.wal.is_none(), new)
+            (marker, state.checksums.sync_handle().map_err(fail)?, !state.open.is_wal(), new)
         };
         fault::point("durable_sync").map_err(fail)?;
         match File::open(self.files().path(FileKind::Database)) {
@@ -69,7 +69,7 @@ impl Database {
             index: state.index,
             page_size: state.page_size,
             pages: state.pages,
-            wal: state.wal.as_ref().map(|wal| wal.captured.point()),
+            wal: state.open.wal().map(|wal| wal.captured.point()),
         }
     }
 }
@@ -112,8 +112,8 @@ impl Database {
         loop {
             // Piece by piece: an entry that is about to be applied, on Raft's thread, does not wait for a whole file.
             let mut state = self.lock();
-            let moved = state.looked_whole != Some(state.index) || state.wal.is_some();
-            if moved || !state.redoing() || state.failed.is_some() {
+            let moved = state.looked_whole != Some(state.index) || state.open.is_wal();
+            if moved || !state.redoing() || state.service.failure().is_some() {
                 return Ok(());
             }
             if next > state.pages.get() {
@@ -133,12 +133,15 @@ impl Database {
     /// The log has been applied: file and position must agree now.
     pub(crate) fn end_replay(&self) {
         let mut state = self.lock();
-        if !std::mem::replace(&mut state.replaying, false) || state.redoing() || state.failed.is_some() {
+        if !std::mem::replace(&mut state.replaying, false)
+            || state.redoing()
+            || state.service.failure().is_some()
+        {
             return;
         }
         if let Err(error) = self.check_redone(&state) {
             tracing::error!(db = %self.name(), %error, "not served until it is resynced");
-            state.failed = Some(error.to_string());
+            state.service.fail(error.to_string());
         }
     }
 }

@@ -27,7 +27,7 @@ impl Database {
         header: &DatabaseHeader,
     ) -> Result<Option<super::batch::Batch>, DbError> {
         let fail = |source| self.io_error("importing", source);
-        let open = state.wal.is_some() || state.handles > 0;
+        let open = state.is_open();
         if open && state.pages != PageCount::ZERO && header.page_size != state.page_size {
             let why = format!(
                 "is open with pages of {} bytes, the file has {}; close it before importing",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::DbError;
 use super::database::{Database, State};
 use super::guarded_file::GuardedFile;
+use super::opened::{Opened, Service};
 use super::page_checksums::Marker;
 use crate::ltx;
 use crate::types::{Checksum, LogIndex, PageCount, Pgno};
@@ -13,9 +14,9 @@ impl Database {
     /// Stops serving the database until it is resynced.
     pub fn fail(&self, error: &DbError) {
         let mut state = self.lock();
-        if state.failed.is_none() {
+        if state.service.failure().is_none() {
             tracing::error!(db = %self.name(), %error, "not served until it is resynced");
-            state.failed = Some(error.to_string());
+            state.service.fail(error.to_string());
         }
     }
 
@@ -29,10 +30,10 @@ impl Database {
     pub fn close(self: &Arc<Self>) {
         let mut state = self.lock();
         while state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         match self.detach(&mut state) {
-            Ok(true) => return state.mounted = None,
+            Ok(true) => return,
             Ok(false) => tracing::info!(db = %self.name(), "still open while the node ends"),
             Err(error) => tracing::warn!(%error, "cannot detach"),
         }
@@ -47,28 +48,27 @@ impl Database {
             tracing::warn!(%error, "the next start redoes what could not be made durable");
         }
         let mut state = self.lock();
-        state.log_left_behind = state.wal.is_some();
-        if let Some(wal) = state.wal.as_mut() {
+        if let Some(wal) = state.open.wal_mut() {
             // Writers wait until they ask another node, or this one again. One at work is fenced when he is done, by who
             // keeps the fence.
-            if let Err(error) = wal.fence.try_raise(&wal.work) {
+            if let Err(error) = wal.fence.try_raise(&wal.locks) {
                 tracing::warn!(db = %self.name(), %error, "cannot fence what is still open");
             }
+            wal.fence.leave();
             wal.kept.take().into_iter().for_each(GuardedFile::leave);
         }
-        (state.wal, state.mounted, state.cached) = (None, None, None);
+        state.open = if state.open.is_wal() { Opened::LeftBehind } else { Opened::Cold };
     }
 
     /// Whether applications had it open when the node let go of it.
     pub fn is_left_open(&self) -> bool {
-        self.lock().log_left_behind
+        self.lock().open.is_left_behind()
     }
 
     /// The database is dropped or replaced: nothing of it is captured any more.
     pub fn set_dropped(&self) {
         let mut state = self.lock();
-        state.dropped = true;
-        state.failed = Some("it was dropped".into());
+        state.service = Service::Dropped;
     }
 
     /// A database that is new under a name whose last one ended with entry `end`: nothing older is part of it. Not synced:

@@ -28,6 +28,7 @@ mod guarded_file;
 mod import;
 mod incoming;
 mod lifecycle;
+mod opened;
 mod overlay;
 mod overrun;
 mod page_checksums;
@@ -43,7 +44,9 @@ mod shared;
 mod snapshot;
 mod traits;
 mod undecided;
+mod view;
 mod wal_left_behind;
+mod wal_locks;
 mod wal_watcher;
 mod wal_writer;
 

@@ -16,7 +16,6 @@ use super::discard::write_discarded;
 use super::incoming::LtxSource;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::HeaderRead;
@@ -60,7 +59,7 @@ impl Database {
         }
         // What the writer has in the log now must not become a transaction; its commit fails.
         let page_size = state.page_size;
-        if let Some(wal) = state.wal.as_ref()
+        if let Some(wal) = state.open.wal()
             && let Some((first, _)) = wal.captured.unpublished
             && let HeaderRead::Valid(header) = wal.index.header()
             && header.max_frame < first
@@ -72,22 +71,16 @@ impl Database {
     }
 
     fn restore_overrun(self: &Arc<Self>) {
-        let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone());
-        let restored = match work {
-            // The clone shares the open file, so this is the attachment's own lock; the writer lets go once its
-            // fsync has failed.
-            Some(Ok(work)) => lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).and_then(|()| {
-                let restored = self.restore_locked();
-                unlock(&work, lock_bytes::WAL_WRITE, 1)?;
-                restored
-            }),
-            Some(Err(error)) => Err(error),
+        let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+        let restored = match locks {
+            // The writer lets go once its fsync has failed.
+            Some(locks) => locks.take(lock_bytes::WAL_WRITE).and_then(|_writers_out| self.restore_locked()),
             None => Ok(()),
         };
         let mut state = self.lock();
         state.restoring = false;
         if let Err(error) = restored {
-            state.failed = Some(format!("restoring a durable transaction: {error}"));
+            state.service.fail(format!("restoring a durable transaction: {error}"));
             tracing::error!(db = %self.name(), %error, "cannot restore a durable transaction; the database is not served");
         }
         let queued = std::mem::take(&mut state.queued);
@@ -100,7 +93,7 @@ impl Database {
     pub(super) fn restore_locked(&self) -> io::Result<()> {
         let mut state = self.lock();
         let page_size = state.page_size;
-        let Some(wal) = state.wal.as_mut() else { return Ok(()) };
+        let Some(wal) = state.open.wal_mut() else { return Ok(()) };
         let (Some((first, _)), Some(change)) = (wal.captured.unpublished, wal.unpublished_change.clone())
         else {
             return Ok(());
@@ -135,7 +128,7 @@ impl Database {
         contents.iter().try_for_each(|(pgno, page)| append.page(*pgno, page))?;
         append.publish(change.commit)?;
         wal.unpublished_change = None;
-        state.captured = state.wal.as_ref().map(|wal| wal.captured.point());
+        state.captured = state.open.wal().map(|wal| wal.captured.point());
         tracing::info!(db = %self.name(), txid = %change.range.max(), "restored");
         Ok(())
     }

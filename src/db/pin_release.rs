@@ -12,7 +12,7 @@ impl Database {
         if state.in_flight.is_some() {
             return;
         }
-        if let Some(wal) = state.wal.as_mut()
+        if let Some(wal) = state.open.wal_mut()
             && wal.all_published()
             && let Err(error) = wal.pin.release(&wal.index)
         {

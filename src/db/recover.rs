@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::cow::CowSnapshots;
 use super::database::{Database, State};
+use super::opened::{Opened, Service};
 use super::page_checksums::PageChecksums;
 use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind};
@@ -48,7 +49,7 @@ impl Database {
             index: marker.index,
             checksums,
             dirty_since,
-            wal: None,
+            open: Opened::Cold,
             captured: marker.wal,
             in_flight: None,
             queued: Vec::new(),
@@ -59,11 +60,7 @@ impl Database {
             tail,
             replaying: false,
             looked_whole: None,
-            log_left_behind: false,
-            failed: None,
-            dropped: false,
-            mounted: None,
-            cached: None,
+            service: Service::Serving,
         };
         Ok(Self::new(name, files, shared, state))
     }

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::DbError;
@@ -14,7 +14,8 @@ use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
 use super::traits::CommitError;
-use crate::io::ofd_lock::{LockKind, lock, try_lock};
+use super::view::StateLock;
+use super::wal_locks::WalLock;
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, LogIndex};
@@ -32,27 +33,16 @@ pub(crate) struct LockedContent<'a> {
 
 /// The database with all its writers kept out; ends when dropped.
 pub(crate) struct HeldWriters<'a> {
-    database: &'a Database,
-    wal: bool,
+    wal: Option<WalLock>,
     alone: Option<ExclusiveLock<'a>>,
 }
 
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
     pub(super) fn covers(&self, state: &State) -> bool {
-        (self.wal || state.wal.is_none()) && (self.alone.is_some() || !state.is_open_rollback())
-    }
-}
-
-impl Drop for HeldWriters<'_> {
-    fn drop(&mut self) {
-        if self.wal
-            && self.database.writable()
-            && let Some(wal) = self.database.lock().wal.as_mut()
-            && let Err(error) = wal.fence.lift(&wal.work)
-        {
-            tracing::error!(db = %self.database.name(), %error, "cannot release the write lock");
-        }
+        let wal = state.open.wal();
+        let writers_out = |locks| self.wal.as_ref().is_some_and(|held| held.belongs_to(locks));
+        wal.is_none_or(|wal| writers_out(&wal.locks)) && (self.alone.is_some() || !state.is_open_rollback())
     }
 }
 
@@ -61,21 +51,17 @@ impl Database {
     pub(super) fn hold_writers(&self) -> Result<HeldWriters<'_>, DbError> {
         let fail = |source| self.io_error("waiting for writers", source);
         let state = self.lock();
-        if let Some(wal) = &state.wal {
-            let work = wal.work.try_clone().map_err(fail)?;
+        if let Some(wal) = state.open.wal() {
+            let locks = wal.locks.clone();
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
-            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
-            let mut state = self.lock();
-            if let Some(wal) = state.wal.as_mut() {
-                wal.fence.try_raise(&wal.work).map_err(fail)?;
-            }
-            return Ok(HeldWriters { database: self, wal: true, alone: None });
+            let writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
+            return Ok(HeldWriters { wal: Some(writers_out), alone: None });
         }
         drop(state);
         let (state, alone) = self.wait_for_writing()?;
         drop(state);
-        Ok(HeldWriters { database: self, wal: false, alone })
+        Ok(HeldWriters { wal: None, alone })
     }
 
     /// The same, for as long as `deadline` allows.
@@ -85,21 +71,16 @@ impl Database {
     pub(super) fn hold_writers_until(&self, deadline: Instant) -> Result<HeldWriters<'_>, DbError> {
         let fail = |source| self.io_error("waiting for writers", source);
         loop {
-            let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone()).transpose().map_err(fail)?;
-            let conflict = match work {
-                Some(work)
-                    if try_lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)? =>
-                {
-                    if let Some(wal) = self.lock().wal.as_mut() {
-                        wal.fence.try_raise(&wal.work).map_err(fail)?;
-                    }
-                    return Ok(HeldWriters { database: self, wal: true, alone: None });
-                }
-                Some(_) => self.conflict("an application is writing it; try again"),
+            let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+            let conflict = match locks {
+                Some(locks) => match locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? {
+                    Some(writers_out) => return Ok(HeldWriters { wal: Some(writers_out), alone: None }),
+                    None => self.conflict("an application is writing it; try again"),
+                },
                 None => match self.lock_for_writing() {
                     Ok((state, alone)) => {
                         drop(state);
-                        return Ok(HeldWriters { database: self, wal: false, alone });
+                        return Ok(HeldWriters { wal: None, alone });
                     }
                     Err(error @ DbError::Conflict { .. }) => error,
                     Err(error) => return Err(error),
@@ -113,9 +94,7 @@ impl Database {
     }
 
     /// [`lock_for_writing`](Self::lock_for_writing) for who may wait for applications.
-    pub(super) fn wait_for_writing(
-        &self,
-    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+    pub(super) fn wait_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         loop {
             match self.lock_for_writing() {
                 Err(DbError::Conflict { .. }) => self.check_not_ending()?,
@@ -127,10 +106,10 @@ impl Database {
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
     /// [`end_exclusive`](Self::end_exclusive).
-    pub(super) fn begin_exclusive(&self) -> MutexGuard<'_, State> {
+    pub(super) fn begin_exclusive(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while state.exclusive || state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state.exclusive = true;
         state
@@ -230,7 +209,7 @@ impl Database {
         let (state, alone) = self.lock_for_writing()?;
         drop(state);
         let claim = self.claim(Instant::now() + CLAIM_MAX)?;
-        let held = HeldWriters { database: self, wal: false, alone };
+        let held = HeldWriters { wal: None, alone };
         let covered =
             self.access() != Access::Write && (held.alone.is_some() || !self.lock().is_open_rollback());
         match covered {
@@ -254,7 +233,7 @@ impl Database {
 
     fn install(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: StateLock<'_>,
         change: ChangeSet,
         file: File,
         index: LogIndex,
@@ -263,7 +242,7 @@ impl Database {
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
         self.write_incoming(&mut state, incoming, index)?;
-        state.failed = None;
+        state.service.repaired();
         self.finish_apply(state, timestamp_ms);
         if undecided { self.set_access() } else { Ok(()) }
     }

@@ -18,7 +18,6 @@ use super::overrun::frames_between;
 use super::roles::Wait;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock};
 use crate::ltx;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
@@ -61,14 +60,14 @@ impl Database {
             self.keep_out_checkpoints(Wait::Yes)?;
             let mut state = self.lock();
             while state.exclusive || state.in_flight.is_some() {
-                state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+                state = state.wait(&self.changed);
             }
             self.clear_undecided(&mut state);
             return match self.rewind(&mut state) {
                 // One began in between.
                 Err(DbError::Unavailable { .. }) => continue,
                 Err(error) => {
-                    state.failed.get_or_insert_with(|| error.to_string());
+                    state.service.fail(error.to_string());
                     Err(error)
                 }
                 Ok(()) => Ok(()),
@@ -87,15 +86,19 @@ impl Database {
         if self.access() == Access::Write {
             return Ok(());
         }
-        let work =
-            self.lock().wal.as_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
-        let Some(work) = work else { return Ok(()) };
-        let work = work.map_err(fail)?;
-        match wait {
-            Wait::Yes => lock(&work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail),
-            _ if try_lock(&work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? => Ok(()),
-            _ => Err(self.conflict("an application's checkpoint is under way")),
+        let locks = self.lock().open.wal_mut().and_then(|wal| wal.tail().map(|_| wal.locks.clone()));
+        let Some(locks) = locks else { return Ok(()) };
+        let checkpoints_out = match wait {
+            Wait::Yes => locks.take(lock_bytes::CKPT).map_err(fail)?,
+            _ => match locks.try_take(lock_bytes::CKPT).map_err(fail)? {
+                Some(taken) => taken,
+                None => return Err(self.conflict("an application's checkpoint is under way")),
+            },
+        };
+        if let Some(wal) = self.lock().open.wal_mut().filter(|wal| checkpoints_out.belongs_to(&wal.locks)) {
+            wal.no_checkpoints = Some(checkpoints_out);
         }
+        Ok(())
     }
 
     /// Takes back what is in the WAL and not captured, where this node may not write any more; after
@@ -109,9 +112,17 @@ impl Database {
             return Ok(());
         }
         let (base, pages, page_size) = (state.pos, state.pages, state.page_size);
-        let Some(wal) = state.wal.as_mut() else { return Ok(()) };
-        let Some((header, first)) = wal.tail() else { return Ok(()) };
-        if !try_lock(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? {
+        let Some(wal) = state.open.wal_mut() else { return Ok(()) };
+        let Some((header, first)) = wal.tail() else {
+            if wal.rewound.is_none() {
+                wal.no_checkpoints = None;
+            }
+            return Ok(());
+        };
+        if wal.no_checkpoints.is_none() {
+            wal.no_checkpoints = wal.locks.try_take(lock_bytes::CKPT).map_err(fail)?;
+        }
+        if wal.no_checkpoints.is_none() {
             return Err(self.unavailable("an application's checkpoint is under way"));
         }
         fault::point("rewind").map_err(fail)?;
@@ -128,7 +139,7 @@ impl Database {
                 return Err(self.corrupt(format!("page {pgno} below what is taken back is not history's")));
             }
         }
-        let wal = state.wal.as_mut().expect("it was just there");
+        let wal = state.open.wal_mut().expect("it was just there");
         wal.take_back(&history, first - 1, page_size, pages).map_err(fail)?;
         state.captured = Some(wal.captured.point());
         Ok(())

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::database::{Database, State};
-use crate::io::ofd_lock::{LockKind, is_taken, lock, try_lock, unlock};
+use super::wal_locks::{WalLock, WalLocks};
+use crate::io::ofd_lock::{LockKind, is_taken, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, JournalMode};
 
@@ -24,17 +25,12 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    /// Takes an exclusive lock on one byte; says whether it is had.
-    fn lock(self, file: &File, byte: u64) -> io::Result<bool> {
-        if self == Self::Yes {
-            return lock(file, LockKind::Exclusive, byte, 1).map(|()| true);
-        }
+    /// Takes the write lock of a WAL database, `None` where it is not had.
+    fn take(self, locks: &WalLocks) -> io::Result<Option<WalLock>> {
         loop {
-            if try_lock(file, LockKind::Exclusive, byte, 1)? {
-                return Ok(true);
-            }
-            if !self.goes_on() {
-                return Ok(false);
+            let taken = locks.try_take(lock_bytes::WAL_WRITE)?;
+            if taken.is_some() || !self.goes_on() {
+                return Ok(taken);
             }
         }
     }
@@ -73,7 +69,7 @@ impl Database {
         if self.access() == Access::Write && !self.writers_wait() {
             let mut state = self.wait_shared(self.lock());
             self.unreserve(&mut state)?;
-            if let Some(wal) = state.wal.as_mut() {
+            if let Some(wal) = state.open.wal_mut() {
                 self.set_fence(wal)?;
                 if let Some(watcher) = self.shared.watcher() {
                     watcher.watch(self);
@@ -87,7 +83,7 @@ impl Database {
         // Holding the writers does it; the fence stays up because this node may not write any more.
         let held = self.hold_writers()?;
         let mut state = self.lock();
-        let fenced = match state.wal.as_mut() {
+        let fenced = match state.open.wal_mut() {
             Some(wal) => self.set_fence(wal),
             None => self.drop_staged().map_err(|source| self.io_error("ending its transaction", source)),
         };
@@ -102,9 +98,9 @@ impl Database {
     pub fn try_fence(self: &Arc<Self>) -> bool {
         let Some(mut state) = self.try_lock() else { return false };
         let staged = self.overlay.size().is_some();
-        match state.wal.as_mut() {
+        match state.open.wal_mut() {
             Some(wal) => {
-                let raised = wal.fence.try_raise(&wal.work).unwrap_or(false);
+                let raised = wal.fence.try_raise(&wal.locks).unwrap_or(false);
                 raised && wal.captured.unpublished.is_none() && self.set_fence(wal).is_ok()
             }
             None => !staged && !self.lacks_fence(&state),
@@ -113,7 +109,7 @@ impl Database {
 
     /// Whether it is a WAL database that applications have open.
     pub fn has_wal(&self) -> bool {
-        self.lock().wal.is_some()
+        self.lock().open.is_wal()
     }
 
     /// With the write lock: the writer of captured frames that are not published is dead, or has published them. They
@@ -122,7 +118,7 @@ impl Database {
         let fail = |source| self.io_error("publishing a durable transaction", source);
         let mut state = self.lock();
         let pages = state.pages;
-        let Some(wal) = state.wal.as_mut().filter(|wal| wal.captured.unpublished.is_some()) else {
+        let Some(wal) = state.open.wal_mut().filter(|wal| wal.captured.unpublished.is_some()) else {
             return Ok(());
         };
         if wal.is_overrun().map_err(fail)? {
@@ -134,7 +130,7 @@ impl Database {
 
     /// Whether no writer of an earlier time is still at work.
     pub fn is_fenced(&self) -> bool {
-        self.lock().wal.as_ref().is_none_or(|wal| wal.fence.raised())
+        self.lock().open.wal().is_none_or(|wal| wal.fence.raised())
     }
 
     /// Before a planned move of the primary: keeps writers out, and commits what they have done. Blocking; writers at
@@ -146,17 +142,16 @@ impl Database {
     pub fn hand_over(self: &Arc<Self>, deadline: Instant) -> Result<(), DbError> {
         let fail = |source: io::Error| self.io_error("waiting for writers", source);
         let busy = || self.unavailable("an application is in the middle of a transaction");
-        let work = self.lock().wal.as_ref().map(|wal| wal.work.try_clone());
-        let Some(work) = work else {
+        let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+        let Some(locks) = locks else {
             return if self.reserve(Wait::Until(deadline))? { self.finish_journals() } else { Err(busy()) };
         };
         // Without the state's lock: the writer at work may be waiting for its capture.
-        let wait = Wait::Until(deadline);
-        if !wait.lock(&work.map_err(fail)?, lock_bytes::WAL_WRITE).map_err(fail)? {
+        let Some(_writers_out) = Wait::Until(deadline).take(&locks).map_err(fail)? else {
             return Err(busy());
-        }
-        if let Some(wal) = self.lock().wal.as_mut() {
-            wal.fence.try_raise(&wal.work).map_err(fail)?;
+        };
+        if let Some(wal) = self.lock().open.wal_mut() {
+            wal.fence.try_raise(&wal.locks).map_err(fail)?;
         }
         self.capture_and_wait()
     }
@@ -168,7 +163,7 @@ impl Database {
 
     /// The same for one that somebody is about to open.
     pub(super) fn wants_fence(&self, state: &State) -> bool {
-        let rollback = state.wal.is_none() && state.mode != Some(JournalMode::Wal);
+        let rollback = !state.open.is_wal() && state.mode != Some(JournalMode::Wal);
         rollback && self.writers_wait() && !self.reserved.load(Ordering::SeqCst)
     }
 
@@ -239,7 +234,7 @@ impl Database {
         if !self.reserved.swap(false, Ordering::SeqCst) {
             return Ok(());
         }
-        let Some(file) = &state.mounted else { return Ok(()) };
+        let Some(file) = state.open.rollback().and_then(|open| open.mounted.as_ref()) else { return Ok(()) };
         unlock(file, lock_bytes::RESERVED, 1).map_err(|source| self.io_error("lifting the fence", source))
     }
 
@@ -247,7 +242,7 @@ impl Database {
     fn finish_journals(&self) -> Result<(), DbError> {
         let mut state = self.lock();
         while state.in_flight.is_some() || state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         Ok(())
     }

@@ -65,12 +65,17 @@ impl Database {
 
     /// Whether nobody would empty the kernel's cache of what a transaction writes.
     fn lacks_guard(&self, state: &State) -> bool {
-        state.wal.is_none() && state.cached.is_none() && self.shared.guard().is_some()
+        !state.open.is_wal()
+            && state.open.rollback().is_none_or(|open| open.cached.is_none())
+            && self.shared.guard().is_some()
     }
 
     fn keep_cached(&self, state: &mut State) -> io::Result<()> {
         if let Some(guard) = self.shared.guard() {
-            state.cached = Some(GuardedFile::new(guard, AfterDeath::Cached, &self.mounted(state)?)?);
+            let cached = GuardedFile::new(guard, AfterDeath::Cached, &self.mounted(state)?)?;
+            if let Some(open) = state.open.rollback_mut() {
+                open.cached = Some(cached);
+            }
         }
         Ok(())
     }
@@ -83,7 +88,7 @@ impl Database {
 
     fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the database file", source);
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
             return file.write_all_at(data, offset).map_err(fail);
         }
@@ -106,8 +111,8 @@ impl Database {
     }
 
     fn may_change(&self, state: &State) -> Result<(), DbError> {
-        if let Some(why) = &state.failed {
-            return Err(self.corrupt(why.clone()));
+        if let Some(why) = state.service.failure() {
+            return Err(self.corrupt(why));
         }
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(self.name().clone()));
@@ -125,7 +130,7 @@ impl Database {
     /// The database file is truncated by ftruncate.
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
-        if state.wal.is_some() {
+        if state.open.is_wal() {
             drop(state);
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.

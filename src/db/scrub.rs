@@ -19,8 +19,8 @@ impl Database {
         let mut next = 1;
         loop {
             let state = self.lock();
-            let busy = state.handles > 0 || state.wal.is_some() || state.exclusive || state.redoing();
-            if busy || state.failed.is_some() || next > state.pages.get() {
+            let busy = state.handles > 0 || state.open.is_wal() || state.exclusive || state.redoing();
+            if busy || state.service.failure().is_some() || next > state.pages.get() {
                 return Ok(None);
             }
             let last = next.saturating_add(PAGES_AT_ONCE - 1).min(state.pages.get());

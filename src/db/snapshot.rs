@@ -89,7 +89,7 @@ impl Database {
         let mut shm = cache.mount_point().join(self.name().as_str()).into_os_string();
         shm.push("-shm");
         let mark = File::options().read(true).write(true).open(shm)?;
-        let wal = state.wal.as_mut().expect("just attached");
+        let wal = state.open.wal_mut().expect("just attached");
         let frame = wal.captured.frame;
         let slots = 1..READ_SLOTS;
         // With every slot taken by readers of other marks there is no place; they come and go.

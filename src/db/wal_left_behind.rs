@@ -87,7 +87,7 @@ impl Database {
         }
         let mut state = self.lock();
         state.tail = None;
-        if state.wal.is_none() {
+        if !state.open.is_wal() {
             state.captured = None;
         }
         Ok(())
