@@ -18,7 +18,7 @@ use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::{Access, JournalMode, LogIndex, PageCount};
+use crate::types::{Access, JournalMode, LogIndex, PageCount, PageSize};
 
 /// Attempts to be alone among readers, of which the last keeps new ones out,
 const INSIST_EVERY: u32 = 32;
@@ -110,6 +110,17 @@ impl Database {
         incoming: Incoming,
         index: LogIndex,
     ) -> Result<(), DbError> {
+        self.write_incoming_by(state, incoming, index, State::write_path)
+    }
+
+    /// The same, the way that `path` says.
+    pub(super) fn write_incoming_by(
+        self: &Arc<Self>,
+        state: &mut State,
+        incoming: Incoming,
+        index: LogIndex,
+        path: fn(&State) -> WritePath,
+    ) -> Result<(), DbError> {
         self.rewind(state)?;
         let fail = |source| {
             self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
@@ -121,8 +132,10 @@ impl Database {
         if incoming.batch.checksums.is_empty() && change.commit == state.pages {
             // The content is there already; only the position moves.
         } else {
-            let path = state.write_path();
-            if path != WritePath::Wal {
+            let path = path(state);
+            if path == WritePath::Wal {
+                self.make_room_for(state, change.page_size)?;
+            } else {
                 self.drop_staged().map_err(fail)?;
                 state.checksums.set_pending(index).map_err(fail)?;
             }
@@ -179,6 +192,24 @@ impl Database {
             wal.backfill(limit).map_err(fail)?;
         }
         Ok(wal.index.backfilled() >= limit)
+    }
+
+    /// A WAL holds pages of one size: where the change set has another one, the WAL has to begin anew first.
+    ///
+    /// # Errors
+    /// `Conflict` where a reader still uses what is in it.
+    fn make_room_for(&self, state: &mut State, page_size: PageSize) -> Result<(), DbError> {
+        let fail = |source| self.io_error("beginning the WAL anew", source);
+        if !state.open.wal().is_some_and(|wal| wal.has_other_pages(page_size)) {
+            return Ok(());
+        }
+        let whole = self.backfill(state)?;
+        match state.open.wal_mut() {
+            Some(wal) if !whole || !wal.begin_anew().map_err(fail)? => {
+                Err(self.conflict("an application reads it with another page size"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {

@@ -13,6 +13,7 @@ use super::claim::Claim;
 use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
+use super::opened::WritePath;
 use super::traits::CommitError;
 use super::view::StateLock;
 use super::wal_locks::WalLock;
@@ -195,8 +196,9 @@ impl Database {
         index: LogIndex,
     ) -> Result<(), DbError> {
         let (state, alone) = self.wait_for_writing()?;
-        let state = self.wait_shared(state);
-        self.install(state, change, file, index)?;
+        let mut state = self.wait_shared(state);
+        self.keep_what_goes_back(&mut state, &change)?;
+        self.install(state, change, file, index, State::write_path)?;
         drop(alone);
         Ok(())
     }
@@ -228,7 +230,12 @@ impl Database {
         file: File,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        self.install(self.lock(), change, file, index)
+        // Beside the mount: the kernel keeps the file locked for the rename that this answers. Nobody reads it now.
+        let beside = |state: &State| match state.write_path() {
+            WritePath::OpenRollback => WritePath::Cold,
+            path => path,
+        };
+        self.install(self.lock(), change, file, index, beside)
     }
 
     fn install(
@@ -237,11 +244,12 @@ impl Database {
         change: ChangeSet,
         file: File,
         index: LogIndex,
+        path: fn(&State) -> WritePath,
     ) -> Result<(), DbError> {
         let undecided = self.clear_undecided(&mut state);
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
-        self.write_incoming(&mut state, incoming, index)?;
+        self.write_incoming_by(&mut state, incoming, index, path)?;
         state.service.repaired();
         self.finish_apply(state, timestamp_ms);
         if undecided { self.set_access() } else { Ok(()) }

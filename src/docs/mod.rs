@@ -13,6 +13,9 @@ pub mod failover {}
 #[doc = include_str!("rollback_overlay.md")]
 pub mod rollback_overlay {}
 
+#[doc = include_str!("names.md")]
+pub mod names {}
+
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
 

@@ -15,8 +15,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{FollowStatus, Globs, RecentLog, ReplicaTarget};
+use crate::db::DbError;
 use crate::ltx::{BlobRef, ChangeSet};
-use crate::store::{Change, ChangeKind};
+use crate::store::{Change, ChangeKind, StoreError};
 use crate::types::{DbName, LogIndex};
 
 /// What a lane needs from an upstream node.
@@ -185,8 +186,14 @@ impl Lanes {
                 self.push(&mut state, index, bytes, work);
             } else {
                 drop(state);
-                if let Err(error) = self.target.apply(index, &change) {
-                    self.out_of_step(index, &dbs, &error.to_string());
+                match self.target.apply(index, &change) {
+                    Ok(()) => {}
+                    // An application was quicker than the look above.
+                    Err(StoreError::Db(DbError::Conflict { .. })) => {
+                        let bytes = change.change_sets().iter().map(ChangeSet::inline_bytes).sum();
+                        self.push(&mut self.state(), index, bytes, Work::Apply(change));
+                    }
+                    Err(error) => self.out_of_step(index, &dbs, &error.to_string()),
                 }
             }
         }

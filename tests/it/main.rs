@@ -14,6 +14,7 @@ mod far_apart;
 mod fault;
 mod fence;
 mod guarantees;
+mod history;
 mod interrupted_starts;
 mod limits;
 mod metrics;
