@@ -70,6 +70,7 @@ impl Database {
     /// `Conflict` where an application is in the middle of a transaction that has to end first.
     pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for applications", source);
+        self.wait_landed();
         self.keep_out_checkpoints(Wait::No)?;
         let mut state = self.lock();
         if let Some(wal) = state.open.wal().filter(|wal| !wal.fence.raised())
@@ -204,12 +205,11 @@ impl Database {
             return Ok(());
         }
         let whole = self.backfill(state)?;
-        match state.open.wal_mut() {
-            Some(wal) if !whole || !wal.begin_anew().map_err(fail)? => {
-                Err(self.conflict("an application reads it with another page size"))
-            }
-            _ => Ok(()),
-        }
+        let begun = match state.open.wal_mut() {
+            Some(wal) => whole && wal.begin_anew().map_err(fail)?,
+            None => true,
+        };
+        if begun { Ok(()) } else { Err(self.conflict("an application reads it with another page size")) }
     }
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {

@@ -16,6 +16,7 @@ use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
 use super::wal_locks::{WalLock, WalLocks};
+use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock, try_lock};
@@ -50,6 +51,8 @@ pub(super) struct WalAttachment {
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
+    /// Has the lease of this node end the writing of this database, too.
+    _leased: Leased,
     /// Since when writers are made to wait on the primary, and the lock that does it, see `backpressure`.
     pub held_back: Option<(Instant, WalLock)>,
     /// Keeps the checkpoints of applications out while something is to be taken back, see `rewind`.
@@ -148,6 +151,8 @@ impl Database {
             unpublished: None,
         };
         let (pin, fence) = (Pin::default(), Fence::default());
+        // Before anybody asks whether the fence is to be up.
+        let leased = self.shared.lease().include(&locks);
         let guard = self.shared.guard().filter(|_| self.access() != Access::ReadOnly);
         let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, locks.file())).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
@@ -163,6 +168,7 @@ impl Database {
             locks,
             pin,
             fence,
+            _leased: leased,
             held_back: None,
             no_checkpoints: None,
             captured,
@@ -178,7 +184,7 @@ impl Database {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         if self.writable() {
             wal.fence.lift();
-            return Ok(());
+            return wal.locks.begin_lease(|| self.shared.writable()).map_err(fail);
         }
         wal.fence.raise(&wal.locks).map_err(fail)?;
         if self.access() == Access::Write { Ok(()) } else { wal.pin.release(&wal.index).map_err(fail) }
@@ -195,6 +201,7 @@ impl Database {
         }
         if !state.open.is_wal() || state.service.is_dropped() {
             self.reserved.store(false, Ordering::SeqCst);
+            self.end_hold_off();
             state.open = Opened::Cold;
             return Ok(true);
         }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::{LogTarget, RaftNode};
 use crate::rpc::GrpcConnector;
 use crate::security::Peering;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Lease, Store, StoreError};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
 use crate::types::{DbName, LogIndex, NodeId};
 
@@ -85,6 +85,10 @@ impl LogTarget for VoterTarget {
             // Whoever is primary, another voter may have what these lack.
             store.failed().iter().for_each(|db| applier.repair(db));
         });
+    }
+
+    fn lease(&self, lease: Lease) {
+        self.store.set_lease(lease);
     }
 
     fn settled(&self) -> watch::Receiver<LogIndex> {

@@ -185,6 +185,7 @@ where
         id,
         replayed: target.replayed(),
         store: shared.clone(),
+        target: target.clone(),
         led_term: led_term.clone(),
         acks: acks.clone(),
         lease: options.lease(),

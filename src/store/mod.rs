@@ -14,6 +14,7 @@ mod event;
 mod freshness;
 mod group;
 mod layout;
+mod lease;
 mod members;
 mod open;
 mod rename;
@@ -23,6 +24,7 @@ mod run_sink;
 mod store;
 mod upload;
 
+pub use crate::db::Lease;
 pub use change::{Change, ChangeError, ChangeKind, Origin};
 pub use claims::{RenameDone, Renamed};
 pub use commit_sink::CommitSink;

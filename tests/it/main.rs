@@ -26,4 +26,5 @@ mod security;
 mod single_node;
 mod supervision;
 mod tidy;
+mod torture_checker;
 mod traces;
