@@ -4,13 +4,15 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::batch::Frame;
 use super::database::{Database, State};
+use super::import::bump_change_counter;
 use super::page_checksums::{Marker, PageChecksums};
 use super::replace::HeldWriters;
 use super::{DbError, DbFiles, FileKind};
 use crate::io::{durable, fault, read_or_zero};
 use crate::sqlite::wal_index::HeaderRead;
-use crate::types::{Access, LogIndex};
+use crate::types::{Access, LogIndex, Pgno};
 
 /// The kernel tells the daemon of a closed file only after close(2) has returned, so a claim looks again this often.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
@@ -102,6 +104,28 @@ impl Database {
         Ok(cold? && state.handles == 0)
     }
 
+    /// Commits a change counter that nobody has seen in a database this one is about to take the place of: in the rollback
+    /// modes SQLite takes what it has cached for good where the counter is the same. For a claimed database that is cold.
+    ///
+    /// # Errors
+    /// `Unavailable` where the log does not take it.
+    pub(crate) fn renew_change_counter(self: &Arc<Self>, other: &Self) -> Result<(), DbError> {
+        let fail = |source| self.io_error("preparing a rename", source);
+        let state = self.lock();
+        let (page_size, pages) = (state.page_size, state.pages);
+        let salt = state.pos.txid_or_zero().wrapping_add(other.pos().txid_or_zero() << 8);
+        let file = self.open_backing(FileKind::Database)?;
+        let batch = Frame::on(self.name(), &state, page_size, pages)
+            .encode(&self.shared, &state.checksums, [Pgno::FIRST].into_iter(), |pgno, page| {
+                read_or_zero(&file, pgno.offset(page_size), page)?;
+                bump_change_counter(page, salt);
+                Ok(())
+            })
+            .map_err(fail)?;
+        drop(state);
+        self.commit_built(batch)
+    }
+
     /// Whether applications have it open, and it is not only kept ready for the next one.
     pub(crate) fn is_open(&self) -> bool {
         self.lock().handles > 0
@@ -178,7 +202,7 @@ impl Database {
         &self,
         state: &mut State,
         published: bool,
-        mut visit: impl FnMut(crate::types::Pgno, &[u8]) -> std::io::Result<()>,
+        mut visit: impl FnMut(Pgno, &[u8]) -> std::io::Result<()>,
     ) -> std::io::Result<()> {
         let (page_size, pages) = (state.page_size, state.pages);
         let mut frames = std::collections::HashMap::new();

@@ -160,7 +160,7 @@ impl Database {
         result
     }
 
-    fn commit_built(self: &Arc<Self>, batch: Batch) -> Result<(), DbError> {
+    pub(super) fn commit_built(self: &Arc<Self>, batch: Batch) -> Result<(), DbError> {
         let sink = self.shared.sink().ok_or_else(|| self.unavailable("the log is not open yet"))?;
         let (sender, receiver) = mpsc::channel();
         let change = batch.change.clone();

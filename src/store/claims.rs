@@ -13,7 +13,7 @@ use super::rename::RenameClaims;
 use super::store::as_db_error;
 use super::{ChangeKind, Origin, Store, StoreError};
 use crate::db::{CommitError, DbError, Done};
-use crate::types::{Access, DbName, LogIndex};
+use crate::types::{Access, DbName, JournalMode, LogIndex};
 
 /// How long applications may take to end what they are doing with a database that is to be renamed or dropped. The kernel
 /// keeps the directory locked for as long.
@@ -149,6 +149,9 @@ impl Store {
         let claimed = (|| {
             let mut claims = RenameClaims { _closed: vec![source.claim_closed(deadline)?], _open: None };
             if let Some(target) = &target {
+                if target.journal_mode() == Some(JournalMode::Rollback) && source.pos().txid.is_some() {
+                    source.renew_change_counter(target)?;
+                }
                 match target.is_open() {
                     true => claims._open = Some(target.claim_open(deadline)?),
                     false => claims._closed.push(target.claim(deadline)?),
