@@ -105,7 +105,7 @@ impl Database {
     }
 
     /// Commits a change counter that nobody has seen in a database this one is about to take the place of: in the rollback
-    /// modes SQLite takes what it has cached for good where the counter is the same. For a claimed database that is cold.
+    /// modes (a connection anywhere may be from a time when it was in one) SQLite takes what it has cached for good where the counter is the same. For a claimed database that is cold.
     ///
     /// # Errors
     /// `Unavailable` where the log does not take it.
@@ -113,12 +113,13 @@ impl Database {
         let fail = |source| self.io_error("preparing a rename", source);
         let state = self.lock();
         let (page_size, pages) = (state.page_size, state.pages);
-        let salt = state.pos.txid_or_zero().wrapping_add(other.pos().txid_or_zero() << 8);
+        // No two renames over it come to the same: its entry grows, and is spread over all bits.
+        let salt = other.index().get().wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let file = self.open_backing(FileKind::Database)?;
         let batch = Frame::on(self.name(), &state, page_size, pages)
             .encode(&self.shared, &state.checksums, [Pgno::FIRST].into_iter(), |pgno, page| {
                 read_or_zero(&file, pgno.offset(page_size), page)?;
-                bump_change_counter(page, salt);
+                bump_change_counter(page, salt, pages);
                 Ok(())
             })
             .map_err(fail)?;

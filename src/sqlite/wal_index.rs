@@ -94,7 +94,7 @@ impl Block {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let offset = (block * BLOCK_BYTES) as i64;
         // SAFETY: a new shared mapping at an address the kernel chooses aliases nothing of ours; the caller has
-        // checked that the file covers the block, and nobody truncates it while the DMS lock is held (design rule 9).
+        // checked that the file covers the block, and nobody truncates it while the DMS lock is held.
         let address = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, shm, offset) }?;
         // SAFETY: the range was just mapped. Locking keeps page faults off the commit path; failing is harmless.
         let _ = unsafe { mlock(address, BLOCK_BYTES) };

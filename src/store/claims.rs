@@ -9,11 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use super::rename::RenameClaims;
 use super::store::as_db_error;
 use super::{ChangeKind, Origin, Store, StoreError};
-use crate::db::{CommitError, DbError, Done};
-use crate::types::{Access, DbName, JournalMode, LogIndex};
+use crate::db::{Claim, CommitError, DbError, Done, HeldWriters};
+use crate::types::{Access, DbName, LogIndex};
 
 /// How long applications may take to end what they are doing with a database that is to be renamed or dropped. The kernel
 /// keeps the directory locked for as long.
@@ -26,6 +25,14 @@ pub enum Renamed {
     Moved,
     /// The file that had the new name has the content.
     Into,
+}
+
+/// Guards of the databases of a rename.
+struct RenameClaims<'a> {
+    /// Of the source, and of a target that nobody has open.
+    closed: Vec<Claim>,
+    /// Of a target that is open.
+    _open: Option<(HeldWriters<'a>, Claim)>,
 }
 
 /// Receives the answer of a rename; called exactly once, from any thread.
@@ -147,14 +154,14 @@ impl Store {
         }
         let target = self.get(to);
         let claimed = (|| {
-            let mut claims = RenameClaims { _closed: vec![source.claim_closed(deadline)?], _open: None };
+            let mut claims = RenameClaims { closed: vec![source.claim_closed(deadline)?], _open: None };
             if let Some(target) = &target {
-                if target.journal_mode() == Some(JournalMode::Rollback) && source.pos().txid.is_some() {
+                if target.pos().txid.is_some() && source.pos().txid.is_some() {
                     source.renew_change_counter(target)?;
                 }
                 match target.is_open() {
                     true => claims._open = Some(target.claim_open(deadline)?),
-                    false => claims._closed.push(target.claim(deadline)?),
+                    false => claims.closed.push(target.claim(deadline)?),
                 }
             }
             Ok(claims)

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::event::StoreEvent;
 use super::{Layout, Store, StoreError};
-use crate::db::{Claim, Database, DbError, DbFiles, FileKind, SnapshotHeader};
+use crate::db::{Database, DbError, DbFiles, FileKind, SnapshotHeader};
 use crate::io::durable;
 use crate::types::{DbName, LogIndex};
 
@@ -125,7 +125,7 @@ impl Store {
         let alone = if claimed { None } else { Some(target.lock_for_content()?) };
         let dir = if source.detach_claimed()? {
             source.discard_tail()?;
-            let dir = self.stage(index, &to)?;
+            let dir = self.stage_rename(index, &to)?;
             source.close_history(index)?;
             self.note_ended(&[&from, &to], index)?;
             durable::rename(source.files().dir(), &dir.join(WAITING)).map_err(&failed)?;
@@ -157,7 +157,7 @@ impl Store {
     }
 
     /// A directory for a database that is to take the place of `to`.
-    fn stage(&self, index: LogIndex, to: &DbName) -> Result<std::path::PathBuf, StoreError> {
+    fn stage_rename(&self, index: LogIndex, to: &DbName) -> Result<std::path::PathBuf, StoreError> {
         let dir = self.layout.renamed().join(index.to_string());
         let failed = |source| StoreError::Io { what: format!("preparing {}", dir.display()), source };
         match std::fs::remove_dir_all(&dir) {
@@ -177,7 +177,7 @@ impl Store {
         to: &DbName,
     ) -> Result<std::path::PathBuf, StoreError> {
         let failed = failed(source.name(), to);
-        let dir = self.stage(index, to)?;
+        let dir = self.stage_rename(index, to)?;
         let copy = tempfile::tempdir_in(self.layout.tmp()).map_err(&failed)?;
         source.copy_to(copy.path(), index)?;
         durable::rename(copy.path(), &dir.join(WAITING)).map_err(&failed)?;
@@ -255,12 +255,4 @@ pub(super) fn finish_renames(
 
 fn index_of(path: &Path) -> Option<LogIndex> {
     path.file_name()?.to_str()?.parse().ok().map(LogIndex::new)
-}
-
-/// Guards of the databases of a rename proposed here.
-pub(super) struct RenameClaims<'a> {
-    /// Of the source, and of a target that nobody has open.
-    pub _closed: Vec<Claim>,
-    /// Of a target that is open.
-    pub _open: Option<(crate::db::HeldWriters<'a>, Claim)>,
 }
