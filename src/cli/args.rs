@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use crate::config::{
-    HostPort, LogFormat, OneOrMany, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
+    FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
 };
 use crate::http::{Client, ClientError, Credentials};
 use crate::node;
@@ -89,7 +89,7 @@ pub(super) struct MountArgs {
     /// The URL of the API that others are told [default: that of --http]
     #[arg(long, env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
     advertise_http: Option<String>,
-    /// Found a new cluster of one voter; refused where a cluster already lives
+    /// Found a new cluster of one voter, where the data directory has none yet
     #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     bootstrap: Option<bool>,
@@ -104,6 +104,18 @@ pub(super) struct MountArgs {
     #[arg(long, env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     allow_other: Option<bool>,
+    /// Owner that everything on the mount has on this node, a number or a name [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_UID", value_name = "USER")]
+    mount_uid: Option<Owner>,
+    /// Group that everything on the mount has on this node, a number or a name [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_GID", value_name = "GROUP")]
+    mount_gid: Option<Owner>,
+    /// Permissions that all files on the mount have on this node, such as 640 [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_FILE_MODE", value_name = "MODE")]
+    mount_file_mode: Option<FileMode>,
+    /// Permissions that all directories on the mount have on this node, such as 750 [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_DIR_MODE", value_name = "MODE")]
+    mount_dir_mode: Option<FileMode>,
     /// How often a primary says that it is there; at most half of --election-timeout [default: 100ms]
     #[arg(long, env = "SKEIN_HEARTBEAT", value_name = "TIME")]
     heartbeat: Option<Time>,
@@ -113,6 +125,12 @@ pub(super) struct MountArgs {
     /// How long a commit may wait for a quorum before its outcome counts as unknown [default: 5s]
     #[arg(long, env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
     commit_timeout: Option<Time>,
+    /// How long a call of this program may take before the node counts as stuck and gives the primary up [default: 10s]
+    #[arg(long, env = "SKEIN_STUCK_TIMEOUT", value_name = "TIME")]
+    stuck_timeout: Option<Time>,
+    /// Databases that are read-only while another voter is primary, instead of letting their writers wait
+    #[arg(long, env = "SKEIN_READONLY_ON_FOLLOWER", value_name = "GLOB,...", value_delimiter = ',')]
+    readonly_on_follower: Option<Vec<String>>,
     /// Listen where others than this machine's programs reach it, with neither TLS nor tokens
     #[arg(long, env = "SKEIN_INSECURE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
@@ -171,9 +189,15 @@ impl MountArgs {
             join: self.join,
             no_passthrough: self.no_passthrough,
             allow_other: self.allow_other,
+            mount_uid: self.mount_uid,
+            mount_gid: self.mount_gid,
+            mount_file_mode: self.mount_file_mode,
+            mount_dir_mode: self.mount_dir_mode,
             heartbeat: self.heartbeat,
             election_timeout: self.election_timeout,
             commit_timeout: self.commit_timeout,
+            stuck_timeout: self.stuck_timeout,
+            readonly_on_follower: self.readonly_on_follower,
             insecure: self.insecure,
             tls_ca: self.tls_ca,
             tls_cert: self.tls_cert,

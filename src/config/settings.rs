@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
 };
-use crate::types::{NodeName, Role};
+use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,12 +33,18 @@ pub struct Settings {
     pub passthrough: bool,
     /// Let other users into the mount.
     pub allow_other: bool,
+    /// Owner and permissions that files have on this node's mount, whatever the log says.
+    pub forced: ForcedAttributes,
     /// How often a primary says that it is there.
     pub heartbeat: Duration,
     /// Silence of the primary after which another one may be elected.
     pub election_timeout: Duration,
     /// How long a commit may wait for a quorum.
     pub commit_timeout: Duration,
+    /// How long a call of this program may take before the node counts as stuck.
+    pub stuck_timeout: Duration,
+    /// Databases that are read-only on a voter that is not primary; elsewhere writers wait.
+    pub readonly_on_follower: Option<Globs>,
     /// Who may speak to the node.
     pub security: Security,
     /// Program to run once applications may start, with its arguments; may be empty.
@@ -64,6 +70,8 @@ impl Settings {
     pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(220);
     /// How long a commit may wait, unless told otherwise.
     pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How long a call may take, unless told otherwise.
+    pub const STUCK_TIMEOUT: Duration = Duration::from_secs(10);
 
     /// Fills in the defaults and checks the whole; `hostname` is the machine's, the default of the node's name.
     ///
@@ -71,6 +79,7 @@ impl Settings {
     /// Where `mount` or `data` is missing, or values are not acceptable or contradict each other.
     pub fn resolve(partial: Partial, hostname: &str) -> Result<Self, ConfigError> {
         let security = Security::resolve(&partial)?;
+        let forced = super::mount::forced_attributes(&partial)?;
         let invalid = ConfigError::Invalid;
         let missing = |option, env| ConfigError::Missing { option, env, key: option };
         let mount = absolute(partial.mount.ok_or(missing("mount", "SKEIN_MOUNT"))?, "mount")?;
@@ -106,9 +115,12 @@ impl Settings {
             join: partial.join.unwrap_or_default(),
             passthrough: !partial.no_passthrough.unwrap_or(false),
             allow_other: partial.allow_other.unwrap_or(false),
+            forced,
             heartbeat: partial.heartbeat.map_or(Self::HEARTBEAT, Time::get),
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
+            stuck_timeout: partial.stuck_timeout.map_or(Self::STUCK_TIMEOUT, Time::get),
+            readonly_on_follower: patterns(partial.readonly_on_follower.unwrap_or_default())?,
             security,
             command: partial.command.unwrap_or_default(),
             proxy: ProxySettings::resolve(partial.proxy)?,
@@ -136,6 +148,11 @@ impl Settings {
         if self.commit_timeout < self.election_timeout {
             return refuse("--commit-timeout must not be shorter than --election-timeout");
         }
+        if self.stuck_timeout < self.election_timeout * 2 {
+            return refuse(
+                "--stuck-timeout must be at least twice --election-timeout, the lease of a primary",
+            );
+        }
         self.security.check(&self.listen, &self.http)?;
         if self.exec.only_on == OnlyOn::Primary && self.role == Role::Replica {
             return refuse(
@@ -155,6 +172,16 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The databases that `patterns` name; `None` where there are none.
+fn patterns(patterns: Vec<String>) -> Result<Option<Globs>, ConfigError> {
+    let patterns: Vec<String> = patterns.into_iter().filter(|pattern| !pattern.is_empty()).collect();
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let globs = Globs::new(patterns);
+    globs.map(Some).map_err(|error| ConfigError::Invalid(format!("--readonly-on-follower: {error}")))
 }
 
 /// The path from the root, `.` and `..` resolved as text, so that two spellings of one directory compare equal.

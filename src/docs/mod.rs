@@ -16,11 +16,14 @@ pub mod failover {}
 #[doc = include_str!("rollback_overlay.md")]
 pub mod rollback_overlay {}
 
-#[doc = include_str!("names.md")]
-pub mod names {}
+#[doc = include_str!("drops_and_renames.md")]
+pub mod drops_and_renames {}
 
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
+
+#[doc = include_str!("names.md")]
+pub mod names {}
 
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}

@@ -9,5 +9,6 @@ pub mod power;
 pub mod priority;
 mod read;
 pub mod space;
+pub mod watchdog;
 
 pub use read::{read_or_zero, read_up_to};

@@ -7,6 +7,7 @@ mod acks;
 mod codec;
 mod committed;
 mod error;
+mod first_committed;
 mod handle;
 mod holders;
 mod log_store;

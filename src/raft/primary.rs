@@ -10,10 +10,11 @@ use openraft::error::Fatal;
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::log_store::StoreShared;
 use super::target::SharedTarget;
-use super::types::TypeConfig;
+use super::types::{TypeConfig, position};
 use crate::store::{Lease, PrimaryInfo};
 
 /// The primary as this voter knows it.
@@ -60,6 +61,8 @@ pub(super) struct Watched {
     pub led_term: Arc<AtomicU64>,
     /// Who has answered this node as leader.
     pub acks: Acks,
+    /// What a leader had committed when this node first heard from one.
+    pub committed: FirstCommitted,
     /// How long a leader may go without word from a quorum.
     pub lease: Duration,
 }
@@ -148,7 +151,9 @@ impl Watched {
     /// turn is fenced by itself, and keeps no other waiting.
     fn resolved(&self, metrics: &Metrics) -> bool {
         *self.replayed.borrow()
-            && metrics.last_applied.is_some_and(|at| at.leader_id.term == metrics.current_term)
+            && metrics.last_applied.is_some_and(|at| {
+                at.leader_id.term == metrics.current_term && position(at.index) >= self.committed.get()
+            })
     }
 
     /// Four fifths of the lease after a quorum was last known to listen: the rest is for fencing.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::acks::Acks;
 use super::committed::RaftLog;
 use super::error::RaftError;
+use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::holders::Holders;
 use super::log_store::{LogStore, StoreShared};
@@ -28,6 +29,7 @@ use super::target::SharedTarget;
 use super::transport::{BlobSender, Network, RaftServer, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::security::MovedStream;
 
 /// What the Raft thread hands back once it runs.
@@ -121,6 +123,7 @@ pub(super) async fn run<N: Ways>(
     tokio::spawn(serve_direct(running.service.clone(), check, connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
+    tokio::spawn(beat(options.lease() / 4));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
     tokio::spawn(promotion::promote_learners(running.holders.clone(), stop.clone()));
     let expiry = pending.clone();
@@ -140,6 +143,16 @@ pub(super) async fn run<N: Ways>(
         tracing::warn!(%error, "raft ended abnormally");
     }
     pending.abandon("the node was shut down");
+}
+
+/// Says that Raft's thread goes on.
+async fn beat(every: Duration) {
+    let call = watchdog::begin("running Raft");
+    let mut times = tokio::time::interval(every);
+    loop {
+        times.tick().await;
+        call.goes_on();
+    }
 }
 
 /// What the thread is made of.
@@ -176,9 +189,15 @@ where
         // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
         tokio::time::sleep(options.lease()).await;
     }
-    let handle = Arc::new(OnceLock::new());
-    let service =
-        RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone(), target.settled());
+    let (handle, committed) = (Arc::new(OnceLock::new()), FirstCommitted::default());
+    let service = RaftService::server(
+        options.cluster.clone(),
+        id,
+        handle.clone(),
+        blobs.clone(),
+        target.settled(),
+        committed.clone(),
+    );
     let sender = Arc::new(network.clone());
     let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
@@ -202,6 +221,7 @@ where
         target: target.clone(),
         led_term: led_term.clone(),
         acks: acks.clone(),
+        committed,
         lease: options.lease(),
     });
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));

@@ -95,7 +95,7 @@ impl StateMachine {
                     done(Ok(index));
                     times.record(index, &change, self.store.flushed_at(index.get()), decided);
                     // A commit is in its database already; a drop or a rename takes its turn like anybody's.
-                    (!matches!(change.kind, ChangeKind::Commit(_))).then_some(change)
+                    matches!(change.kind, ChangeKind::Drop(_) | ChangeKind::Rename { .. }).then_some(change)
                 }
                 None => Some(change),
             },

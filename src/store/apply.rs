@@ -23,7 +23,7 @@ impl Store {
             }
             kind => {
                 self.discard_tails_before(index, change)?;
-                self.apply_kind(index, kind)
+                self.apply_kind(index, kind, change.timestamp_ms)
             }
         }
     }
@@ -44,7 +44,12 @@ impl Store {
         Ok(())
     }
 
-    fn apply_kind(&self, index: LogIndex, kind: &ChangeKind) -> Result<(), StoreError> {
+    pub(super) fn apply_kind(
+        &self,
+        index: LogIndex,
+        kind: &ChangeKind,
+        timestamp_ms: i64,
+    ) -> Result<(), StoreError> {
         match kind {
             ChangeKind::Commit(sets) => {
                 // One database's trouble must not keep the others of the entry from moving on.
@@ -57,7 +62,8 @@ impl Store {
                 first_error.map_or(Ok(()), Err)
             }
             ChangeKind::Drop(name) => self.apply_drop(index, name),
-            ChangeKind::Rename { from, to } => self.apply_rename(index, from, to, false),
+            ChangeKind::Rename { from, to } => self.rename_entry(index, from, to, false),
+            _ => self.apply_names(index, kind, timestamp_ms),
         }
     }
 
@@ -126,6 +132,7 @@ impl Store {
 
     /// Removes a database from the set and its files from disk.
     pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
+        self.names.remove_database(name);
         let Some(database) = self.get(name) else { return Ok(()) };
         database.set_dropped();
         self.remove_files(&database)?;

@@ -117,7 +117,8 @@ impl Store {
             Ok(claimed) => claimed,
             Err(error) => return done(Err(error)),
         };
-        if database.pos().txid.is_none() && database.failure().is_none() {
+        let logged = database.pos().txid.is_some() || self.names.has_database(name);
+        if !logged && database.failure().is_none() {
             // Never in the log: there is nothing to tell anybody.
             return done(self.forget(name).map_err(|error| as_db_error(name, error)));
         }
@@ -149,6 +150,10 @@ impl Store {
         if from == to {
             return done(Ok(()));
         }
+        if source.pos().txid.is_none() && !self.names.has_database(from) {
+            let why = "is just being made; try again".to_owned();
+            return done(Err(DbError::Conflict { db: from.clone(), why }));
+        }
         if let Err(error) = self.check_place(to, Some(from)) {
             return done(Err(as_db_error(to, error)));
         }
@@ -170,13 +175,12 @@ impl Store {
             Ok(claims) => claims,
             Err(error) => return done(Err(error)),
         };
-        let into =
-            target.as_ref().is_some_and(|target| target.is_open() && target.size().0 == source.size().0);
+        let into = target.as_ref().is_some_and(|target| self.takes_content(&source, target));
         if into {
             *how.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Renamed::Into;
         }
         let kind = ChangeKind::Rename { from: from.clone(), to: to.clone() };
-        let told = self.commit_claimed(from, kind, done, |index| self.apply_rename(index, from, to, true));
+        let told = self.commit_claimed(from, kind, done, |index| self.rename_entry(index, from, to, true));
         // First: who hears of it may write at once.
         drop(claims);
         told.tell();

@@ -35,8 +35,31 @@ fn failed(from: &DbName, to: &DbName) -> impl Fn(std::io::Error) -> StoreError {
 }
 
 impl Store {
+    /// Applies a rename, and gives the new name what belonged to the old one.
+    pub(super) fn rename_entry(
+        &self,
+        index: LogIndex,
+        from: &DbName,
+        to: &DbName,
+        claimed: bool,
+    ) -> Result<(), StoreError> {
+        self.apply_rename(index, from, to, claimed)?;
+        // Also where the files were moved before a crash, and the table was not written.
+        self.names.rename_database(from, to, index);
+        Ok(())
+    }
+
+    /// Whether a rename gives an open target the source's content, instead of the source's files its name.
+    pub(super) fn takes_content(&self, source: &Database, target: &Database) -> bool {
+        target.is_open()
+            && target.failure().is_none()
+            && source.failure().is_none()
+            && source.pos().txid.is_some()
+            && target.size().0 == source.size().0
+    }
+
     /// Applies a rename; `claimed` where both databases are claimed by the caller already.
-    pub(super) fn apply_rename(
+    fn apply_rename(
         &self,
         index: LogIndex,
         from: &DbName,
@@ -53,8 +76,7 @@ impl Store {
         }
         let Some(source) = source else { return self.lacks_source(from, to) };
         let _claim = if claimed { None } else { Some(source.claim(std::time::Instant::now() + CLAIM_MAX)?) };
-        let open = target.filter(|target| target.is_open() && target.failure().is_none());
-        match open.filter(|target| target.size().0 == source.size().0 && source.failure().is_none()) {
+        match target.filter(|target| self.takes_content(&source, target)) {
             Some(target) => self.rename_into(index, &source, &target, claimed)?,
             None => self.rename_files(index, &source, to)?,
         }
@@ -85,7 +107,9 @@ impl Store {
             None
         } else if source.detach_claimed()? {
             source.discard_tail()?;
-            source.close_history(index)?;
+            if source.pos().txid.is_some() {
+                source.close_history(index)?;
+            }
             None
         } else {
             Some(self.stage_copy(index, source, to)?)
@@ -104,6 +128,8 @@ impl Store {
             renamed.set_index(index);
             renamed.fail(&DbError::Corrupt { db: to.clone(), why });
         }
+        // Without content it has no marker of its own.
+        renamed.begin_behind(index)?;
         renamed.set_behind(self.is_behind(to));
         let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         databases.remove(&from);

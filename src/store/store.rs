@@ -10,11 +10,13 @@ use super::claims::Claims;
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::freshness::Lag;
+use super::namespace::Namespace;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
 /// Events kept for a slow receiver.
@@ -46,6 +48,9 @@ pub struct Store {
     pub(super) ends: Mutex<BTreeMap<DbName, LogIndex>>,
     /// Databases that lack entries the log has given them already.
     pub(super) behind: Mutex<Behind>,
+    pub(super) names: Namespace,
+    /// Databases without content that were found at the start and may not be in the log.
+    unlogged: Mutex<Vec<DbName>>,
     applied: AtomicU64,
     taken: AtomicU64,
     primary: Mutex<Option<PrimaryInfo>>,
@@ -125,6 +130,10 @@ impl Store {
         shared.set_tails_count(since.index().is_some());
         shared.set_watcher(watcher);
         let found = super::open::databases(&layout, &shared)?;
+        let names = super::open::names(&layout, &found)?;
+        let empty = found.values().filter(|database| database.pos().txid.is_none());
+        let unlogged: Vec<DbName> =
+            empty.map(|database| database.name().clone()).filter(|name| !names.has_database(name)).collect();
         let (applied, taken) = (durable.index().get().into(), durable.index().get().into());
         let ends = Mutex::new(durable.ends().clone());
         let store = Arc::new(Self {
@@ -137,6 +146,8 @@ impl Store {
             claims: Claims::default(),
             ends,
             behind: Mutex::default(),
+            names,
+            unlogged: Mutex::new(unlogged),
             applied,
             taken,
             primary: Mutex::new(None),
@@ -223,6 +234,10 @@ impl Store {
             // Nobody listening is no error.
             let _ = self.events.send(StoreEvent::Primary(primary));
         }
+    }
+
+    pub(super) fn lock_unlogged(&self) -> MutexGuard<'_, Vec<DbName>> {
+        self.unlogged.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn lock_roles(&self) -> MutexGuard<'_, ()> {
@@ -341,6 +356,7 @@ impl Store {
         self.lock_behind().replay_over = true;
         let whole = self.all().into_iter().filter(|database| !database.is_behind());
         whole.for_each(|database| database.end_replay());
+        self.settle_names();
     }
 
     /// Compares a voter's databases with their checksums in the background, once their log is redone: until then pages
@@ -377,6 +393,7 @@ impl Store {
     /// # Errors
     /// Where a file cannot be written or synced.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let call = watchdog::begin("checkpointing");
         // Read first: what is applied while the files are synced counts next time.
         let mut durable = self.applied_index();
         let mut first_error = None;
@@ -384,10 +401,12 @@ impl Store {
             if let Err(error) = database.make_durable() {
                 first_error.get_or_insert(error);
             }
+            call.goes_on();
             if let Some(first) = database.dirty_since() {
                 durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
             }
         }
+        self.names.make_durable(&self.layout.dbs())?;
         self.lock_durable().advance(durable)?;
         self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|_, at| *at > durable);
         self.forget_renamed(durable)?;

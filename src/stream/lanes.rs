@@ -170,20 +170,18 @@ impl Lanes {
             missing = change.blobs().filter(|blob| !self.target.contains_blob(*blob)).collect();
             let mut state = self.state();
             let slow = |db| state.lane_of.contains_key(db) || self.target.would_block(db);
-            let moves_files = !matches!(change.kind, ChangeKind::Commit(_));
+            let moves_files = matches!(
+                change.kind,
+                ChangeKind::Drop(_) | ChangeKind::Rename { .. } | ChangeKind::RenameDirectory { .. }
+            );
             if moves_files || change.blobs().next().is_some() || dbs.iter().any(slow) {
                 if !missing.is_empty() {
                     state.missing.insert(index, missing.clone());
                 }
                 let bytes = change.change_sets().iter().map(ChangeSet::inline_bytes).sum();
-                let work = match &change.kind {
-                    // The old name is none that is followed here.
-                    ChangeKind::Rename { from, to } if !self.globs.matches(from) => {
-                        Work::Resync(vec![to.clone()], index)
-                    }
-                    _ => Work::Apply(change),
-                };
-                self.push(&mut state, index, bytes, work);
+                for work in self.work_of(index, change) {
+                    self.push(&mut state, index, bytes, work);
+                }
             } else {
                 drop(state);
                 match self.target.apply(index, &change) {
@@ -238,6 +236,45 @@ impl Lanes {
         self.target.taken(index);
         self.log.restart(index);
         self.settle(&mut state);
+    }
+
+    /// What is to be done for an entry, given the databases that are followed here.
+    fn work_of(&self, index: LogIndex, change: Change) -> Vec<Work> {
+        match &change.kind {
+            // The old name is none that is followed here.
+            ChangeKind::Rename { from, to } if !self.globs.matches(from) => {
+                vec![Work::Resync(vec![to.clone()], index)]
+            }
+            ChangeKind::RenameDirectory { .. } => self.adjust_directory(index, change),
+            _ => vec![Work::Apply(change)],
+        }
+    }
+
+    /// A directory is renamed: its databases that are not here are fetched under their new names, those that this node no
+    /// longer wants end.
+    fn adjust_directory(&self, index: LogIndex, mut change: Change) -> Vec<Work> {
+        let (mut coming, mut going) = (Vec::new(), Vec::new());
+        if let ChangeKind::RenameDirectory { from, to, databases } = &mut change.kind {
+            databases.retain(|old| {
+                // The record was checked when it was read.
+                let Ok(new) = ChangeKind::name_below(from, to, old) else { return false };
+                let (here, wanted) = (self.globs.matches(old), self.globs.matches(&new));
+                match (here, wanted) {
+                    (false, true) => coming.push(new),
+                    (true, false) => going.push(old.clone()),
+                    _ => {}
+                }
+                here && wanted
+            });
+        }
+        let (origin, timestamp_ms) = (change.origin, change.timestamp_ms);
+        let ended = |db| Work::Apply(Change { origin, timestamp_ms, kind: ChangeKind::Drop(db) });
+        let mut work: Vec<Work> = going.into_iter().map(ended).collect();
+        work.push(Work::Apply(change));
+        if !coming.is_empty() {
+            work.push(Work::Resync(coming, index));
+        }
+        work
     }
 
     fn out_of_step(self: &Arc<Self>, index: LogIndex, dbs: &[DbName], why: &str) {

@@ -2,8 +2,10 @@
 //!
 //! Owns the newtypes every other layer speaks in. Never touches a file, a clock or the network.
 
+mod attributes;
 mod checksum;
 mod db_name;
+mod globs;
 mod journal_mode;
 mod log_index;
 mod node_id;
@@ -13,8 +15,10 @@ mod pos;
 mod role;
 mod txid;
 
+pub use attributes::{Attributes, AttributesChange, ForcedAttributes, MountPath};
 pub use checksum::Checksum;
 pub use db_name::{DbName, InvalidDbName};
+pub use globs::{Globs, InvalidGlob};
 pub use journal_mode::JournalMode;
 pub use log_index::LogIndex;
 pub use node_id::{InvalidNodeName, NodeId, NodeName};

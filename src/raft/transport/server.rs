@@ -15,7 +15,9 @@ use super::wire::raft_server::{Raft, RaftServer as Generated};
 use super::{MESSAGE_BYTES_MAX, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
+use crate::raft::first_committed::FirstCommitted;
 use crate::raft::handle::RaftHandle;
+use crate::raft::types::position;
 use crate::security::{CheckToken, MovedStream};
 use crate::types::LogIndex;
 
@@ -29,18 +31,20 @@ pub struct RaftService {
     raft: Arc<OnceLock<RaftHandle>>,
     blobs: Arc<BlobStore>,
     settled: watch::Receiver<LogIndex>,
+    committed: FirstCommitted,
 }
 
 impl RaftService {
     /// The service of node `id`; until `raft` is set it answers that the node is starting.
-    pub fn server(
+    pub(in crate::raft) fn server(
         cluster: String,
         id: u64,
         raft: Arc<OnceLock<RaftHandle>>,
         blobs: Arc<BlobStore>,
         settled: watch::Receiver<LogIndex>,
+        committed: FirstCommitted,
     ) -> RaftServer {
-        Generated::new(Self { cluster, id, raft, blobs, settled })
+        Generated::new(Self { cluster, id, raft, blobs, settled, committed })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
@@ -100,8 +104,12 @@ impl Raft for RaftService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (raft, _) = self.raft(&request)?;
         // A message that breaks the protocol ends the stream, like a connection that breaks.
-        let requests = request.into_inner().scan((), |(), message| {
+        let committed = self.committed.clone();
+        let requests = request.into_inner().scan((), move |(), message| {
             let request = message.and_then(wire::append_from);
+            if let Ok(request) = &request {
+                committed.heard(request.leader_commit.map_or(0, |id| position(id.index)));
+            }
             if let Err(status) = &request {
                 tracing::debug!(%status, "a stream of entries ends");
             }

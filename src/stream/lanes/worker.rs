@@ -105,10 +105,13 @@ impl Lanes {
                 ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
                 // Its content is under the new name now; the old one ends here whatever it holds.
                 ChangeKind::Rename { to, .. } => vec![to.clone()],
-                ChangeKind::Drop(_) => Vec::new(),
+                ChangeKind::RenameDirectory { from, to, databases } => {
+                    databases.iter().filter_map(|old| ChangeKind::name_below(from, to, old).ok()).collect()
+                }
+                _ => Vec::new(),
             };
             if fetched.is_empty() {
-                tracing::error!(%index, databases = ?names, "a database cannot be dropped ({error}); trying again");
+                tracing::error!(%index, databases = ?names, "an entry cannot be applied ({error}); trying again");
                 if self.pause(backoff.next()) {
                     return None;
                 }
