@@ -3,6 +3,7 @@
 pub mod blobs;
 pub mod durable;
 pub mod fault;
+pub mod free_space;
 pub mod ofd_lock;
 #[cfg(test)]
 pub mod power;

@@ -15,10 +15,11 @@ use super::endpoint_security::EndpointSecurity;
 use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
 use super::hook::run_hooks;
-use super::joining::{enlist, find_cluster, look_up};
+use super::joining::{find_cluster, look_up, stay_member};
 use super::lag::tell_lag;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
+use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::start_mode::StartMode;
 use super::view::NodeView;
@@ -80,6 +81,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         shutdown: shutdown.clone(),
         failures: failed.clone(),
         timing: timing(settings),
+        limits: settings.limits,
         peering: endpoints.peering.clone(),
     };
     let replication = Arc::new(start_replication(settings, mode, parts).await?);
@@ -173,6 +175,7 @@ fn keep_up(
     shutdown: &CancellationToken,
 ) {
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
+    tasks.spawn(watch_quorum(replication.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     tell_lag(store, replication, tasks, shutdown.clone());
     store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
@@ -261,6 +264,7 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, StartMode), NodeE
     // Before anything is written: a refused start leaves no trace.
     let mode = StartMode::of(settings, &identity)?;
     identity.name = settings.name.clone();
+    identity.begin_start()?;
     if mode == StartMode::Found && identity.cluster.is_none() {
         identity.cluster = Some(draw_cluster_id()?);
         identity.founding = true;
@@ -399,9 +403,12 @@ async fn start_replication(
     let replication = Replication::vote(parts, &cluster, beginning, book).await?;
     identity.update(|identity| identity.founding = false)?;
     let node = identity.get().node;
-    if let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)? {
+    if let Replication::Voter { raft, removed, .. } = &replication
+        && let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)?
+    {
+        let (raft, removed) = (raft.clone(), removed.clone());
         tasks.spawn(async move {
-            if let Err(error) = enlist(control, candidate, shutdown).await {
+            if let Err(error) = stay_member(control, candidate, raft, removed, shutdown).await {
                 let _ = failures.send(error).await;
             }
         });

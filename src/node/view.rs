@@ -52,7 +52,11 @@ impl Api for NodeView {
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),
-            ready: self.stuck.borrow().clone().map_or_else(|| self.ready.borrow().clone(), Err),
+            no_quorum: self.replication.no_quorum(),
+            ready: match self.stuck.borrow().clone().or_else(|| self.replication.removed()) {
+                Some(why) => Err(why),
+                None => self.ready.borrow().clone(),
+            },
         }
     }
 

@@ -10,6 +10,8 @@ mod error;
 mod first_committed;
 mod handle;
 mod holders;
+mod incarnations;
+mod introduce;
 mod log_store;
 mod membership;
 mod node;
@@ -30,6 +32,7 @@ mod transport;
 mod types;
 
 pub use error::RaftError;
+pub use incarnations::Incarnation;
 pub use node::RaftNode;
 pub use options::{Beginning, RaftOptions};
 pub use primary::PrimaryState;

@@ -9,10 +9,22 @@ use crate::harness::{Cluster, Node, Options, Voters, eventually, needs_skein, sq
 /// Databases that the tests of crashes work on at once.
 const MANY: usize = 6;
 
+/// Makes a database with one row. On a busy machine the primary may be fenced for a moment, so it is tried again.
 fn make(node: &Node, db: &str, journal: &str, value: i64) {
-    let connection = sql::create(&node.path(db), journal, 4096);
-    sql::run(&connection, "CREATE TABLE t(v)");
-    insert(&connection, value);
+    let path = node.path(db);
+    let attempt = || -> rusqlite::Result<()> {
+        let connection = sql::try_open(&path)?;
+        connection.query_row(&format!("PRAGMA journal_mode={journal}"), [], |_| Ok(()))?;
+        connection.execute_batch("CREATE TABLE IF NOT EXISTS t(v)")?;
+        let once = "INSERT INTO t SELECT ?1 WHERE NOT EXISTS (SELECT 1 FROM t)";
+        connection.execute(once, [value]).map(drop)
+    };
+    eventually("the database is made", || attempt().ok());
+}
+
+/// Opens a database for writing as soon as that is possible.
+fn open(node: &Node, db: &str) -> Connection {
+    eventually("the database can be opened", || sql::try_open(&node.path(db)).ok())
 }
 
 fn insert(connection: &Connection, value: i64) {
@@ -54,13 +66,12 @@ fn drop_and_make_anew(voters: &mut Voters, journal: &str) {
     let node = &voters.nodes[first];
     names.iter().for_each(|db| make(node, db, journal, 1));
     wait_for_checkpoint(node, &names);
-    names.iter().for_each(|db| insert(&sql::open(&node.path(db)), 2));
+    names.iter().for_each(|db| insert(&open(node, db), 2));
     for db in &names {
         // On a busy machine the primary may be fenced for a moment.
         eventually("it is dropped", || std::fs::remove_file(node.path(db)).is_ok().then_some(()));
-        eventually("it may be made again", || sql::try_open(&node.path(db)).is_ok().then_some(()));
         make(node, db, journal, 7);
-        insert(&sql::open(&node.path(db)), 8);
+        insert(&open(node, db), 8);
     }
     voters.nodes[first].kill9();
     voters.nodes[first].must_start();
@@ -100,10 +111,10 @@ fn rename_and_crash(voters: &mut Voters) {
     old.iter().for_each(|db| make(node, db, "wal", 5));
     wait_for_checkpoint(node, &old);
     // Entries that a redo must not apply to what takes the place.
-    old.iter().for_each(|db| insert(&sql::open(&node.path(db)), 6));
+    old.iter().for_each(|db| insert(&open(node, db), 6));
     for (from, to) in new.iter().zip(&old) {
         make(node, from, "wal", 111);
-        std::fs::rename(node.path(from), node.path(to)).unwrap();
+        eventually("it is renamed", || std::fs::rename(node.path(from), node.path(to)).is_ok().then_some(()));
     }
     voters.nodes[first].kill9();
     voters.nodes[first].must_start();
@@ -387,7 +398,8 @@ fn a_voter_that_was_away_while_a_database_was_dropped_and_made_again_has_the_new
     voters.same_bytes("a.db");
     voters.nodes[away].kill9();
     for round in 2..5 {
-        std::fs::remove_file(voters.nodes[first].path("a.db")).unwrap();
+        let gone = || std::fs::remove_file(voters.nodes[first].path("a.db")).is_ok().then_some(());
+        eventually("it is dropped", gone);
         make(&voters.nodes[first], "a.db", "wal", round);
     }
     voters.nodes[away].must_start();

@@ -9,6 +9,7 @@ import argparse
 import collections
 import dataclasses
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import faults
 import history
@@ -54,6 +56,7 @@ EXPECTED_ERRORS = [
     "transactions that were not replicated before another node became primary are discarded and kept",
     # A disk that is full is a fault of the run.
     "No space left on device",
+    "the disk is nearly full: commits are refused until there is more space",
     # fuser says it when the application that asked was killed meanwhile.
     "fuser::reply: Failed to send FUSE reply: No such file or directory",
 ]
@@ -134,6 +137,8 @@ class Run:
             self.look()
         except Broken as broken:
             self.record.write("broken", what=str(broken), t=history.now())
+        except OSError as error:
+            self.record.write("broken", what=f"the run itself failed: {traceback.format_exc(limit=-2)}{error}", t=history.now())
         finally:
             stuck.end()
         try:
@@ -285,7 +290,9 @@ class Run:
             time.sleep(0.1)
         differ = {db for has in said.values() for db in has or {} if any((other or {}).get(db) != has[db] for other in said.values())}
         shown = {db: {node: (has or {}).get(db) for node, has in said.items()} for db in sorted(differ)[:3]}
-        raise Broken(f"nodes do not converge: within {CONVERGES_SECONDS} s: {shown} {[n for n, has in said.items() if has is None]}")
+        silent = {node.name: node.silence for node in self.cluster.nodes if said[node.name] is None}
+        write_stacks(os.path.join(self.history, "stacks.txt"), [node.process.pid for node in self.cluster.nodes if node.process])
+        raise Broken(f"nodes do not converge: within {CONVERGES_SECONDS} s: {shown}, no answer: {silent}")
 
     def made(self):
         return [db for db, settings in self.plan.items() if settings["kind"] != "register"]
@@ -303,10 +310,17 @@ class Run:
         for node in self.cluster.nodes:
             self.cluster.network.enter(node.name)
             for db in self.made():
-                try:
-                    status, headers, body = node.get(f"/v1/databases/{db}/export", timeout=20)
-                except OSError as error:
-                    status, body = 0, str(error).encode()
+                status = 0
+                for _ in range(3):
+                    try:
+                        status, headers, body = node.get(f"/v1/databases/{db}/export", timeout=20)
+                    except (OSError, http.client.HTTPException) as error:
+                        body = str(error).encode()
+                    if status == 200:
+                        break
+                    record.write("error", client="run", node=node.name, db=db, where="export at the end",
+                                 error=f"{status} {body[:200].decode(errors='replace')}", t=history.now())
+                    time.sleep(1)
                 if status != 200:
                     record.write("broken", what=f"no export: of {db} from {node.name}: {status} {body[:200]}", t=history.now())
                     continue
@@ -525,6 +539,8 @@ def torture(arguments):
             broken = [str(error)]
         finally:
             if run:
+                for client in run.clients:
+                    client["process"].kill()
                 run.cluster.remove()
                 first = run.number
             if not broken:
