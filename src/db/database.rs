@@ -44,6 +44,8 @@ pub struct Database {
     pub(super) landing: UnderWay,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
+    /// Attaching was held up, and is to be tried again without the lock in between.
+    pub(super) attach_again: AtomicBool,
     /// Holds SQLite's SHARED lock while a writer at work must not commit.
     pub(super) held_off: Mutex<Option<File>>,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
@@ -127,6 +129,7 @@ impl Database {
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
             reserved: AtomicBool::new(false),
+            attach_again: AtomicBool::new(false),
             held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),
             behind: AtomicBool::new(false),
@@ -338,16 +341,21 @@ impl Database {
                 .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
             && self.may_serve(&state).is_ok()
             && !self.wants_fence(&state)
+            && state.tail.is_none()
         {
             state.handles += 1;
             drop(state);
             return done(Ok(()));
         }
         self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = database.may_serve(&state).and_then(|()| match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
-                _ => Ok(()),
+            if let Err(error) = database.wait_for_tail() {
+                return done(Err(error));
+            }
+            let (mut state, answer) = database.attaching(|state| {
+                database.may_serve(state).and_then(|()| match state.mode {
+                    Some(JournalMode::Wal) => database.attach(state),
+                    _ => Ok(()),
+                })
             });
             if answer.is_ok() {
                 state.handles += 1;
@@ -394,11 +402,10 @@ impl Database {
             return done(Ok(()));
         }
         self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
+            let (state, answer) = database.attaching(|state| match state.mode {
+                Some(JournalMode::Wal) => database.attach(state),
                 _ => Ok(()),
-            };
+            });
             drop(state);
             done(answer);
         });

@@ -19,6 +19,9 @@ pub mod rollback_overlay {}
 #[doc = include_str!("drops_and_renames.md")]
 pub mod drops_and_renames {}
 
+#[doc = include_str!("foreign_writes.md")]
+pub mod foreign_writes {}
+
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
 
