@@ -43,10 +43,13 @@ impl Store {
         to: &DbName,
         claimed: bool,
     ) -> Result<(), StoreError> {
-        self.apply_rename(index, from, to, claimed)?;
-        // Also where the files were moved before a crash, and the table was not written.
-        self.names.rename_database(from, to, index);
-        Ok(())
+        let renamed = self.apply_rename(index, from, to, claimed);
+        if !matches!(renamed, Err(StoreError::Db(DbError::Conflict { .. }))) {
+            // Also where the files were moved before a crash and the table was not written, and where they cannot be moved:
+            // what is fetched under the new name then has its attributes.
+            self.names.rename_database(from, to, index);
+        }
+        renamed
     }
 
     /// Whether a rename gives an open target the source's content, instead of the source's files its name.
