@@ -7,7 +7,7 @@ use crate::http::{CheckDocument, Client, ClientError, DatabaseDocument, NodeDocu
 use crate::types::DbName;
 
 /// How often nodes at different transactions are asked again.
-const ROUNDS_MAX: usize = 5;
+const ROUNDS_MAX: usize = 8;
 /// Between two rounds.
 const ROUND_EVERY: Duration = Duration::from_millis(300);
 /// How long a repair is waited for.
@@ -24,8 +24,10 @@ struct Row {
 enum Verdict {
     /// Its bytes are those of its position, and of the primary where that stands at the same.
     Sound,
-    /// Its bytes are those of its position, which is not the primary's.
+    /// Its bytes are those of its position, which was the primary's a moment ago.
     Elsewhere,
+    /// Its bytes are those of its position, behind which it stays although other nodes are further.
+    Stuck,
     /// Its bytes are not those of its position.
     Damaged,
     /// Its position is not the history's.
@@ -39,6 +41,7 @@ impl Verdict {
         match self {
             Verdict::Sound => "ok",
             Verdict::Elsewhere => "ok, at another transaction than the primary",
+            Verdict::Stuck => "STAYS BEHIND other nodes: see its log, and who reads the database there",
             Verdict::Damaged => "DAMAGED: its pages are not what they were",
             Verdict::Differs => "DIFFERS from the primary at the same transaction",
             Verdict::Silent => "NOT CHECKED",
@@ -88,6 +91,7 @@ fn line(db: &str, row: &Row) -> Vec<String> {
 /// Asks all nodes, those at other transactions again: writers need not stop for it.
 async fn compare(nodes: &[NodeDocument], primary: Option<&str>, db: &str) -> Vec<Row> {
     let mut answers = join_all(nodes.iter().map(|node| check(node, db))).await;
+    let mut still = vec![0; nodes.len()];
     for _ in 0..ROUNDS_MAX {
         let newest = answers.iter().flatten().map(|check| check.txid.clone()).max();
         let behind = |answer: &Result<CheckDocument, String>| {
@@ -97,9 +101,11 @@ async fn compare(nodes: &[NodeDocument], primary: Option<&str>, db: &str) -> Vec
             break;
         }
         tokio::time::sleep(ROUND_EVERY).await;
-        for (node, answer) in nodes.iter().zip(&mut answers) {
+        for ((node, answer), still) in nodes.iter().zip(&mut answers).zip(&mut still) {
             if behind(answer) {
-                *answer = check(node, db).await;
+                let before = std::mem::replace(answer, check(node, db).await);
+                let same = |now: &CheckDocument| before.is_ok_and(|before| before.txid == now.txid);
+                *still += usize::from(answer.as_ref().is_ok_and(same));
             }
         }
     }
@@ -109,8 +115,13 @@ async fn compare(nodes: &[NodeDocument], primary: Option<&str>, db: &str) -> Vec
     nodes
         .iter()
         .zip(answers)
-        .map(|(node, answer)| Row {
-            verdict: judge(&answer, leader.as_ref()),
+        .zip(still)
+        .map(|((node, answer), still)| Row {
+            verdict: match judge(&answer, leader.as_ref()) {
+                // It was behind in every round, and did not move once.
+                Verdict::Sound | Verdict::Elsewhere if still == ROUNDS_MAX => Verdict::Stuck,
+                verdict => verdict,
+            },
             node: node.name.clone(),
             answer,
         })

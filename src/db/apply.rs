@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
@@ -16,10 +16,15 @@ use super::view::StateLock;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, unlock};
+use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::{Access, JournalMode, LogIndex, PageCount};
+use crate::types::{Access, JournalMode, LogIndex, PageCount, PageSize};
+
+/// Attempts to be alone among readers, of which the last keeps new ones out,
+const INSIST_EVERY: u32 = 32;
+/// for this long.
+const INSIST_MAX: Duration = Duration::from_millis(4);
 
 /// Frames in the log of an open database at which the daemon checkpoints it, as SQLite's default.
 const CHECKPOINT_FRAMES: u32 = 1000;
@@ -30,8 +35,9 @@ impl Database {
     /// Applies one change set of entry `index`. Entries the database already has are skipped. Blocking.
     ///
     /// # Errors
-    /// `Corrupt` where the change set does not continue the position or does not have the checksum it names:
-    /// the database must then be resynced. `Io` where a file cannot be read or written.
+    /// `Conflict` where an application has to end a transaction first: nothing has changed, try again later. `Corrupt`
+    /// where the change set does not continue the position or does not have the checksum it names: the database must
+    /// then be resynced. `Io` where a file cannot be read or written.
     pub fn apply(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
         let (state, alone) = self.lock_for_writing()?;
         let mut state = self.wait_shared(state);
@@ -60,12 +66,15 @@ impl Database {
         if undecided { self.set_access() } else { Ok(()) }
     }
 
-    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
-    /// writers without the state's lock: one of them may first open another connection, or ask for the position.
+    /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Applications are not
+    /// waited for: one that holds a lock may first open another connection, or ask for the position.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction that has to end first.
     pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
-        let fail = |source| self.io_error("waiting for readers", source);
+        let fail = |source| self.io_error("waiting for applications", source);
         self.wait_landed();
-        self.keep_out_checkpoints()?;
+        self.keep_out_checkpoints(Wait::No)?;
         let mut state = self.lock();
         if let Some(wal) = state.open.wal().filter(|wal| !wal.fence.raised())
             && self.access() != Access::Write
@@ -73,9 +82,11 @@ impl Database {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
             let locks = wal.locks.clone();
             drop(state);
-            let _writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
+            let Some(_writers_out) = locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? else {
+                return Err(self.conflict("an application is in the middle of a transaction"));
+            };
             // By now there may be more to take back.
-            self.keep_out_checkpoints()?;
+            self.keep_out_checkpoints(Wait::No)?;
             state = self.lock();
             if let Some(wal) = state.open.wal_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
@@ -89,7 +100,8 @@ impl Database {
         }
         let file = self.mounted(&mut state).map_err(fail)?;
         drop(state);
-        let alone = ExclusiveLock::take(file, self)?;
+        let alone = ExclusiveLock::try_take(file, self)?
+            .ok_or_else(|| self.conflict("an application is reading it"))?;
         // By now it may be closed; being alone does no harm then.
         Ok((self.lock(), Some(alone)))
     }
@@ -102,6 +114,17 @@ impl Database {
         incoming: Incoming,
         index: LogIndex,
     ) -> Result<(), DbError> {
+        self.write_incoming_by(state, incoming, index, State::write_path)
+    }
+
+    /// The same, the way that `path` says.
+    pub(super) fn write_incoming_by(
+        self: &Arc<Self>,
+        state: &mut State,
+        incoming: Incoming,
+        index: LogIndex,
+        path: fn(&State) -> WritePath,
+    ) -> Result<(), DbError> {
         self.rewind(state)?;
         let fail = |source| {
             self.io_error(format!("applying change set {}", incoming.batch.change.range.max()), source)
@@ -113,8 +136,10 @@ impl Database {
         if incoming.batch.checksums.is_empty() && change.commit == state.pages {
             // The content is there already; only the position moves.
         } else {
-            let path = state.write_path();
-            if path != WritePath::Wal {
+            let path = path(state);
+            if path == WritePath::Wal {
+                self.make_room_for(state, change.page_size)?;
+            } else {
                 // A full disk is found out before the first page is written: readers go on with what they have.
                 self.reserve_space(state, change).map_err(fail)?;
                 self.drop_staged().map_err(fail)?;
@@ -176,6 +201,23 @@ impl Database {
             wal.backfill(limit).map_err(fail)?;
         }
         Ok(wal.index.backfilled() >= limit)
+    }
+
+    /// A WAL holds pages of one size: where the change set has another one, the WAL has to begin anew first.
+    ///
+    /// # Errors
+    /// `Conflict` where a reader still uses what is in it.
+    fn make_room_for(&self, state: &mut State, page_size: PageSize) -> Result<(), DbError> {
+        let fail = |source| self.io_error("beginning the WAL anew", source);
+        if !state.open.wal().is_some_and(|wal| wal.has_other_pages(page_size)) {
+            return Ok(());
+        }
+        let whole = self.backfill(state)?;
+        let begun = match state.open.wal_mut() {
+            Some(wal) => whole && wal.begin_anew().map_err(fail)?,
+            None => true,
+        };
+        if begun { Ok(()) } else { Err(self.conflict("an application reads it with another page size")) }
     }
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
@@ -268,17 +310,40 @@ pub(super) struct ExclusiveLock<'a> {
 }
 
 impl<'a> ExclusiveLock<'a> {
-    /// Takes RESERVED, PENDING and EXCLUSIVE in SQLite's order; waits for those who have it open for reading.
-    fn take(file: File, database: &'a Database) -> Result<Self, DbError> {
-        let gate = database.alone.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        // Also where the second or third fails, what was taken is let go.
+    /// Takes RESERVED and EXCLUSIVE where nobody is reading now; `None` where somebody is.
+    ///
+    /// PENDING, which lets nobody begin to read, is not held while a reader is waited for: one that stays would lock out
+    /// all others. Readers that overlap without end are broken only so: once in [`INSIST_EVERY`] attempts PENDING is
+    /// held, for [`INSIST_MAX`]. The kernel tells nobody of a lock that is let go but who waits for it without limit,
+    /// so the caller asks again.
+    fn try_take(file: File, database: &'a Database) -> Result<Option<Self>, DbError> {
+        let fail = |source| database.io_error("waiting for readers", source);
+        let gate = match database.alone.try_lock() {
+            Ok(gate) => gate,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return Ok(None),
+        };
+        // Also where the second fails, what was taken is let go.
         let guard = Self { file, reserved: &database.reserved, _gate: gate };
-        database.take_reserved(&guard.file, Wait::Yes)?;
-        let more = lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).and_then(|()| {
-            lock(&guard.file, LockKind::Exclusive, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
-        });
-        more.map_err(|source| database.io_error("waiting for readers", source))?;
-        Ok(guard)
+        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+        let alone = || try_lock(&guard.file, LockKind::Exclusive, first, size);
+        if !database.take_reserved(&guard.file, Wait::No)? {
+            return Ok(None);
+        }
+        let mut taken = alone().map_err(fail)?;
+        let refused = database.refused.fetch_add(1, Ordering::Relaxed);
+        if !taken && refused % INSIST_EVERY == INSIST_EVERY - 1 {
+            let pending = try_lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)?;
+            let until = Instant::now() + INSIST_MAX;
+            while pending && !taken && Instant::now() < until {
+                std::thread::sleep(INSIST_MAX / 20);
+                taken = alone().map_err(fail)?;
+            }
+        }
+        if taken {
+            database.refused.store(0, Ordering::Relaxed);
+        }
+        Ok(taken.then_some(guard))
     }
 }
 

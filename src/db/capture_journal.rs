@@ -95,7 +95,7 @@ impl Database {
         if let Some(why) = state.service.failure() {
             return Err(self.corrupt(why));
         }
-        if !self.shared.may_commit() {
+        if !self.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         // What was rolled back ends whatever the disk has left. For the rest the space is taken now: once the log has the

@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::attach::WalAttachment;
@@ -50,6 +50,10 @@ pub struct Database {
     pub(super) held_off: Mutex<Option<File>>,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
     pub(super) timestamp_ms: AtomicI64,
+    /// Entries of the log wait for it: applications may not write it, whatever the node is.
+    behind: AtomicBool,
+    /// Attempts to have it alone that failed since the last one that did not.
+    pub(super) refused: AtomicU32,
     /// Held together with SQLite's EXCLUSIVE lock.
     pub(super) alone: Mutex<()>,
 }
@@ -128,6 +132,8 @@ impl Database {
             attach_again: AtomicBool::new(false),
             held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),
+            behind: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
             alone: Mutex::new(()),
         })
     }
@@ -191,6 +197,7 @@ impl Database {
             let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
             state.exclusive
                 || state.in_flight.is_some()
+                || state.tail.is_some()
                 || state.is_open_rollback()
                 || !state.open.wal_mut().is_none_or(fenced_and_clean)
         })
@@ -201,9 +208,28 @@ impl Database {
         self.holder.load(Ordering::Relaxed) == tid
     }
 
-    /// What applications may do.
+    /// What applications may do with it: on the primary nothing while entries of the log wait for it.
     pub fn access(&self) -> Access {
-        self.shared.access()
+        match self.shared.access() {
+            Access::Write if self.is_behind() => Access::Fenced,
+            access => access,
+        }
+    }
+
+    /// Whether a transaction that applications have begun may be committed: not on top of what entries of the log have yet
+    /// to change.
+    pub(super) fn may_commit(&self) -> bool {
+        !self.is_behind() && self.shared.may_commit()
+    }
+
+    /// Whether entries of the log wait for it.
+    pub fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::SeqCst)
+    }
+
+    /// Notes whether entries of the log wait for it.
+    pub fn set_behind(&self, behind: bool) {
+        self.behind.store(behind, Ordering::SeqCst);
     }
 
     /// Takes the state's lock; for threads that may wait.

@@ -1,12 +1,41 @@
 //! Change sets that never become history are kept as LTX files in `discarded/`.
 
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use super::DbError;
+use super::commit::now_ms;
+use super::database::{Database, State};
 use super::shared::Shared;
 use crate::io::durable;
-use crate::ltx::{self, Compression, Encoder};
+use crate::ltx::{self, ChangeSet, Compression, Encoder};
 use crate::types::{Checksum, DbName, PageCount, PageSize, Pgno, Pos, TxidRange};
+
+impl Database {
+    /// Before the content of another node takes the place of what is here: where that stands at an earlier transaction,
+    /// what is here was committed and is about to vanish. It is kept whole, and an operator is told.
+    ///
+    /// # Errors
+    /// Where the pages cannot be read, or the file not be written; nothing has changed then.
+    pub(super) fn keep_what_goes_back(&self, state: &mut State, change: &ChangeSet) -> Result<(), DbError> {
+        if state.pos.txid <= Some(change.range.max()) || state.pages == PageCount::ZERO {
+            return Ok(());
+        }
+        let fail = |source| self.io_error("keeping what another node does not have", source);
+        let (here, page_size, pages) = (state.pos, state.page_size, state.pages);
+        let spool = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
+        self.each_page(state, false, |pgno, page| spool.write_all_at(page, pgno.offset(page_size)))
+            .map_err(fail)?;
+        let numbers: Vec<Pgno> = pages.pages(page_size).collect();
+        let mut read = |pgno: &Pgno, page: &mut [u8]| spool.read_exact_at(page, pgno.offset(page_size));
+        let (at, all) = (now_ms(), numbers.iter());
+        let file = write_discarded(&self.shared, self.name(), here, page_size, pages, all, &mut read, at)
+            .map_err(fail)?;
+        tracing::error!(db = %self.name(), %here, there = %change.range.max(), file = %file.display(), "this node was ahead of the node it fetches the database from: what it had is kept");
+        Ok(())
+    }
+}
 
 /// Writes pages as `discarded/<database, slashes as %2F>-<txid>-<milliseconds>.ltx`; `base` is the position they
 /// were made on.

@@ -137,7 +137,7 @@ impl Below {
 
 /// Gives page 1 a change counter that no reader of the replaced content has cached, and the size in pages that is valid
 /// for it.
-fn bump_change_counter(page: &mut [u8], salt: u64, pages: PageCount) {
+pub(super) fn bump_change_counter(page: &mut [u8], salt: u64, pages: PageCount) {
     let word =
         |page: &[u8], at: usize| u32::from_be_bytes([page[at], page[at + 1], page[at + 2], page[at + 3]]);
     let counter = word(page, 24).wrapping_add(salt as u32).wrapping_add(0x4000_0000);

@@ -6,9 +6,8 @@ use super::DbError;
 use super::database::{Database, State};
 use super::guarded_file::GuardedFile;
 use super::opened::{Opened, Service};
-use crate::io::read_or_zero;
+use super::page_checksums::Marker;
 use crate::ltx;
-use crate::sqlite::wal_index::HeaderRead;
 use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
 
 impl Database {
@@ -82,16 +81,19 @@ impl Database {
         state.service = Service::Dropped;
     }
 
-    /// Detaches for a rename.
+    /// A database that is new under a name whose last one ended with entry `end`: nothing older is part of it. Not synced:
+    /// where a power cut takes the note, redo makes the database anew.
     ///
     /// # Errors
-    /// `Conflict` where it is open.
-    pub fn prepare_rename(&self) -> Result<(), DbError> {
+    /// Where the note cannot be written.
+    pub fn begin_behind(&self, end: LogIndex) -> Result<(), DbError> {
         let mut state = self.lock();
-        match self.detach(&mut state)? {
-            true => Ok(()),
-            false => Err(self.conflict("is open; close it before renaming")),
+        if state.pos.txid.is_some() || state.index >= end {
+            return Ok(());
         }
+        state.index = end;
+        let marker = Marker { index: end, ..Marker::NEW };
+        state.checksums.note_marker(marker).map_err(|source| self.io_error("making it", source))
     }
 
     /// The entry that gave the database its name.
@@ -141,35 +143,15 @@ impl Database {
     }
 
     fn rescan_locked(&self, state: &mut State) -> std::io::Result<()> {
-        let (page_size, pages) = (state.page_size, state.pages);
-        let mut frames = std::collections::HashMap::new();
-        if let Some(wal) = state.open.wal_mut()
-            && let HeaderRead::Valid(header) = wal.index.header()
-        {
-            for frame in 1..=header.max_frame {
-                if let Some(pgno) = wal.index.page_of(frame)? {
-                    frames.insert(pgno, frame);
-                }
-            }
-        }
-        let file = std::fs::File::open(self.files().path(super::FileKind::Database))?;
-        let mut page = vec![0; page_size.len()];
         let mut total = Checksum::EMPTY;
-        let mut chunk = Vec::with_capacity(8192);
-        for pgno in pages.pages(page_size) {
-            match (frames.get(&pgno), state.open.wal()) {
-                (Some(frame), Some(wal)) => wal.read_frame(*frame, &mut page)?,
-                _ => read_or_zero(&file, pgno.offset(page_size), &mut page)?,
-            }
-            let sum = ltx::page_checksum(pgno, &page);
+        let mut sums = Vec::with_capacity(state.pages.get() as usize);
+        self.each_page(state, true, |pgno, page| {
+            let sum = ltx::page_checksum(pgno, page);
             total = total ^ sum;
-            chunk.push((pgno, sum));
-            if chunk.len() == chunk.capacity() {
-                state.checksums.set(&chunk)?;
-                chunk.clear();
-            }
-        }
-        state.checksums.set(&chunk)?;
+            sums.push((pgno, sum));
+            Ok(())
+        })?;
+        state.checksums.set(&sums)?;
         if !state.redoing() {
             // What is applied again is checked against the position it starts from.
             state.pos.checksum = total;

@@ -150,12 +150,19 @@ impl PageChecksums {
     /// Where writing or syncing fails; the old marker then still holds.
     pub fn set_marker(&mut self, marker: Marker) -> io::Result<()> {
         fault::point("pages_sync")?;
-        let file = self.file.get()?;
-        file.sync_data()?;
+        self.file.get()?.sync_data()?;
+        self.note_marker(marker)?;
+        self.file.get()?.sync_data()
+    }
+
+    /// Writes the marker without syncing it: a power cut may take it back.
+    ///
+    /// # Errors
+    /// Where the file cannot be written.
+    pub fn note_marker(&mut self, marker: Marker) -> io::Result<()> {
         let sequence = self.sequence + 1;
         fault::point("pages_marker")?;
-        file.write_all_at(&encode_marker(sequence, &marker), (sequence % 2) * MARKER_STRIDE)?;
-        file.sync_data()?;
+        self.file.get()?.write_all_at(&encode_marker(sequence, &marker), (sequence % 2) * MARKER_STRIDE)?;
         (self.sequence, self.marker) = (sequence, marker);
         Ok(())
     }

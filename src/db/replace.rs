@@ -4,29 +4,43 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::apply::ExclusiveLock;
 use super::batch::Batch;
+use super::claim::Claim;
 use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
+use super::opened::WritePath;
 use super::traits::CommitError;
 use super::view::StateLock;
 use super::wal_locks::WalLock;
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::LogIndex;
+use crate::types::{Access, LogIndex};
+
+/// How often applications that are waited for are looked at: fcntl(2) waits without a limit or not at all.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
+/// How long a database is waited for that somebody else has claimed.
+const CLAIM_MAX: Duration = Duration::from_secs(1);
+
+/// A database whose content is about to be replaced by an entry of the log.
+pub(crate) struct LockedContent<'a> {
+    _held: HeldWriters<'a>,
+    _claim: Claim,
+}
 
 /// The database with all its writers kept out; ends when dropped.
-pub(super) struct HeldWriters<'a> {
+pub(crate) struct HeldWriters<'a> {
     wal: Option<WalLock>,
     alone: Option<ExclusiveLock<'a>>,
 }
 
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
-    fn covers(&self, state: &State) -> bool {
+    pub(super) fn covers(&self, state: &State) -> bool {
         let wal = state.open.wal();
         let writers_out = |locks| self.wal.as_ref().is_some_and(|held| held.belongs_to(locks));
         wal.is_none_or(|wal| writers_out(&wal.locks)) && (self.alone.is_some() || !state.is_open_rollback())
@@ -46,9 +60,49 @@ impl Database {
             return Ok(HeldWriters { wal: Some(writers_out), alone: None });
         }
         drop(state);
-        let (state, alone) = self.lock_for_writing()?;
+        let (state, alone) = self.wait_for_writing()?;
         drop(state);
         Ok(HeldWriters { wal: None, alone })
+    }
+
+    /// The same, for as long as `deadline` allows.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction until then.
+    pub(super) fn hold_writers_until(&self, deadline: Instant) -> Result<HeldWriters<'_>, DbError> {
+        let fail = |source| self.io_error("waiting for writers", source);
+        loop {
+            let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+            let conflict = match locks {
+                Some(locks) => match locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? {
+                    Some(writers_out) => return Ok(HeldWriters { wal: Some(writers_out), alone: None }),
+                    None => self.conflict("an application is writing it; try again"),
+                },
+                None => match self.lock_for_writing() {
+                    Ok((state, alone)) => {
+                        drop(state);
+                        return Ok(HeldWriters { wal: None, alone });
+                    }
+                    Err(error @ DbError::Conflict { .. }) => error,
+                    Err(error) => return Err(error),
+                },
+            };
+            if Instant::now() >= deadline {
+                return Err(conflict);
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    /// [`lock_for_writing`](Self::lock_for_writing) for who may wait for applications.
+    pub(super) fn wait_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
+        loop {
+            match self.lock_for_writing() {
+                Err(DbError::Conflict { .. }) => self.check_not_ending()?,
+                outcome => return outcome,
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
@@ -106,7 +160,7 @@ impl Database {
         result
     }
 
-    fn commit_built(self: &Arc<Self>, batch: Batch) -> Result<(), DbError> {
+    pub(super) fn commit_built(self: &Arc<Self>, batch: Batch) -> Result<(), DbError> {
         let sink = self.shared.sink().ok_or_else(|| self.unavailable("the log is not open yet"))?;
         let (sender, receiver) = mpsc::channel();
         let change = batch.change.clone();
@@ -142,15 +196,63 @@ impl Database {
         file: File,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        let (state, alone) = self.lock_for_writing()?;
+        let (state, alone) = self.wait_for_writing()?;
         let mut state = self.wait_shared(state);
+        self.keep_what_goes_back(&mut state, &change)?;
+        self.install(state, change, file, index, State::write_path)?;
+        drop(alone);
+        Ok(())
+    }
+
+    /// The lock under which applications see a change of content as one transaction; `None` where it needs none.
+    ///
+    /// # Errors
+    /// `Conflict` where an application is in the middle of a transaction that has to end first.
+    pub(crate) fn lock_for_content(self: &Arc<Self>) -> Result<LockedContent<'_>, DbError> {
+        let (state, alone) = self.lock_for_writing()?;
+        drop(state);
+        let claim = self.claim(Instant::now() + CLAIM_MAX)?;
+        let held = HeldWriters { wal: None, alone };
+        let covered =
+            self.access() != Access::Write && (held.alone.is_some() || !self.lock().is_open_rollback());
+        match covered {
+            true => Ok(LockedContent { _held: held, _claim: claim }),
+            false => Err(self.conflict("has just been opened")),
+        }
+    }
+
+    /// [`install_pages`](Self::install_pages) for who has claimed the database and holds its writers.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn install_claimed(
+        self: &Arc<Self>,
+        change: ChangeSet,
+        file: File,
+        index: LogIndex,
+    ) -> Result<(), DbError> {
+        // Beside the mount: the kernel keeps the file locked for the rename that this answers. Nobody reads it now.
+        let beside = |state: &State| match state.write_path() {
+            WritePath::OpenRollback => WritePath::Cold,
+            path => path,
+        };
+        self.install(self.lock(), change, file, index, beside)
+    }
+
+    fn install(
+        self: &Arc<Self>,
+        mut state: StateLock<'_>,
+        change: ChangeSet,
+        file: File,
+        index: LogIndex,
+        path: fn(&State) -> WritePath,
+    ) -> Result<(), DbError> {
         let undecided = self.clear_undecided(&mut state);
         let incoming: Incoming = self.check_source(&state, change, LtxSource::File(file), false)?;
         let timestamp_ms = incoming.batch.timestamp_ms;
-        self.write_incoming(&mut state, incoming, index)?;
+        self.write_incoming_by(&mut state, incoming, index, path)?;
         state.service.repaired();
         self.finish_apply(state, timestamp_ms);
-        drop(alone);
         if undecided { self.set_access() } else { Ok(()) }
     }
 }

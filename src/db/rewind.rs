@@ -15,6 +15,7 @@ use super::commit::now_ms;
 use super::database::{Database, State};
 use super::discard::write_discarded;
 use super::overrun::frames_between;
+use super::roles::Wait;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
 use crate::ltx;
@@ -56,7 +57,7 @@ impl Database {
     pub fn follow_history(self: &Arc<Self>) -> Result<(), DbError> {
         self.discard_tail()?;
         loop {
-            self.keep_out_checkpoints()?;
+            self.keep_out_checkpoints(Wait::Yes)?;
             let mut state = self.lock();
             while state.exclusive || state.in_flight.is_some() {
                 state = state.wait(&self.changed);
@@ -77,14 +78,23 @@ impl Database {
     /// Where there is something to take back, waits for a checkpoint of an application under way, whose frames were
     /// captured before it began, and lets none begin. Without the state's lock: a checkpoint waits for its fsync, whose
     /// answer may need it.
-    pub(super) fn keep_out_checkpoints(&self) -> Result<(), DbError> {
+    ///
+    /// # Errors
+    /// `Conflict` where one is under way, and is not to be waited for.
+    pub(super) fn keep_out_checkpoints(&self, wait: Wait) -> Result<(), DbError> {
         let fail = |source| self.io_error("waiting for a checkpoint", source);
         if self.access() == Access::Write {
             return Ok(());
         }
         let locks = self.lock().open.wal_mut().and_then(|wal| wal.tail().map(|_| wal.locks.clone()));
         let Some(locks) = locks else { return Ok(()) };
-        let checkpoints_out = locks.take(lock_bytes::CKPT).map_err(fail)?;
+        let checkpoints_out = match wait {
+            Wait::Yes => locks.take(lock_bytes::CKPT).map_err(fail)?,
+            _ => match locks.try_take(lock_bytes::CKPT).map_err(fail)? {
+                Some(taken) => taken,
+                None => return Err(self.conflict("an application's checkpoint is under way")),
+            },
+        };
         if let Some(wal) = self.lock().open.wal_mut().filter(|wal| checkpoints_out.belongs_to(&wal.locks)) {
             wal.no_checkpoints = Some(checkpoints_out);
         }

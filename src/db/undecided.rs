@@ -7,7 +7,7 @@ use super::DbError;
 use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use crate::ltx::ChangeSet;
-use crate::types::LogIndex;
+use crate::types::{Access, LogIndex};
 
 impl Database {
     /// Where entry `index` is the change set of unknown fate: it is history after all. Returns whether it was.
@@ -100,7 +100,9 @@ impl Database {
 
     /// Whether applications may begin to write: this node is primary, and knows what the last transaction came to.
     pub(super) fn writable(&self) -> bool {
-        self.shared.writable() && !self.has_undecided.load(Ordering::SeqCst)
+        self.access() == Access::Write
+            && !self.shared.is_handing_over()
+            && !self.has_undecided.load(Ordering::SeqCst)
     }
 
     /// Nothing of the database is undecided any more; returns whether something was. The caller sees to the fence.

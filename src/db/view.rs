@@ -7,6 +7,7 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use super::database::State;
 use crate::io::watchdog::own_tid;
@@ -80,6 +81,15 @@ impl<'a> StateLock<'a> {
             .take()
             .map(|state| changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()));
         self.holder.store(own_tid(), Ordering::Relaxed);
+        self
+    }
+
+    /// The same, for no longer than `limit`.
+    pub fn wait_timeout(mut self, changed: &Condvar, limit: Duration) -> Self {
+        self.publish();
+        self.state = self.state.take().map(|state| {
+            changed.wait_timeout(state, limit).unwrap_or_else(|poisoned| poisoned.into_inner()).0
+        });
         self
     }
 

@@ -142,6 +142,25 @@ impl<'a> WalAppend<'a> {
 }
 
 impl WalAttachment {
+    /// Whether it holds frames of pages of another size.
+    pub fn has_other_pages(&self, page_size: PageSize) -> bool {
+        let frames = matches!(self.index.header(), HeaderRead::Valid(header) if header.max_frame > 0);
+        frames && self.wal_header().is_some_and(|header| header.page_size != page_size)
+    }
+
+    /// Begins the log anew where all of it is in the database file and no reader uses it; says whether it did. The caller
+    /// has the write lock.
+    ///
+    /// # Errors
+    /// Where locks cannot be taken.
+    pub fn begin_anew(&mut self) -> io::Result<bool> {
+        let HeaderRead::Valid(header) = self.index.header() else { return Ok(false) };
+        if self.index.backfilled() < header.max_frame {
+            return Ok(false);
+        }
+        Ok(self.restart(header)?.max_frame == 0)
+    }
+
     /// Begins the log anew where no reader still uses it; otherwise leaves it as it is.
     fn restart(&mut self, header: IndexHeader) -> io::Result<IndexHeader> {
         let (first, count) = (lock_bytes::read(1), 4);

@@ -16,6 +16,9 @@ pub mod failover {}
 #[doc = include_str!("rollback_overlay.md")]
 pub mod rollback_overlay {}
 
+#[doc = include_str!("drops_and_renames.md")]
+pub mod drops_and_renames {}
+
 #[doc = include_str!("foreign_writes.md")]
 pub mod foreign_writes {}
 

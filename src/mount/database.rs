@@ -10,7 +10,7 @@ use super::open::PendingOpen;
 use super::state::State;
 use super::upload::Staging;
 use crate::db::{Database, FileKind};
-use crate::store::StoreError;
+use crate::store::{Renamed, StoreError};
 use crate::types::{Access, DbName, PageCount};
 
 const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
@@ -145,7 +145,15 @@ pub(super) fn rename(state: &Arc<State>, from: DbName, to: DbName, reply: ReplyE
             &from,
             &to,
             Box::new(move |renamed| match renamed {
-                Ok(()) => {
+                Ok(Renamed::Into) => {
+                    // The kernel has moved the old name's inode to the new name, whose own has the content: it asks
+                    // again, for the old inode is nobody's.
+                    for kind in FileKind::ALL {
+                        after.inodes.detach(&Target::File(old.clone(), kind));
+                    }
+                    reply.ok();
+                }
+                Ok(Renamed::Moved) => {
                     for kind in [FileKind::Wal, FileKind::Shm, FileKind::Journal] {
                         after.inodes.detach(&Target::File(old.clone(), kind));
                         after.inodes.detach(&Target::File(new.clone(), kind));

@@ -60,15 +60,10 @@ impl VoterTarget {
         self.applier.repair(db);
     }
 
-    /// Does what may block once everything taken so far is applied in every database.
-    fn when_settled(&self, work: impl FnOnce() + Send + 'static) {
-        let (mut settled, taken) = (self.applier.settled(), self.applier.taken());
-        self.runtime.spawn(async move {
-            if settled.wait_for(|settled| *settled >= taken).await.is_ok() {
-                // The node ends only after it.
-                let _ended = tokio::task::spawn_blocking(work).await;
-            }
-        });
+    /// Does what may block, off Raft's thread. Databases that lack entries see to it when they have them.
+    fn aside(&self, work: impl FnOnce() + Send + 'static) {
+        // The node ends only after it.
+        let _running = self.runtime.spawn_blocking(work);
     }
 
     /// Applies nothing more: the databases are about to be closed.
@@ -84,8 +79,12 @@ impl LogTarget for VoterTarget {
 
     fn term_began(&self, _term: u64) {
         let store = self.store.clone();
-        // What was committed before may still be on its way into slow databases.
-        self.when_settled(move || store.proposals_resolved());
+        let applier = self.applier.clone();
+        self.aside(move || {
+            store.proposals_resolved();
+            // Whoever is primary, another voter may have what these lack.
+            store.failed().iter().for_each(|db| applier.repair(db));
+        });
     }
 
     fn lease(&self, lease: Lease) {
@@ -118,8 +117,8 @@ impl LogTarget for VoterTarget {
 
     fn end_replay(&self) {
         let (store, replayed) = (self.store.clone(), self.replayed.clone());
-        // Slow databases may still be at it, and comparing all pages is nothing for Raft's thread.
-        self.when_settled(move || {
+        // Comparing all pages is nothing for Raft's thread.
+        self.aside(move || {
             store.end_replay();
             replayed.send_replace(true);
             if let Err(error) = store.scrub() {

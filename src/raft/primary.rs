@@ -16,7 +16,6 @@ use super::log_store::StoreShared;
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
 use crate::store::{Lease, PrimaryInfo};
-use crate::types::LogIndex;
 
 /// The primary as this voter knows it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -53,8 +52,6 @@ impl PrimaryState {
 pub(super) struct Watched {
     pub raft: RaftHandle,
     pub id: u64,
-    /// Up to here entries are applied in every database.
-    pub settled: watch::Receiver<LogIndex>,
     /// Whether the databases agree with the log of the start.
     pub replayed: watch::Receiver<bool>,
     pub store: Arc<StoreShared>,
@@ -83,7 +80,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
         loop {
             let state = watched.look();
             // The one voter's state changes only with these; a quorum's acknowledgements come with each heartbeat.
-            let (every, resolved) = (state.until.is_some() || !state.resolved, state.resolved);
+            let every = state.until.is_some() || !state.resolved;
             sender.send_if_modified(|known| {
                 let changed = known.differs(&state);
                 *known = state;
@@ -93,7 +90,6 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
                 biased;
                 changed = server.changed() => changed.is_ok(),
                 changed = data.changed(), if every => changed.is_ok(),
-                changed = watched.settled.changed(), if !resolved => changed.is_ok(),
                 over = watched.replayed.wait_for(|over| *over), if !replayed => { replayed = true; over.is_ok() }
             };
             if !more {
@@ -151,13 +147,12 @@ impl Watched {
         }
     }
 
-    /// Whether a leader's first entry in the present term is applied, in every database.
+    /// Whether a leader's first entry in the present term has been given to the databases. One that still waits for its
+    /// turn is fenced by itself, and keeps no other waiting.
     fn resolved(&self, metrics: &Metrics) -> bool {
         *self.replayed.borrow()
             && metrics.last_applied.is_some_and(|at| {
-                at.leader_id.term == metrics.current_term
-                    && self.settled.borrow().get() >= self.committed.get()
-                    && self.settled.borrow().get() >= position(at.index)
+                at.leader_id.term == metrics.current_term && position(at.index) >= self.committed.get()
             })
     }
 

@@ -239,7 +239,6 @@ where
     let primary = primary::watch(Watched {
         raft: raft.clone(),
         id,
-        settled: target.settled(),
         replayed: target.replayed(),
         store: shared.clone(),
         target: target.clone(),

@@ -17,7 +17,7 @@ use super::segment_log::LogReader;
 use super::target::SharedTarget;
 use super::types::{LogId, Members, Payload, Peer, TypeConfig, position};
 use crate::io::durable;
-use crate::store::Change;
+use crate::store::{Change, ChangeKind};
 use crate::types::LogIndex;
 
 type Meta = openraft::type_config::alias::SnapshotMetaOf<TypeConfig>;
@@ -98,14 +98,15 @@ impl StateMachine {
         self.members.membership().get_node(&id).cloned()
     }
 
-    /// The change of an entry where it has to be applied; a proposal of this run is in its database already.
+    /// The change of an entry where it has to be applied; a commit proposed in this run is in its database already.
     fn change_of(&self, index: LogIndex, payload: Payload, decided: Instant) -> Option<Change> {
         match Change::decode(payload.0) {
             Ok(change) => match self.pending.take(&change.origin) {
                 Some((done, times)) => {
                     done(Ok(index));
                     times.record(index, &change, self.store.flushed_at(index.get()), decided);
-                    None
+                    // A commit is in its database already; a drop or a rename takes its turn like anybody's.
+                    matches!(change.kind, ChangeKind::Drop(_) | ChangeKind::Rename { .. }).then_some(change)
                 }
                 None => Some(change),
             },

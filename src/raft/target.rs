@@ -14,14 +14,14 @@ pub trait LogTarget: Send + Sync + 'static {
     /// Takes the next entry; `None` where it concerns no database, or is a proposal of this run, whose proposer has
     /// been told. What cannot be applied is the target's own affair: the log goes on.
     fn entry(&self, index: LogIndex, change: Option<Change>);
-    /// A leader's first entry in `term` is applied: whatever this node proposed in earlier terms and has not been
+    /// A leader's first entry in `term` comes next: whatever this node proposed in earlier terms and has not been
     /// applied by now never will be.
     fn term_began(&self, term: u64);
     /// How long this node may be primary without hearing more from the others; told each time that changes. Must not wait.
     fn lease(&self, lease: Lease) {
         let _ = lease;
     }
-    /// Up to here entries are applied in every database, as it moves.
+    /// Up to here entries are applied, or wait in this node's databases for nothing but applications, as it moves.
     fn settled(&self) -> watch::Receiver<LogIndex>;
     /// Whether what the log held at the start is applied again, and the databases agree with it.
     fn replayed(&self) -> watch::Receiver<bool>;

@@ -1,6 +1,4 @@
-//! Entries of the log become steps of databases.
-
-use std::sync::Arc;
+//! Entries of the log become steps of databases, in the log's order, on the primary as on all other nodes.
 
 use super::event::StoreEvent;
 use super::{Change, ChangeKind, Store, StoreError};
@@ -10,25 +8,36 @@ use crate::ltx::ChangeSet;
 use crate::types::{DbName, LogIndex, Txid};
 
 impl Store {
+    /// Applies entry `index` of the log; called in order per database. Blocking. Entries that a database already has
+    /// (index at or below its own) are skipped.
+    ///
+    /// # Errors
+    /// `Conflict` where an application has to end a transaction first: nothing has changed, try again. Anything else
+    /// where a change set does not continue its database or a file cannot be written; the database is then not served
+    /// until it is resynced.
+    pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        match &change.kind {
+            // Proposed here and claimed before: who holds the claim applies it.
+            ChangeKind::Drop(_) | ChangeKind::Rename { .. } if self.claims.has(&change.origin) => {
+                self.claims.apply(&change.origin, index)
+            }
+            kind => {
+                self.discard_tails_before(index, change)?;
+                self.apply_kind(index, kind, change.timestamp_ms)
+            }
+        }
+    }
+
     /// Another node's change of a database whose log a crash of this node left behind: what is in that log was made on
     /// another state, and never becomes history.
-    pub(super) fn discard_tails_before(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
-        let foreign = change.origin.node != self.node();
-        if !foreign || self.lock_since().index().is_none_or(|since| index <= since) {
+    fn discard_tails_before(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        let Some(since) = self.lock_since().index() else { return Ok(()) };
+        if change.origin.node == self.node() {
             return Ok(());
         }
-        let names: Vec<&DbName> = match &change.kind {
-            ChangeKind::Commit(sets) => sets.iter().map(|set| &set.db).collect(),
-            ChangeKind::Drop(name) => vec![name],
-            ChangeKind::Rename { from, to } => vec![from, to],
-            ChangeKind::RenameDirectory { databases, .. } => databases.iter().collect(),
-            ChangeKind::Create { name, .. } => vec![name],
-            ChangeKind::SetAttributes { .. }
-            | ChangeKind::MakeDirectory { .. }
-            | ChangeKind::RemoveDirectory(_) => Vec::new(),
-        };
-        for database in names.into_iter().filter_map(|name| self.get(name)) {
-            if database.index() < index {
+        for database in change.databases().iter().filter_map(|name| self.get(name)) {
+            let newer = index > since || self.lagged_behind(database.name());
+            if newer && database.index() < index {
                 database.discard_tail()?;
             }
         }
@@ -52,37 +61,47 @@ impl Store {
                 }
                 first_error.map_or(Ok(()), Err)
             }
-            ChangeKind::Drop(name) => match self.get(name) {
-                Some(database) if database.index() < index => self.end(name, index),
-                _ => Ok(()),
-            },
-            ChangeKind::Rename { from, to } => {
-                let renamed = self.apply_rename(index, from, to);
-                // Also where the files were moved before a crash and the table was not written, and where they cannot be
-                // moved because a reader has them open: what is fetched under the new name then has its attributes.
-                self.names.rename_database(from, to, index);
-                renamed
-            }
+            ChangeKind::Drop(name) => self.apply_drop(index, name),
+            ChangeKind::Rename { from, to } => self.rename_entry(index, from, to, false),
             _ => self.apply_names(index, kind, timestamp_ms),
         }
     }
 
+    pub(super) fn apply_drop(&self, index: LogIndex, name: &DbName) -> Result<(), StoreError> {
+        match self.get(name) {
+            Some(database) if database.index() < index => self.end(name, index),
+            _ => Ok(()),
+        }
+    }
+
     fn apply_set(&self, index: LogIndex, set: &ChangeSet) -> Result<(), StoreError> {
-        let database = match self.get(&set.db) {
-            Some(database) => database,
-            None if self.lock_durable().end_of(&set.db).is_some_and(|end| end > index) => return Ok(()),
-            None => self.get_or_make(&set.db)?,
-        };
-        if database.index() == LogIndex::ZERO
-            && set.range.min() != Txid::FIRST
-            && database.pos().txid.is_none()
-        {
+        let end = self.end_of(&set.db);
+        if end.is_some_and(|end| end > index) {
+            // Redo after a crash: the database it belongs to ended later, and another may have the name by now.
+            return Ok(());
+        }
+        let begins = set.range.min() == Txid::FIRST;
+        let here = self.get(&set.db);
+        let lacks =
+            here.as_ref().is_none_or(|database| database.index() < index && database.pos().txid.is_none());
+        if lacks && !begins {
+            if end.is_some() && here.is_none() {
+                tracing::warn!(%index, db = %set.db, range = %set.range.min(), "a change set stands in the log behind the end of its database, and changes nothing");
+                return Ok(());
+            }
             let why =
                 format!("its first change set here begins with {}, not with the first", set.range.min());
-            return Err(DbError::Corrupt { db: set.db.clone(), why }.into());
+            let error = DbError::Corrupt { db: set.db.clone(), why };
+            // Not served until it is fetched: whoever made it anew under the name would take the place of the real one.
+            self.get_or_make(&set.db)?.fail(&error);
+            return Err(error.into());
         }
+        let database = match here {
+            Some(database) => database,
+            None => self.get_or_make(&set.db)?,
+        };
         if let Err(error) = database.apply(index, set) {
-            if !matches!(error, DbError::Unavailable { .. }) {
+            if !matches!(error, DbError::Unavailable { .. } | DbError::Conflict { .. }) {
                 database.fail(&error);
             }
             return Err(error.into());
@@ -91,30 +110,64 @@ impl Store {
     }
 
     /// Ends a database: its files go, applications that have it open keep an orphan.
-    fn end(&self, name: &DbName, index: LogIndex) -> Result<(), StoreError> {
-        self.lock_durable().ended(name, index)?;
+    pub(super) fn end(&self, name: &DbName, index: LogIndex) -> Result<(), StoreError> {
+        self.note_ended(&[name], index)?;
         self.forget(name)?;
         let _ = self.events.send(StoreEvent::Dropped(name.clone()));
         Ok(())
     }
 
-    /// Removes a database from the set and its files from disk.
-    pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
-        let removed = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(name);
-        self.names.remove_database(name);
-        let Some(database) = removed else { return Ok(()) };
-        database.set_dropped();
-        let dir = database.files().dir().to_path_buf();
-        let failed = |source| StoreError::Io { what: format!("removing {}", dir.display()), source };
-        // Renamed first: from one moment to the next the database is gone, whatever the removal takes.
-        let grave = tempfile::tempdir_in(self.layout.tmp()).map_err(failed)?;
-        durable::rename(&dir, &grave.path().join("database")).map_err(failed)?;
-        grave.close().map_err(failed)?;
-        self.tell_kernel(name);
+    /// Notes durably that entry `index` ended what had these names: redo must not bring it back.
+    pub(super) fn note_ended(&self, names: &[&DbName], index: LogIndex) -> Result<(), StoreError> {
+        self.lock_durable().ended(names, index)?;
+        let mut ends = self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        ends.extend(names.iter().map(|name| ((*name).clone(), index)));
         Ok(())
     }
 
-    fn tell_kernel(&self, name: &DbName) {
+    /// The entry that ended the last database of that name, as far as redo still needs to know.
+    pub(super) fn end_of(&self, name: &DbName) -> Option<LogIndex> {
+        self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).copied()
+    }
+
+    /// Removes a database from the set and its files from disk.
+    pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
+        self.names.remove_database(name);
+        let Some(database) = self.get(name) else { return Ok(()) };
+        database.set_dropped();
+        self.remove_files(&database)?;
+        self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(name);
+        self.name_changed(name);
+        Ok(())
+    }
+
+    /// Removes a database's files. Renamed first: from one moment to the next the database is gone, whatever the removal
+    /// takes.
+    pub(super) fn remove_files(&self, database: &Database) -> Result<(), StoreError> {
+        let dir = database.files().dir();
+        let failed = |source| StoreError::Io { what: format!("removing {}", dir.display()), source };
+        let grave = tempfile::tempdir_in(self.layout.tmp()).map_err(failed)?;
+        // A data directory of an earlier version may have databases below the directory of another one.
+        let below = format!("{}/", database.name());
+        if self.names().iter().any(|name| name.as_str().starts_with(&below)) {
+            for entry in std::fs::read_dir(dir).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                if entry.file_type().map_err(failed)?.is_file() {
+                    std::fs::remove_file(entry.path()).map_err(failed)?;
+                }
+            }
+            return durable::sync_dir(dir).map_err(failed);
+        }
+        match durable::rename(dir, &grave.path().join("database")) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        grave.close().map_err(failed)
+    }
+
+    /// Another database has the name now, or none: tells the kernel, and those who wait for a position.
+    pub(super) fn name_changed(&self, name: &DbName) {
+        self.steps.send_modify(|count| *count += 1);
         let Some(cache) = self.shared.cache().cloned() else { return };
         let name = name.clone();
         // The caller may be answering the kernel's own request on this directory.
@@ -122,39 +175,5 @@ impl Store {
         if let Err(error) = std::thread::Builder::new().name("skein-inval".into()).spawn(tell) {
             tracing::warn!(%error, "cannot tell the kernel that a database is gone");
         }
-    }
-
-    pub(super) fn apply_rename(&self, index: LogIndex, from: &DbName, to: &DbName) -> Result<(), StoreError> {
-        let Some(source) = self.get(from).filter(|database| database.index() < index) else { return Ok(()) };
-        if let Some(target) = self.get(to) {
-            if target.index() >= index {
-                return Ok(());
-            }
-            self.forget(to)?;
-        }
-        self.lock_durable().ended(from, index)?;
-        source.prepare_rename()?;
-        self.move_files(&source, from, to)?;
-        let renamed = super::open::make(&self.layout, to, &self.shared)?;
-        renamed.set_index(index);
-        let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        databases.remove(from);
-        databases.insert(to.clone(), renamed);
-        drop(databases);
-        self.tell_kernel(from);
-        self.tell_kernel(to);
-        let _ = self.events.send(StoreEvent::Dropped(from.clone()));
-        Ok(())
-    }
-
-    fn move_files(&self, source: &Arc<Database>, from: &DbName, to: &DbName) -> Result<(), StoreError> {
-        let (old, new) = (self.layout.database(from), self.layout.database(to));
-        let failed = |source| StoreError::Io { what: format!("renaming database {from} to {to}"), source };
-        if let Some(parent) = new.dir().parent() {
-            std::fs::create_dir_all(parent).map_err(failed)?;
-        }
-        source.make_durable()?;
-        source.set_dropped();
-        durable::rename(old.dir(), new.dir()).map_err(failed)
     }
 }

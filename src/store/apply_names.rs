@@ -48,7 +48,7 @@ impl Store {
         changed_ms: i64,
     ) -> Result<(), StoreError> {
         if self.get(name).is_none() {
-            if self.lock_durable().end_of(name).is_some_and(|end| end > index) {
+            if self.end_of(name).is_some_and(|end| end > index) {
                 return Ok(());
             }
             // What the kernel may look up has its attributes from the first moment on.
@@ -91,10 +91,9 @@ impl Store {
             let new = ChangeKind::name_below(from, to, old)
                 .map_err(|error| StoreError::Invalid(error.to_string()))?;
             // One database's trouble must not keep the others where they are.
-            if let Err(error) = self.apply_rename(index, old, &new) {
+            if let Err(error) = self.rename_entry(index, old, &new, false) {
                 first_error.get_or_insert(error);
             }
-            self.names.rename_database(old, &new, index);
         }
         self.names.rename_directory(from, to, index);
         self.path_changed(from);

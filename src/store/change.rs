@@ -140,6 +140,30 @@ impl Change {
         }
     }
 
+    /// The databases it concerns. Directories have an order among themselves as well: the first component of their paths
+    /// stands for them.
+    pub fn databases(&self) -> Vec<DbName> {
+        let top = |path: &DbName| {
+            let first = path.as_str().split('/').next().unwrap_or(path.as_str());
+            DbName::new(first).unwrap_or_else(|_| path.clone())
+        };
+        match &self.kind {
+            ChangeKind::Create { name, .. } => vec![name.clone()],
+            ChangeKind::SetAttributes { path: MountPath::Database(name), .. } => vec![name.clone()],
+            ChangeKind::SetAttributes { path: MountPath::Root, .. } => Vec::new(),
+            ChangeKind::SetAttributes { path: MountPath::Directory(path), .. }
+            | ChangeKind::MakeDirectory { path, .. }
+            | ChangeKind::RemoveDirectory(path) => vec![top(path)],
+            ChangeKind::RenameDirectory { from, to, databases } => {
+                let renamed = databases.iter().filter_map(|old| ChangeKind::name_below(from, to, old).ok());
+                renamed.chain(databases.iter().cloned()).chain([top(from), top(to)]).collect()
+            }
+            ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
+            ChangeKind::Drop(db) => vec![db.clone()],
+            ChangeKind::Rename { from, to } => vec![from.clone(), to.clone()],
+        }
+    }
+
     /// How large the record will be in bytes, at most.
     pub fn size_bytes_max(&self) -> usize {
         match &self.kind {

@@ -1,9 +1,12 @@
 //! Copies of databases: snapshots out, resync in.
 
+use std::fs::File;
 use std::io::BufWriter;
+use std::path::Path;
 
 use super::{Store, StoreError};
 use crate::db::{Database, DbError, SnapshotHeader, SnapshotReader};
+use crate::io::read_or_zero;
 use crate::ltx::{self, BlobRef, Body, ChangeSet, Compression, Encoder};
 use crate::types::{Checksum, DbName, LogIndex, PageCount, Pgno, Txid, TxidRange};
 
@@ -41,7 +44,48 @@ impl Store {
         target: SnapshotHeader,
         next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
     ) -> Result<(), StoreError> {
-        let Some(txid) = target.pos.txid else { return Ok(()) };
+        if target.pos.txid.is_none() {
+            return Ok(());
+        }
+        let (change, spool) = self.spool_pages(name, target, next_page)?;
+        let database = self.get_or_make(name)?;
+        Ok(database.install_pages(change, spool, target.index)?)
+    }
+
+    /// The pages that differ between the file of a database and what `other` has, ready to be installed there.
+    pub(super) fn content_of(
+        &self,
+        file: &Path,
+        header: SnapshotHeader,
+        other: &Database,
+    ) -> Result<(ChangeSet, File), StoreError> {
+        let name = other.name();
+        let failed = |source| StoreError::Io { what: format!("reading what is renamed to {name}"), source };
+        let known = other.page_checksums()?;
+        let file = File::open(file).map_err(failed)?;
+        let mut numbers = header.commit.pages(header.page_size);
+        let mut page = vec![0; header.page_size.len()];
+        self.spool_pages(name, header, &mut || {
+            for pgno in numbers.by_ref() {
+                read_or_zero(&file, pgno.offset(header.page_size), &mut page).map_err(failed)?;
+                let same = known.get(pgno.get() as usize - 1) == Some(&ltx::page_checksum(pgno, &page));
+                // Page 1 always: a transaction changes something.
+                if !same || pgno == Pgno::FIRST {
+                    return Ok(Some((pgno, page.clone())));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Pages as an LTX file that leads to `target`, whatever the database has now.
+    fn spool_pages(
+        &self,
+        name: &DbName,
+        target: SnapshotHeader,
+        next_page: &mut dyn FnMut() -> Result<Option<(Pgno, Vec<u8>)>, StoreError>,
+    ) -> Result<(ChangeSet, File), StoreError> {
+        let txid = target.pos.txid.unwrap_or(Txid::FIRST);
         let failed = |source| StoreError::Io { what: format!("receiving database {name}"), source };
         let spool = tempfile::tempfile_in(self.layout.tmp()).map_err(failed)?;
         let header = ltx::Header {
@@ -75,8 +119,7 @@ impl Store {
             commit: target.commit,
             body: Body::Blob(BlobRef { digest: finished.file_checksum, size_bytes: finished.size_bytes }),
         };
-        let database = self.get_or_make(name)?;
-        Ok(database.install_pages(change, spool, target.index)?)
+        Ok((change, spool))
     }
 
     /// Removes databases that are not in `keep`, as a snapshot of the whole set demands. Blocking.

@@ -65,16 +65,16 @@ impl DurableLog {
         self.write(index, ended)
     }
 
-    /// Notes that entry `at` ended a database.
-    pub fn ended(&mut self, name: &DbName, at: LogIndex) -> Result<(), StoreError> {
+    /// Notes that entry `at` ended what had these names.
+    pub fn ended(&mut self, names: &[&DbName], at: LogIndex) -> Result<(), StoreError> {
         let mut ended = self.ended.clone();
-        ended.insert(name.clone(), at);
+        ended.extend(names.iter().map(|name| ((*name).clone(), at)));
         self.write(self.index, ended)
     }
 
-    /// The entry that ended a database, as far as redo still needs to know.
-    pub fn end_of(&self, name: &DbName) -> Option<LogIndex> {
-        self.ended.get(name).copied()
+    /// The entries that ended databases, as far as redo still needs to know.
+    pub fn ends(&self) -> &BTreeMap<DbName, LogIndex> {
+        &self.ended
     }
 
     fn write(&mut self, index: LogIndex, ended: BTreeMap<DbName, LogIndex>) -> Result<(), StoreError> {

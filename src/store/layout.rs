@@ -10,6 +10,7 @@ use crate::types::DbName;
 /// dbs/<path>/ one database      discarded/  change sets that a failover dropped
 /// applied     how far the log is in there       names    owners, permissions, directories
 /// tmp/        uploads and snapshots under way; emptied at start
+/// renamed/    databases that are to take another one's place, by log entry
 /// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -72,6 +73,11 @@ impl Layout {
     /// Change sets that never became history.
     pub fn discarded(&self) -> PathBuf {
         self.root.join("discarded")
+    }
+
+    /// Databases that were renamed over one that applications have open, until that one's own file has their content.
+    pub fn renamed(&self) -> PathBuf {
+        self.root.join("renamed")
     }
 
     /// Files of operations under way.

@@ -2,7 +2,9 @@
 
 mod apply;
 mod apply_names;
+mod behind;
 mod change;
+mod claims;
 mod commit_sink;
 mod committed_log;
 mod control;
@@ -18,6 +20,7 @@ mod members;
 mod names;
 mod namespace;
 mod open;
+mod rename;
 mod roles;
 mod run_sink;
 #[allow(clippy::module_inception)]
@@ -26,6 +29,7 @@ mod upload;
 
 pub use crate::db::Lease;
 pub use change::{Change, ChangeError, ChangeKind, Origin};
+pub use claims::{RenameDone, Renamed};
 pub use commit_sink::CommitSink;
 pub use committed_log::{CommittedLog, LogReadError};
 pub use control::{ClusterAnswer, ClusterControl};

@@ -47,19 +47,23 @@ pub(super) fn databases(
             let entry = entry.map_err(failed("reading", &dir))?;
             let (path, file_name) = (entry.path(), entry.file_name());
             if !path.is_dir() {
+                if dir.join("database").is_file() {
+                    // One of the database's own.
+                    continue;
+                }
                 // A super-journal of a transaction that did not end: its databases never got any of it.
                 fs::remove_file(&path).map_err(failed("removing", &path))?;
                 continue;
             }
             let Some(text) = file_name.to_str() else { continue };
             let name = if prefix.is_empty() { text.to_owned() } else { format!("{prefix}/{text}") };
-            if path.join("database").is_file() {
+            let is_database = path.join("database").is_file();
+            if is_database {
                 let db = DbName::new(&name)
                     .map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
                 found.insert(db.clone(), recover(layout, db, shared)?);
-            } else {
-                directories.push((path, name));
             }
+            directories.push((path, name));
         }
     }
     Ok(found)
@@ -144,6 +148,7 @@ pub(super) fn make(
 ) -> Result<Arc<Database>, StoreError> {
     let files = layout.database(name);
     let dir = files.dir();
+    clear_stale(layout, &files)?;
     let parent_is_database = dir
         .ancestors()
         .skip(1)
@@ -167,7 +172,22 @@ pub(super) fn make(
     recover(layout, name.clone(), shared)
 }
 
-fn recover(layout: &Layout, name: DbName, shared: &Arc<Shared>) -> Result<Arc<Database>, StoreError> {
+pub(super) fn recover(
+    layout: &Layout,
+    name: DbName,
+    shared: &Arc<Shared>,
+) -> Result<Arc<Database>, StoreError> {
     let files: DbFiles = layout.database(&name);
     Ok(Database::recover(name, files, shared.clone())?)
+}
+
+/// A database of that name is not in the set, so what is left of one was to be removed.
+fn clear_stale(layout: &Layout, files: &DbFiles) -> Result<(), StoreError> {
+    let stale = files.path(FileKind::Database);
+    if !stale.is_file() {
+        return Ok(());
+    }
+    let grave = tempfile::tempdir_in(layout.tmp()).map_err(failed("removing", files.dir()))?;
+    fs::rename(files.dir(), grave.path().join("database")).map_err(failed("removing", files.dir()))?;
+    grave.close().map_err(failed("removing", files.dir()))
 }

@@ -87,7 +87,8 @@ impl Store {
         if access == Access::Write {
             self.follows.store(false, Ordering::SeqCst);
             // Tails that are still there were made on what is applied by now.
-            self.lock_since().begin(self.applied_index())?;
+            self.lock_since().begin(self.taken_index())?;
+            self.note_promotion();
             // Nobody writes on top before what a crash left behind is settled.
             self.shared.set_handing_over(true);
             self.shared.lease().begin();
@@ -104,9 +105,9 @@ impl Store {
     }
 
     /// Does something to each database for as long as applications may write: where the lease ends meanwhile, the rest
-    /// is left, and no error is one.
+    /// is left, and no error is one. A database that lacks entries follows when it has them.
     fn while_writing(&self, work: impl Fn(&Arc<Database>) -> Result<(), DbError>) -> Result<(), StoreError> {
-        for database in self.all() {
+        for database in self.all().into_iter().filter(|database| !database.is_behind()) {
             let done = work(&database);
             if self.access() != Access::Write {
                 return Ok(());
@@ -135,7 +136,7 @@ impl Store {
     }
 
     /// What [`follow_history`](Self::follow_history) left undone because a writer was at work.
-    fn follow_if_due(&self) {
+    pub(super) fn follow_if_due(&self) {
         if self.follows.load(Ordering::SeqCst)
             && let Err(error) = self.follow_history()
         {
@@ -156,6 +157,11 @@ impl Store {
         }
         let mut undone = false;
         for database in self.all() {
+            if database.is_behind() {
+                // Its entries may decide about what it has proposed.
+                undone = true;
+                continue;
+            }
             if !database.is_fenced() {
                 tracing::warn!(db = %database.name(), "an application is in the middle of a transaction it began when this node was primary; waiting for it");
                 undone = true;
@@ -176,16 +182,7 @@ impl Store {
     pub(super) fn remember_left_open(&self) -> Result<(), StoreError> {
         let mut since = self.lock_since();
         let left_open = self.all().iter().any(|database| database.is_left_open());
-        if left_open && since.index().is_none() { since.begin(self.applied_index()) } else { Ok(()) }
-    }
-
-    /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Blocking.
-    pub fn proposals_resolved(&self) {
-        for database in self.all() {
-            if let Err(error) = database.resolve_undecided() {
-                tracing::error!(db = %database.name(), %error, "cannot let writers go on");
-            }
-        }
+        if left_open && since.index().is_none() { since.begin(self.taken_index()) } else { Ok(()) }
     }
 
     /// Before a planned move of the primary: lets writers wait, and commits what they have done. Blocking.

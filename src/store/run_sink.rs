@@ -29,13 +29,21 @@ impl RunSink {
         let _ = self.log.set(log);
     }
 
+    /// The identity of the next proposal.
+    pub fn next_origin(&self) -> Origin {
+        Origin { node: self.node, run: self.run, seq: self.seq.fetch_add(1, Ordering::Relaxed) }
+    }
+
     /// Proposes a change of any kind.
     pub fn propose(&self, kind: ChangeKind, done: CommitDone) {
+        self.propose_as(self.next_origin(), kind, done);
+    }
+
+    /// The same under an identity that was drawn before.
+    pub fn propose_as(&self, origin: Origin, kind: ChangeKind, done: CommitDone) {
         let Some(log) = self.log.get() else {
             return done(Err(CommitError::Refused("the log is not open yet".into())));
         };
-        let seq = self.seq.fetch_add(1, Ordering::Relaxed);
-        let origin = Origin { node: self.node, run: self.run, seq };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
         let change = Change { origin, timestamp_ms, kind };

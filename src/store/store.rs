@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -6,13 +6,14 @@ use std::time::Instant;
 
 use tokio::sync::{broadcast, watch};
 
+use super::claims::Claims;
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::freshness::Lag;
 use super::namespace::Namespace;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
-use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
+use super::{CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::io::watchdog;
@@ -41,18 +42,38 @@ pub struct Store {
     pub(super) durable: Mutex<DurableLog>,
     pub(super) events: broadcast::Sender<StoreEvent>,
     pub(super) sink: Arc<RunSink>,
+    /// Drops and renames proposed here.
+    pub(super) claims: Claims,
+    /// As in [`DurableLog`], to be looked at without waiting for the disk.
+    pub(super) ends: Mutex<BTreeMap<DbName, LogIndex>>,
+    /// Databases that lack entries the log has given them already.
+    pub(super) behind: Mutex<Behind>,
     pub(super) names: Namespace,
     /// Databases without content that were found at the start and may not be in the log.
     unlogged: Mutex<Vec<DbName>>,
     applied: AtomicU64,
+    taken: AtomicU64,
     primary: Mutex<Option<PrimaryInfo>>,
     /// Counts steps of any database; waiters look again when it moves.
-    steps: watch::Sender<u64>,
+    pub(super) steps: watch::Sender<u64>,
     roles: Mutex<()>,
     since: Mutex<PrimarySince>,
     pub(super) lag: Lag,
     /// Another node is primary, and its history is this node's.
     pub(super) follows: AtomicBool,
+}
+
+/// Databases that lack entries which wait for a slow one's turn.
+#[derive(Default)]
+pub(super) struct Behind {
+    /// Those that do now,
+    pub now: BTreeSet<DbName>,
+    /// that did when this node became primary,
+    pub at_promotion: BTreeSet<DbName>,
+    /// and whose undecided transactions are decided once they do no more.
+    pub unresolved: BTreeSet<DbName>,
+    /// The log has been applied as far as it went at the start.
+    pub replay_over: bool,
 }
 
 /// One line of `skein db list`.
@@ -98,6 +119,7 @@ impl Store {
         let StoreOptions { layout, node, access, blobs } = options;
         super::open::prepare(&layout)?;
         let durable = DurableLog::open(layout.applied())?;
+        super::rename::finish_renames(&layout, durable.index(), durable.ends())?;
         let watcher = WalWatcher::start()
             .map_err(|source| StoreError::Io { what: "starting the WAL watcher".into(), source })?;
         let (events, _) = broadcast::channel(EVENTS_MAX);
@@ -112,7 +134,8 @@ impl Store {
         let empty = found.values().filter(|database| database.pos().txid.is_none());
         let unlogged: Vec<DbName> =
             empty.map(|database| database.name().clone()).filter(|name| !names.has_database(name)).collect();
-        let applied = AtomicU64::new(durable.index().get());
+        let (applied, taken) = (durable.index().get().into(), durable.index().get().into());
+        let ends = Mutex::new(durable.ends().clone());
         let store = Arc::new(Self {
             layout,
             shared,
@@ -120,9 +143,13 @@ impl Store {
             durable: Mutex::new(durable),
             events,
             sink: Arc::new(RunSink::new(node)),
+            claims: Claims::default(),
+            ends,
+            behind: Mutex::default(),
             names,
             unlogged: Mutex::new(unlogged),
             applied,
+            taken,
             primary: Mutex::new(None),
             steps,
             roles: Mutex::new(()),
@@ -244,6 +271,7 @@ impl Store {
         if self.access() != Access::Write {
             return Err(DbError::NotPrimary(name.clone()).into());
         }
+        self.check_place(name, None)?;
         self.get_or_make(name)
     }
 
@@ -254,8 +282,39 @@ impl Store {
             return Ok(database.clone());
         }
         let database = super::open::make(&self.layout, name, &self.shared)?;
+        if let Some(end) = self.end_of(name) {
+            database.begin_behind(end)?;
+        }
+        database.set_behind(self.is_behind(name));
         databases.insert(name.clone(), database.clone());
         Ok(database)
+    }
+
+    /// All names, also of databases without a transaction.
+    pub(super) fn names(&self) -> Vec<DbName> {
+        self.databases.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys().cloned().collect()
+    }
+
+    /// Whether a database may have this name: none has the place of a directory above it, or below it. `but` is about
+    /// to give its own name up.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the database that is in the way.
+    pub(super) fn check_place(&self, name: &DbName, but: Option<&DbName>) -> Result<(), StoreError> {
+        let is_above = |above: &DbName, below: &DbName| {
+            below.as_str().strip_prefix(above.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        };
+        for other in self.names().iter().filter(|other| but != Some(*other)) {
+            let why = match (is_above(other, name), is_above(name, other)) {
+                (true, _) => format!("{other} is a database, and not a directory that {name} could be in"),
+                (_, true) => format!("{name} is the directory of database {other}"),
+                _ => continue,
+            };
+            return Err(
+                DbError::Invalid { db: name.clone(), why: format!("{why}; choose another name") }.into()
+            );
+        }
+        Ok(())
     }
 
     /// All databases that have a transaction, by name.
@@ -266,50 +325,6 @@ impl Store {
     /// One of them.
     pub fn status(&self, name: &DbName) -> Option<DbStatus> {
         self.get(name).map(|database| status_of(&database)).filter(|status| status.pos.txid.is_some())
-    }
-
-    /// Drops a database everywhere (primary only). Answers when it is in the log.
-    pub fn drop_database(self: &Arc<Self>, name: &DbName, done: Done) {
-        let Some(database) = self.get(name) else {
-            return done(Err(DbError::Invalid { db: name.clone(), why: "does not exist".into() }));
-        };
-        if database.pos().txid.is_none() && !self.names.has_database(name) {
-            // Never in the log: there is nothing to tell anybody.
-            return done(self.forget(name).map_err(|error| as_db_error(name, error)));
-        }
-        self.propose(name, ChangeKind::Drop(name.clone()), done);
-    }
-
-    /// Renames a database everywhere, replacing what has the name (primary only).
-    pub fn rename(self: &Arc<Self>, from: &DbName, to: &DbName, done: Done) {
-        let (Some(source), target) = (self.get(from), self.get(to)) else {
-            return done(Err(DbError::Invalid { db: from.clone(), why: "does not exist".into() }));
-        };
-        if [Some(&source), target.as_ref()].into_iter().flatten().any(|database| database.in_use()) {
-            let why = "is open; close it before renaming".to_owned();
-            return done(Err(DbError::Conflict { db: from.clone(), why }));
-        }
-        self.propose(from, ChangeKind::Rename { from: from.clone(), to: to.clone() }, done);
-    }
-
-    fn propose(self: &Arc<Self>, name: &DbName, kind: ChangeKind, done: Done) {
-        if self.access() != Access::Write {
-            return done(Err(DbError::NotPrimary(name.clone())));
-        }
-        let (store, name) = (self.clone(), name.clone());
-        let change = kind.clone();
-        self.sink.propose(
-            kind,
-            Box::new(move |fate| {
-                let answer = match fate {
-                    Ok(index) => {
-                        store.apply_kind(index, &change, 0).map_err(|error| as_db_error(&name, error))
-                    }
-                    Err(error) => Err(DbError::Unavailable { db: name, why: error.to_string() }),
-                };
-                done(answer);
-            }),
-        );
     }
 
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
@@ -332,17 +347,6 @@ impl Store {
 
     // ---- the log
 
-    /// Applies entry `index` of the log; called in order, for every entry but this run's own proposals. Blocking.
-    /// Entries a database already has (index at or below its own) are skipped.
-    ///
-    /// # Errors
-    /// Where a change set does not continue its database or a file cannot be written; the database is then not
-    /// served until it is resynced.
-    pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
-        self.discard_tails_before(index, change)?;
-        self.apply_kind(index, &change.kind, change.timestamp_ms)
-    }
-
     /// The highest index up to which every database file on disk is durable without the log: entries at or
     /// below it need no redo. Never above the last applied index.
     pub fn durable_index(&self) -> LogIndex {
@@ -358,9 +362,12 @@ impl Store {
         self.all().iter().for_each(|database| database.begin_replay());
     }
 
-    /// It has been applied as far as it went then; databases that do not agree with it are not served.
+    /// It has been applied as far as it went then; databases that do not agree with it are not served. Those that lack
+    /// entries are looked at when they have them.
     pub fn end_replay(&self) {
-        self.all().iter().for_each(|database| database.end_replay());
+        self.lock_behind().replay_over = true;
+        let whole = self.all().into_iter().filter(|database| !database.is_behind());
+        whole.for_each(|database| database.end_replay());
         self.settle_names();
     }
 
@@ -378,7 +385,17 @@ impl Store {
         self.applied.fetch_max(index.get(), Ordering::SeqCst);
     }
 
-    /// Last entry applied.
+    /// Notes that the log has given its databases everything up to `index`; some may still lack it.
+    pub fn taken(&self, index: LogIndex) {
+        self.taken.fetch_max(index.get(), Ordering::SeqCst);
+    }
+
+    /// The last entry that the log has given its databases.
+    pub fn taken_index(&self) -> LogIndex {
+        LogIndex::new(self.taken.load(Ordering::SeqCst)).max(self.applied_index())
+    }
+
+    /// Last entry applied, in every database.
     pub fn applied_index(&self) -> LogIndex {
         LogIndex::new(self.applied.load(Ordering::SeqCst))
     }
@@ -391,15 +408,21 @@ impl Store {
         let call = watchdog::begin("checkpointing");
         // Read first: what is applied while the files are synced counts next time.
         let mut durable = self.applied_index();
+        let mut first_error = None;
         for database in self.all() {
-            database.make_durable()?;
+            if let Err(error) = database.make_durable() {
+                first_error.get_or_insert(error);
+            }
             call.goes_on();
             if let Some(first) = database.dirty_since() {
                 durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
             }
         }
         self.names.make_durable(&self.layout.dbs())?;
-        self.lock_durable().advance(durable)
+        self.lock_durable().advance(durable)?;
+        self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|_, at| *at > durable);
+        self.forget_renamed(durable)?;
+        first_error.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Lets go of the mount: afterwards it can be unmounted, and no application is served. Blocking.
@@ -411,6 +434,7 @@ impl Store {
             watcher.stop();
         }
         self.shared.set_ending();
+        self.claims.end();
         self.all().iter().for_each(|database| database.close());
         self.remember_left_open()?;
         self.checkpoint()

@@ -176,13 +176,14 @@ fn tell(reply: oneshot::Sender<Outcome>, outcome: Outcome) {
 
 impl Reach {
     async fn connect(&self) -> Result<Arc<dyn Upstream>, StreamError> {
-        let mut last = StreamError::NotFound("another voter".into());
+        // Nobody to ask is no answer: that something is not found only a node can say.
+        let mut last = StreamError::Unavailable("the other voters are not known yet".into());
         for addr in (self.options.sources)().unwrap_or_default() {
             let connected = tokio::time::timeout(CONNECT_MAX, self.greet(&addr)).await;
             match connected {
                 Ok(Ok(upstream)) => return Ok(upstream),
                 Ok(Err(error)) => last = error,
-                Err(_) => last = StreamError::Unavailable(format!("{addr} did not answer in time")),
+                Err(_) => last = late(&addr),
             }
         }
         Err(last)
@@ -234,14 +235,41 @@ impl Reach {
         if self.alone() {
             return Outcome::Nobody;
         }
-        let fetched = async {
-            let upstream = self.connect().await?;
-            let listing = upstream.list(Globs::all()).await?;
-            if listing.applied < at {
-                return Err(StreamError::Unavailable(format!("the other voter has not reached entry {at}")));
-            }
-            resync_database(upstream, target, db.clone()).await.map(drop)
+        // Any voter may lag behind or not have it; all are asked in turn, and only all of them can say that it is gone.
+        let Some(sources) = (self.options.sources)() else {
+            return Outcome::Retry("the other voters are not known yet".into());
         };
-        outcome(fetched.await, db.as_str())
+        let mut last = Outcome::NotFound;
+        for addr in sources {
+            let fetched = tokio::time::timeout(CONNECT_MAX, self.greet(&addr)).await;
+            let fetched = match fetched.unwrap_or_else(|_| Err(late(&addr))) {
+                Ok(upstream) => fetch_database(upstream, target.clone(), &db, at).await,
+                Err(error) => Err(error),
+            };
+            match outcome(fetched, db.as_str()) {
+                Outcome::Done => return Outcome::Done,
+                Outcome::NotFound => {}
+                other => last = other,
+            }
+        }
+        last
     }
+}
+
+fn late(addr: &str) -> StreamError {
+    StreamError::Unavailable(format!("{addr} did not answer in time"))
+}
+
+/// Fetches what differs from a node whose databases all have entry `at`.
+async fn fetch_database(
+    upstream: Arc<dyn Upstream>,
+    target: Arc<dyn ReplicaTarget>,
+    db: &DbName,
+    at: LogIndex,
+) -> Result<(), StreamError> {
+    let listing = upstream.list(Globs::all()).await?;
+    if listing.applied < at {
+        return Err(StreamError::Unavailable(format!("the other voter has not reached entry {at}")));
+    }
+    resync_database(upstream, target, db.clone()).await.map(drop)
 }

@@ -1,22 +1,24 @@
 //! Applies entries in order per database: at once where possible, else on a thread per slow database.
 //!
-//! An entry goes to a lane where one of its databases is busy, already has a lane, lacks a blob or must be resynced;
-//! all others are applied on the caller's thread. Holds: the entries of one database are applied in log order; an entry
-//! of several databases waits for the lanes it takes databases from; nothing above an entry that waits in a lane is
-//! reported as applied.
+//! An entry goes to a lane where one of its databases is busy, already has a lane, lacks a blob or must be resynced, and
+//! where it moves or removes files; all others are applied on the caller's thread. Holds: the entries of one database are
+//! applied in log order, and none is thrown away; an entry of several databases waits for the lanes it takes databases
+//! from; nothing above an entry that waits in a lane is reported as applied. Where a lane waits for applications to end a
+//! transaction, this node still counts as settled: the entry and all that it names are here, and only that database lags.
 
 mod worker;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{FollowStatus, Globs, RecentLog, ReplicaTarget};
+use crate::db::DbError;
 use crate::ltx::{BlobRef, ChangeSet};
-use crate::store::{Change, ChangeKind};
-use crate::types::{DbName, LogIndex, MountPath, Txid};
+use crate::store::{Change, ChangeKind, StoreError};
+use crate::types::{DbName, LogIndex};
 
 /// What a lane needs from an upstream node.
 pub(super) enum Request {
@@ -59,6 +61,8 @@ struct Lane {
     queue: VecDeque<Item>,
     running: Option<LogIndex>,
     bytes: usize,
+    /// It waits for applications to end a transaction.
+    held: bool,
 }
 
 impl Lane {
@@ -71,11 +75,14 @@ struct State {
     drawn: u64,
     lanes: HashMap<u64, Lane>,
     lane_of: HashMap<DbName, u64>,
+    /// How many entries of a database wait.
+    waiting: HashMap<DbName, usize>,
     cursor: LogIndex,
+    /// Applied in every database.
     reported: LogIndex,
+    /// Applied, or waiting for nothing but applications.
+    settled: LogIndex,
     missing: BTreeMap<LogIndex, Vec<BlobRef>>,
-    /// Not there any more when a resync asked the upstream: the log is yet to tell how they ended.
-    gone: HashSet<DbName>,
     bytes: usize,
     stopped: bool,
 }
@@ -106,6 +113,8 @@ pub(super) struct LaneParts {
 
 /// Threads at a time; more databases share.
 const LANES_MAX: usize = 32;
+/// The same including those that wait for applications.
+const LANES_HELD_MAX: usize = 256;
 /// What a waiting entry costs besides its bytes.
 const ITEM_OVERHEAD: usize = 256;
 
@@ -116,10 +125,11 @@ impl Lanes {
             drawn: 0,
             lanes: HashMap::new(),
             lane_of: HashMap::new(),
+            waiting: HashMap::new(),
             cursor,
             reported: cursor,
+            settled: cursor,
             missing: BTreeMap::new(),
-            gone: HashSet::new(),
             bytes: 0,
             stopped: false,
         };
@@ -156,27 +166,37 @@ impl Lanes {
             return missing;
         }
         if let Some(change) = change {
-            let dbs = databases(&change);
+            let dbs = change.databases();
             missing = change.blobs().filter(|blob| !self.target.contains_blob(*blob)).collect();
             let mut state = self.state();
-            let slow =
-                |db| state.lane_of.contains_key(db) || state.gone.contains(db) || self.target.would_block(db);
-            if change.blobs().next().is_some() || dbs.iter().any(slow) || self.comes_in(&change) {
+            let slow = |db| state.lane_of.contains_key(db) || self.target.would_block(db);
+            let moves_files = matches!(
+                change.kind,
+                ChangeKind::Drop(_) | ChangeKind::Rename { .. } | ChangeKind::RenameDirectory { .. }
+            );
+            if moves_files || change.blobs().next().is_some() || dbs.iter().any(slow) {
                 if !missing.is_empty() {
                     state.missing.insert(index, missing.clone());
                 }
                 let bytes = change.change_sets().iter().map(ChangeSet::inline_bytes).sum();
-                for work in self.adjust(&mut state, index, change) {
+                for work in self.work_of(index, change) {
                     self.push(&mut state, index, bytes, work);
                 }
             } else {
                 drop(state);
-                if let Err(error) = self.target.apply(index, &change) {
-                    self.out_of_step(index, &dbs, &error.to_string());
+                match self.target.apply(index, &change) {
+                    Ok(()) => {}
+                    // An application was quicker than the look above.
+                    Err(StoreError::Db(DbError::Conflict { .. })) => {
+                        let bytes = change.change_sets().iter().map(ChangeSet::inline_bytes).sum();
+                        self.push(&mut self.state(), index, bytes, Work::Apply(change));
+                    }
+                    Err(error) => self.out_of_step(index, &dbs, &error.to_string()),
                 }
             }
         }
         self.log.push(index, raw);
+        self.target.taken(index);
         let mut state = self.state();
         state.cursor = index;
         self.settle(&mut state);
@@ -196,13 +216,16 @@ impl Lanes {
     /// Drops what waits: a snapshot of everything follows.
     pub(super) fn clear(&self) {
         let mut state = self.state();
+        let mut dropped = Vec::new();
         for lane in state.lanes.values_mut() {
-            lane.queue.clear();
+            dropped.extend(lane.queue.drain(..));
             lane.bytes = 0;
         }
         state.bytes = 0;
         state.missing.clear();
-        state.gone.clear();
+        for item in dropped {
+            self.no_longer_waits(&mut state, &item.work);
+        }
         self.moved.notify_all();
     }
 
@@ -210,64 +233,32 @@ impl Lanes {
     pub(super) fn restart(&self, index: LogIndex) {
         let mut state = self.state();
         state.cursor = index;
+        self.target.taken(index);
         self.log.restart(index);
         self.settle(&mut state);
     }
 
-    fn comes_in(&self, change: &Change) -> bool {
+    /// What is to be done for an entry, given the databases that are followed here.
+    fn work_of(&self, index: LogIndex, change: Change) -> Vec<Work> {
         match &change.kind {
-            ChangeKind::Rename { from, .. } => !self.globs.matches(from),
-            // Which of its databases do is for the lane to tell.
-            ChangeKind::RenameDirectory { .. } => !self.globs.patterns().is_empty(),
-            _ => false,
+            // The old name is none that is followed here.
+            ChangeKind::Rename { from, to } if !self.globs.matches(from) => {
+                vec![Work::Resync(vec![to.clone()], index)]
+            }
+            ChangeKind::RenameDirectory { .. } => self.adjust_directory(index, change),
+            _ => vec![Work::Apply(change)],
         }
-    }
-
-    /// What is to be done for an entry, given the databases that are gone upstream.
-    fn adjust(&self, state: &mut State, index: LogIndex, mut change: Change) -> Vec<Work> {
-        let comes_in = self.comes_in(&change);
-        match &mut change.kind {
-            ChangeKind::Commit(sets) => {
-                sets.retain(|set| {
-                    // A first transaction: the name is used anew.
-                    let anew = set.range.min() == Txid::FIRST && state.gone.remove(&set.db);
-                    anew || !state.gone.contains(&set.db)
-                });
-                if sets.is_empty() {
-                    return Vec::new();
-                }
-            }
-            ChangeKind::Drop(db) => {
-                state.gone.remove(db);
-            }
-            ChangeKind::Create { name, .. } => {
-                state.gone.remove(name);
-            }
-            ChangeKind::RenameDirectory { .. } => return self.adjust_directory(state, index, change),
-            ChangeKind::SetAttributes { .. }
-            | ChangeKind::MakeDirectory { .. }
-            | ChangeKind::RemoveDirectory(_) => {}
-            ChangeKind::Rename { from, to } => {
-                state.gone.remove(to);
-                if state.gone.remove(from) || comes_in {
-                    return vec![Work::Resync(vec![to.clone()], index)];
-                }
-            }
-        }
-        vec![Work::Apply(change)]
     }
 
     /// A directory is renamed: its databases that are not here are fetched under their new names, those that this node no
     /// longer wants end.
-    fn adjust_directory(&self, state: &mut State, index: LogIndex, mut change: Change) -> Vec<Work> {
+    fn adjust_directory(&self, index: LogIndex, mut change: Change) -> Vec<Work> {
         let (mut coming, mut going) = (Vec::new(), Vec::new());
         if let ChangeKind::RenameDirectory { from, to, databases } = &mut change.kind {
             databases.retain(|old| {
                 // The record was checked when it was read.
                 let Ok(new) = ChangeKind::name_below(from, to, old) else { return false };
-                state.gone.remove(&new);
-                let (gone, wanted) = (state.gone.remove(old), self.globs.matches(&new));
-                let here = !gone && self.globs.matches(old);
+                let (here, wanted) = (self.globs.matches(old), self.globs.matches(&new));
                 match (here, wanted) {
                     (false, true) => coming.push(new),
                     (true, false) => going.push(old.clone()),
@@ -301,10 +292,8 @@ impl Lanes {
     }
 
     fn push(self: &Arc<Self>, state: &mut State, index: LogIndex, bytes: usize, work: Work) {
-        let dbs = match &work {
-            Work::Apply(change) => databases(change),
-            Work::Resync(dbs, _) => dbs.clone(),
-        };
+        let dbs = work.databases();
+        self.waits(state, &work);
         let mut known: Vec<u64> = dbs.iter().filter_map(|db| state.lane_of.get(db).copied()).collect();
         known.sort_unstable();
         known.dedup();
@@ -328,15 +317,17 @@ impl Lanes {
             }
         }
         if state.bytes > self.bytes_max {
-            overflow(state);
+            self.overflow(state);
         }
         self.moved.notify_all();
     }
 
     /// A new lane, or the shortest one where there are many.
     fn choose(&self, state: &mut State) -> u64 {
-        if state.lanes.len() >= LANES_MAX
-            && let Some((number, _)) = state.lanes.iter().min_by_key(|(_, lane)| lane.bytes)
+        // What waits for applications may wait for long, and must not keep other databases waiting.
+        let busy = state.lanes.values().filter(|lane| !lane.held).count();
+        if (busy >= LANES_MAX || state.lanes.len() >= LANES_HELD_MAX)
+            && let Some((number, _)) = state.lanes.iter().min_by_key(|(_, lane)| (lane.held, lane.bytes))
         {
             return *number;
         }
@@ -350,68 +341,131 @@ impl Lanes {
             // Lanes end with work undone.
             return;
         }
-        let waiting = state.lanes.values().filter_map(Lane::lowest).min();
-        let before = |index: LogIndex| LogIndex::new(index.get().saturating_sub(1));
-        let applied = waiting.map_or(state.cursor, |index| before(index).min(state.cursor));
-        let shippable =
-            state.missing.keys().next().map_or(state.cursor, |index| before(*index).min(state.cursor));
+        let before = |index: LogIndex| LogIndex::new(index.get().saturating_sub(1)).min(state.cursor);
+        let shippable = state.missing.keys().next().map_or(state.cursor, |index| before(*index));
+        let applied = state.lanes.values().filter_map(Lane::lowest).min().map_or(state.cursor, before);
+        let at_work =
+            state.lanes.values().filter(|lane| !state.only_waits(lane)).filter_map(Lane::lowest).min();
+        let settled = at_work.map_or(state.cursor, before).min(shippable);
         self.log.publish(shippable);
         if applied > state.reported {
             state.reported = applied;
             self.target.applied(applied);
-            self.acks.send_replace(applied);
+        }
+        if settled > state.settled {
+            state.settled = settled;
+            self.acks.send_replace(settled);
             self.status.send_modify(|status| {
-                status.applied = applied;
+                status.applied = settled;
                 status.compare();
             });
         }
     }
-}
 
-/// The longest lane gives up its entries: its databases are to be fetched by difference instead.
-fn overflow(state: &mut State) {
-    let Some(lane) = state.lanes.values_mut().max_by_key(|lane| lane.bytes) else { return };
-    let (Some(first), Some(last)) = (lane.queue.front(), lane.queue.back()) else { return };
-    let (first, last) = (first.index, last.index);
-    let mut dbs: Vec<DbName> = Vec::new();
-    for item in lane.queue.drain(..) {
-        state.missing.remove(&item.index);
-        match item.work {
-            Work::Apply(change) => dbs.extend(databases(&change)),
-            Work::Resync(more, _) => dbs.extend(more),
+    /// One more entry of these databases waits. Of what is claimed here nobody else can see the database meanwhile.
+    fn waits(&self, state: &mut State, work: &Work) {
+        if matches!(work, Work::Apply(change) if self.target.is_claimed(change)) {
+            return;
+        }
+        for db in work.databases() {
+            let count = state.waiting.entry(db.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                self.target.set_behind(&db, true);
+            }
         }
     }
-    dbs.sort();
-    dbs.dedup();
-    tracing::warn!(databases = dbs.len(), from = %first, to = %last, "too much waits for slow databases; fetching the difference later");
-    state.bytes -= lane.bytes;
-    lane.bytes = ITEM_OVERHEAD;
-    state.bytes += ITEM_OVERHEAD;
-    let work = Work::Resync(dbs, last);
-    // It waits for no other lane: what those still apply is older, and skipped.
-    lane.queue.push_back(Item { index: first, work, bytes: ITEM_OVERHEAD, after: Vec::new() });
+
+    /// One entry less; gives the databases that have caught up.
+    fn no_longer_waits(&self, state: &mut State, work: &Work) -> Vec<DbName> {
+        let mut whole = Vec::new();
+        for db in work.databases() {
+            let Some(count) = state.waiting.get_mut(&db) else { continue };
+            *count -= 1;
+            if *count == 0 {
+                state.waiting.remove(&db);
+                self.target.set_behind(&db, false);
+                whole.push(db);
+            }
+        }
+        whole
+    }
+
+    /// The longest lane gives up the change sets in it: their databases are to be fetched by difference instead. What
+    /// ends or renames a database stays where it is in the order.
+    fn overflow(&self, state: &mut State) {
+        let Some(lane) = state.lanes.values_mut().max_by_key(|lane| lane.bytes) else { return };
+        let mut left: VecDeque<Item> = VecDeque::new();
+        let mut given_up = Vec::new();
+        for item in std::mem::take(&mut lane.queue) {
+            let commits = match &item.work {
+                Work::Apply(change) => matches!(change.kind, ChangeKind::Commit(_)),
+                Work::Resync(..) => true,
+            };
+            if !commits {
+                left.push_back(item);
+                continue;
+            }
+            let dbs = item.work.databases();
+            match left.back_mut() {
+                Some(Item { work: Work::Resync(known, at), .. }) => {
+                    *at = item.index;
+                    known.extend(dbs);
+                    known.sort();
+                    known.dedup();
+                }
+                // It waits for no other lane: what those still apply is older, and skipped.
+                _ => left.push_back(Item {
+                    index: item.index,
+                    work: Work::Resync(dbs, item.index),
+                    bytes: ITEM_OVERHEAD,
+                    after: Vec::new(),
+                }),
+            }
+            given_up.push(item);
+        }
+        let Some((first, last)) = given_up.first().zip(given_up.last()) else {
+            return lane.queue = left;
+        };
+        tracing::warn!(entries = given_up.len(), from = %first.index, to = %last.index, "too much waits for slow databases; fetching the difference later");
+        let resyncs: Vec<Work> = left.iter().filter_map(|item| item.work.as_resync()).collect();
+        let bytes = left.iter().map(|item| item.bytes).sum();
+        let freed = lane.bytes - bytes;
+        (lane.queue, lane.bytes) = (left, bytes);
+        state.bytes -= freed;
+        resyncs.iter().for_each(|work| self.waits(state, work));
+        for item in given_up {
+            state.missing.remove(&item.index);
+            // What replaces it waits already.
+            self.no_longer_waits(state, &item.work);
+        }
+    }
 }
 
-/// The databases an entry concerns. Directories have an order among themselves as well: the first component of their
-/// paths stands for them.
-fn databases(change: &Change) -> Vec<DbName> {
-    let top = |path: &DbName| {
-        let first = path.as_str().split('/').next().unwrap_or(path.as_str());
-        DbName::new(first).unwrap_or_else(|_| path.clone())
-    };
-    match &change.kind {
-        ChangeKind::Create { name, .. } => vec![name.clone()],
-        ChangeKind::SetAttributes { path: MountPath::Database(name), .. } => vec![name.clone()],
-        ChangeKind::SetAttributes { path: MountPath::Root, .. } => Vec::new(),
-        ChangeKind::SetAttributes { path: MountPath::Directory(path), .. }
-        | ChangeKind::MakeDirectory { path, .. }
-        | ChangeKind::RemoveDirectory(path) => vec![top(path)],
-        ChangeKind::RenameDirectory { from, to, databases } => {
-            let renamed = databases.iter().filter_map(|old| ChangeKind::name_below(from, to, old).ok());
-            renamed.chain(databases.iter().cloned()).chain([top(from), top(to)]).collect()
+impl State {
+    /// Whether nothing but applications keeps a lane from going on.
+    fn only_waits(&self, lane: &Lane) -> bool {
+        let behind_held = |item: &Item| {
+            item.after.iter().any(|(other, until)| {
+                self.lanes.get(other).is_some_and(|other| other.held && other.lowest() <= Some(*until))
+            })
+        };
+        lane.held || lane.running.is_none() && lane.queue.front().is_some_and(behind_held)
+    }
+}
+
+impl Work {
+    fn databases(&self) -> Vec<DbName> {
+        match self {
+            Work::Apply(change) => change.databases(),
+            Work::Resync(dbs, _) => dbs.clone(),
         }
-        ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
-        ChangeKind::Drop(db) => vec![db.clone()],
-        ChangeKind::Rename { from, to } => vec![from.clone(), to.clone()],
+    }
+
+    fn as_resync(&self) -> Option<Work> {
+        match self {
+            Work::Resync(dbs, at) => Some(Work::Resync(dbs.clone(), *at)),
+            Work::Apply(_) => None,
+        }
     }
 }

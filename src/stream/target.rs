@@ -1,4 +1,5 @@
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::db::SnapshotHeader;
@@ -19,6 +20,23 @@ pub trait ReplicaTarget: Send + Sync + 'static {
 
     /// Notes that everything up to `index` is applied.
     fn applied(&self, index: LogIndex);
+
+    /// Notes that everything up to `index` has been given to its databases; some may still wait for their turn.
+    fn taken(&self, _index: LogIndex) {}
+
+    /// Notes that entries of a database wait, or do no more. Must not block.
+    fn set_behind(&self, _db: &DbName, _behind: bool) {}
+
+    /// A database has caught up: nothing waits for it any more.
+    fn caught_up(self: Arc<Self>, _db: &DbName) {}
+
+    /// Whether a change was proposed by this node, which keeps its databases claimed until it is applied.
+    fn is_claimed(&self, _change: &Change) -> bool {
+        false
+    }
+
+    /// Stops serving a database that cannot be brought in step now; its files stay.
+    fn fail(&self, _db: &DbName, _why: &str) {}
 
     /// Last entry applied.
     fn applied_index(&self) -> LogIndex;
@@ -114,6 +132,26 @@ impl ReplicaTarget for Store {
 
     fn applied(&self, index: LogIndex) {
         Store::applied(self, index);
+    }
+
+    fn taken(&self, index: LogIndex) {
+        Store::taken(self, index);
+    }
+
+    fn set_behind(&self, db: &DbName, behind: bool) {
+        Store::set_behind(self, db, behind);
+    }
+
+    fn caught_up(self: Arc<Self>, db: &DbName) {
+        Store::caught_up(&self, db);
+    }
+
+    fn is_claimed(&self, change: &Change) -> bool {
+        Store::is_claimed(self, change)
+    }
+
+    fn fail(&self, db: &DbName, why: &str) {
+        Store::fail(self, db, why);
     }
 
     fn applied_index(&self) -> LogIndex {

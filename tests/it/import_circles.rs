@@ -15,12 +15,14 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
             "batch",
             "capture_wal",
             "checkpoint",
+            "claim",
             "commit",
             "database",
             "discard",
             "incoming",
             "opened",
             "overrun",
+            "replace",
             "rewind",
             "roles",
             "shared",
@@ -37,7 +39,7 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
     ),
     (
         "store",
-        &["event", "freshness", "roles", "store"],
+        &["claims", "event", "freshness", "roles", "store"],
         "`Store` is one type whose methods stand in the file of their subject",
     ),
 ];

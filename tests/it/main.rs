@@ -19,6 +19,7 @@ mod few_descriptors;
 mod foreign_writes;
 mod full_disk;
 mod guarantees;
+mod history;
 mod import_circles;
 mod interrupted_starts;
 mod limits;

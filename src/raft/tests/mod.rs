@@ -14,8 +14,9 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use super::target::LogTarget;
+use crate::ltx::{Body, ChangeSet};
 use crate::store::{Change, ChangeKind, Origin};
-use crate::types::{DbName, LogIndex, NodeId};
+use crate::types::{Checksum, DbName, LogIndex, NodeId, PageCount, PageSize, Txid, TxidRange};
 
 /// A stand-in for the databases: remembers what it was told.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Default for Recorder {
 }
 
 impl Recorder {
-    /// Names of the databases dropped by the entries applied, in order.
+    /// Names of the databases that the entries applied change, in order.
     pub fn names(&self) -> Vec<String> {
         self.told.lock().unwrap().iter().map(|(_, name)| name.clone()).collect()
     }
@@ -46,8 +47,7 @@ impl Recorder {
 impl LogTarget for Recorder {
     fn entry(&self, index: LogIndex, change: Option<Change>) {
         if let Some(change) = change {
-            let ChangeKind::Drop(name) = &change.kind else { unreachable!("these tests only drop") };
-            self.told.lock().unwrap().push((index, name.to_string()));
+            self.told.lock().unwrap().push((index, change.databases()[0].to_string()));
         }
         self.settled.send_replace(index);
     }
@@ -82,8 +82,17 @@ impl LogTarget for Recorder {
     }
 }
 
-/// A change that is easy to tell apart: drops the database `name`.
+/// A change that is easy to tell apart: a commit of the database `name`, without content.
 pub(super) fn change(run: u64, seq: u64, name: &str) -> Change {
     let origin = Origin { node: NodeId::new(1), run, seq };
-    Change { origin, timestamp_ms: 0, kind: ChangeKind::Drop(DbName::new(name).unwrap()) }
+    let set = ChangeSet {
+        db: DbName::new(name).unwrap(),
+        range: TxidRange::single(Txid::FIRST),
+        pre: Checksum::EMPTY,
+        post: Checksum::EMPTY,
+        page_size: PageSize::DEFAULT,
+        commit: PageCount::ZERO,
+        body: Body::Inline(bytes::Bytes::new()),
+    };
+    Change { origin, timestamp_ms: 0, kind: ChangeKind::Commit(vec![set]) }
 }

@@ -4,26 +4,40 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::super::backoff::Backoff;
-use super::{Item, Lane, Lanes, Outcome, Request, Work, databases};
-use crate::store::{Change, ChangeKind, Origin};
-use crate::types::{DbName, LogIndex, NodeId};
+use super::{Item, Lane, Lanes, Outcome, Request, Work};
+use crate::db::DbError;
+use crate::store::{Change, ChangeKind, StoreError};
+use crate::types::{DbName, LogIndex};
+
+/// Between two attempts to apply an entry that waits for applications: it grows by this much
+const HELD_PAUSE: Duration = Duration::from_millis(1);
+/// up to so many times. The kernel tells nobody of a byte-range lock that is let go.
+const HELD_PAUSES_MAX: u32 = 25;
+/// Attempts after which it is worth a line in the log.
+const TRIES_UNTOLD: u32 = 40;
 
 /// What a lane's thread does; it lives until its queue is empty.
 impl Lanes {
     /// The life of a lane's thread.
     pub(super) fn work(self: Arc<Self>, number: u64) {
         while let Some(item) = self.next(number) {
-            match item.work {
-                Work::Apply(change) => self.apply(item.index, &change),
-                Work::Resync(dbs, at) => self.resync(at, &dbs),
+            let done = match &item.work {
+                Work::Apply(change) => self.apply(number, item.index, change),
+                Work::Resync(dbs, at) => self.resync(*at, dbs),
+            };
+            if done.is_none() {
+                // The node ends: what was not applied is left to the next start.
+                break;
             }
+            let whole = self.no_longer_waits(&mut self.state(), &item.work);
+            whole.iter().for_each(|db| self.target.clone().caught_up(db));
         }
     }
 
     fn next(&self, number: u64) -> Option<Item> {
         let mut state = self.state();
         if let Some(lane) = state.lanes.get_mut(&number) {
-            lane.running = None;
+            (lane.running, lane.held) = (None, false);
         }
         self.settle(&mut state);
         self.moved.notify_all();
@@ -52,56 +66,102 @@ impl Lanes {
         Some(item)
     }
 
-    fn apply(&self, index: LogIndex, change: &Change) {
-        let dbs = databases(change);
+    /// Applies an entry, whatever it takes; `None` when this node ends.
+    fn apply(&self, number: u64, index: LogIndex, change: &Change) -> Option<()> {
+        let names: Vec<String> = change.databases().iter().map(ToString::to_string).collect();
         for blob in change.blobs() {
             if self.target.contains_blob(blob) {
                 self.blob_arrived(blob);
                 continue;
             }
-            match self.ask(|reply| Request::Blob { blob, reply }) {
-                Some(Outcome::Done) => self.blob_arrived(blob),
-                Some(Outcome::Nobody) => {
-                    let names: Vec<&str> = dbs.iter().map(DbName::as_str).collect();
+            match self.ask(|reply| Request::Blob { blob, reply })? {
+                Outcome::Done => self.blob_arrived(blob),
+                Outcome::Nobody => {
                     tracing::error!(%index, databases = ?names, %blob, "a large change set is lost, and no other node has it");
                     break;
                 }
-                Some(_) => return self.resync(index, &dbs),
-                None => return,
+                _ => return self.resync(index, &change.databases()),
             }
         }
-        if let Err(error) = self.target.apply(index, change) {
-            let names: Vec<&str> = dbs.iter().map(DbName::as_str).collect();
+        let (mut backoff, mut tries) = (Backoff::new(), 0);
+        loop {
+            let error = match self.target.apply(index, change) {
+                Ok(()) => return Some(()),
+                Err(StoreError::Db(error @ DbError::Conflict { .. })) => {
+                    tries += 1;
+                    if tries == TRIES_UNTOLD {
+                        tracing::info!(%index, databases = ?names, "entries wait for an application: {error}");
+                    }
+                    self.set_held(number, true);
+                    if self.pause(HELD_PAUSE * tries.min(HELD_PAUSES_MAX)) {
+                        return None;
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            };
+            self.set_held(number, false);
+            let fetched = match &change.kind {
+                ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
+                // Its content is under the new name now; the old one ends here whatever it holds.
+                ChangeKind::Rename { to, .. } => vec![to.clone()],
+                ChangeKind::RenameDirectory { from, to, databases } => {
+                    databases.iter().filter_map(|old| ChangeKind::name_below(from, to, old).ok()).collect()
+                }
+                _ => Vec::new(),
+            };
+            if fetched.is_empty() {
+                tracing::error!(%index, databases = ?names, "an entry cannot be applied ({error}); trying again");
+                if self.pause(backoff.next()) {
+                    return None;
+                }
+                continue;
+            }
             tracing::warn!(%index, databases = ?names, "entry cannot be applied ({error}); fetching the difference");
-            self.resync(index, &dbs);
+            self.resync(index, &fetched)?;
+            if matches!(change.kind, ChangeKind::Commit(_)) {
+                return Some(());
+            }
+            if let Err(error) = self.target.apply(index, change) {
+                tracing::error!(%index, databases = ?names, "a rename cannot be completed: {error}");
+            }
+            return Some(());
         }
     }
 
-    fn resync(&self, at: LogIndex, dbs: &[DbName]) {
+    fn set_held(&self, number: u64, held: bool) {
+        let mut state = self.state();
+        if let Some(lane) = state.lanes.get_mut(&number) {
+            lane.held = held;
+        }
+        self.settle(&mut state);
+    }
+
+    /// Fetches what differs; `None` when this node ends.
+    ///
+    /// A database that the other node does not have, or that nobody can be asked for, keeps its files and is not served:
+    /// the log is yet to tell how it ended, or its operator decides.
+    fn resync(&self, at: LogIndex, dbs: &[DbName]) -> Option<()> {
         for db in dbs {
-            match self.ask(|reply| Request::Resync { db: db.clone(), at, reply }) {
-                Some(Outcome::Done) => {
-                    self.state().gone.remove(db);
-                }
-                Some(Outcome::Nobody) => {
-                    tracing::error!(database = %db, "no other node has it: restore it with skein db import");
+            match self.ask(|reply| Request::Resync { db: db.clone(), at, reply })? {
+                Outcome::Done => {}
+                Outcome::Nobody => {
+                    tracing::error!(database = %db, "no other node has it: restore it with skein db import, or drop it");
+                    self.target.fail(db, "it lacks committed transactions, and no other node has them");
                     continue;
                 }
-                Some(_) => {
-                    let origin = Origin { node: NodeId::new(0), run: 0, seq: 0 };
-                    let change = Change { origin, timestamp_ms: 0, kind: ChangeKind::Drop(db.clone()) };
-                    if let Err(error) = self.target.apply(at, &change) {
-                        tracing::error!(database = %db, "gone upstream, but cannot be dropped here: {error}");
-                    }
-                    self.state().gone.insert(db.clone());
+                _ => {
+                    tracing::warn!(database = %db, "the other nodes do not have it; its files stay until the log tells how it ended");
+                    self.target
+                        .fail(db, "it lacks committed transactions, and the other nodes do not have it");
                 }
-                None => return,
             }
             self.status.send_modify(|status| status.resyncs += 1);
         }
         let mut state = self.state();
         state.missing.remove(&at);
         self.settle(&mut state);
+        Some(())
     }
 
     /// Asks the upstream node until it answers; `None` when this node ends.
