@@ -54,7 +54,11 @@ impl Store {
             }
             ChangeKind::Drop(name) => match self.get(name) {
                 Some(database) if database.index() < index => self.end(name, index),
-                _ => Ok(()),
+                Some(_) => Ok(()),
+                None => {
+                    self.names.remove_database(name);
+                    Ok(())
+                }
             },
             ChangeKind::Rename { from, to } => {
                 let renamed = self.apply_rename(index, from, to);
