@@ -70,7 +70,11 @@ impl Store {
     pub(super) fn apply_drop(&self, index: LogIndex, name: &DbName) -> Result<(), StoreError> {
         match self.get(name) {
             Some(database) if database.index() < index => self.end(name, index),
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => {
+                self.names.remove_database(name);
+                Ok(())
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::namespace::Namespace;
-use super::{Layout, NameEntry, StoreError};
+use super::{Layout, NameEntry, NameList, StoreError};
 use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
 use crate::io::durable;
 use crate::types::{Access, Attributes, DbName, LogIndex, MountPath};
@@ -92,6 +92,9 @@ pub(super) fn names(
         let dir = layout.dbs().join(name.as_str());
         names.set(&MountPath::Directory(name), entry(&dir)?);
     }
+    // From now on the table counts, also where a crash comes before it is written again.
+    names.fill(NameList::default());
+    names.make_durable(&layout.dbs())?;
     Ok(names)
 }
 
