@@ -63,13 +63,15 @@ impl Database {
         let fail = |source| self.io_error("waiting for readers", source);
         self.keep_out_checkpoints()?;
         let mut state = self.lock();
-        if let Some(wal) = state.open.wal().filter(|wal| !wal.fence.raised())
+        if let Some(wal) = state.open.wal()
             && self.access() != Access::Write
+            && (!wal.fence.raised() || wal.follows.is_none())
         {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
             let work = wal.work.try_clone().map_err(fail)?;
             drop(state);
             lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            let _held = self.wait_for_main_lock()?;
             // By now there may be more to take back.
             self.keep_out_checkpoints()?;
             state = self.lock();
@@ -163,6 +165,7 @@ impl Database {
         let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let limit = wal.captured.frame;
         if wal.index.backfilled() < limit {
+            let Some(_held) = wal.main_lock.try_hold().map_err(fail)? else { return Ok(false) };
             state.checksums.set_pending(state.index).map_err(fail)?;
             wal.backfill(limit).map_err(fail)?;
         }

@@ -11,13 +11,14 @@ use super::checkpoint::Backfill;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::main_lock::{HeldMainLock, MainLock};
 use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::io::ofd_lock::{LockKind, lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -29,8 +30,12 @@ use crate::types::{Access, DbName};
 /// Files are seen through the mount (`database`, `wal`, the index), so that what is written and locked here is
 /// what applications see; `backing_wal` reads the same log without a request to ourselves.
 pub(super) struct WalAttachment {
-    /// The database file; holds SHARED, so no application is ever the last connection.
+    /// The database file.
     pub database: File,
+    /// SQLite's SHARED lock on it.
+    pub main_lock: MainLock,
+    /// The same while this node applies the log: no application is the last connection then.
+    pub follows: Option<HeldMainLock>,
     /// Where checkpoints write instead of `database`: the file in the data directory.
     pub backfill_into: Option<File>,
     /// The log in the data directory.
@@ -42,6 +47,8 @@ pub(super) struct WalAttachment {
     pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
+    /// Whether DMS is held.
+    pub holds_dms: bool,
     /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
     /// fence, checkpoint and restart locks.
     pub work: File,
@@ -121,13 +128,10 @@ impl Database {
         };
         let fail = |source| self.io_error("attaching through the mount", source);
         let database = open("").map_err(fail)?;
-        if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
-            .map_err(fail)?
-        {
-            return Err(self.conflict(
-                "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
-            ));
-        }
+        let main_lock = MainLock::new(database.try_clone().map_err(fail)?);
+        let Some(held) = main_lock.try_hold().map_err(fail)? else {
+            return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
+        };
         // Made through the mount, so that the kernel knows of it.
         let wal = open("-wal").map_err(fail)?;
         let (work, shm) = (open("-shm").map_err(fail)?, open("-shm").map_err(fail)?);
@@ -138,7 +142,7 @@ impl Database {
         let cached_by = (!passthrough).then(|| (cache.clone(), self.name().clone()));
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
-            salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
+            salt: self.salt_to_go_on_with(state),
             frame: 0,
             checksum: FrameChecksum(0, 0),
             change: 0,
@@ -152,11 +156,14 @@ impl Database {
         });
         Ok(WalAttachment {
             database,
+            main_lock,
+            follows: Some(held),
             backfill_into: None,
             backing_wal,
             cached_wal: (!passthrough).then_some(wal),
             cached_by,
             index,
+            holds_dms: true,
             work,
             pin,
             fence,
@@ -169,14 +176,31 @@ impl Database {
         })
     }
 
+    /// The salts of the WAL that a crash made this node begin anew; a log that ended in order is followed by any.
+    fn salt_to_go_on_with(&self, state: &State) -> Salt {
+        let known = state.captured.filter(|point| point.frame != WalPoint::RETIRED);
+        known.map_or(Salt(0, 0), |point| point.salt)
+    }
+
     /// Raises or lifts the fence of an attachment as this node's access demands.
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         if self.writable() {
+            wal.follows = None;
             return wal.fence.lift(&wal.work).map_err(fail);
         }
         wal.fence.raise(&wal.work).map_err(fail)?;
-        if self.access() == Access::Write { Ok(()) } else { wal.pin.release(&wal.index).map_err(fail) }
+        wal.hold_dms().map_err(fail)?;
+        if wal.follows.is_none() {
+            wal.follows = wal.main_lock.try_hold().map_err(fail)?;
+        }
+        if self.access() == Access::Write {
+            return Ok(());
+        }
+        if wal.follows.is_none() {
+            wal.index.refuse_readers();
+        }
+        wal.pin.release(&wal.index).map_err(fail)
     }
 
     /// Ends the attachment of a database no application has open: everything into the database file, the log
@@ -187,6 +211,13 @@ impl Database {
         }
         if state.open.is_left_behind() {
             return Ok(true);
+        }
+        if matches!(state.open, Opened::LastClosing) {
+            // It was closed without removing the log, which has nothing that is not in the file.
+            self.remove_side_file(FileKind::Wal)?;
+            if let Some(cache) = self.shared.cache() {
+                cache.entry_changed(self.name(), FileKind::Wal);
+            }
         }
         if !state.open.is_wal() || state.service.is_dropped() {
             self.reserved.store(false, Ordering::SeqCst);
@@ -222,13 +253,10 @@ impl Database {
             unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE)
                 .map_err(fail)?;
         }
+        self.retire_wal(state).map_err(fail)?;
         state.open = Opened::Cold;
-        state.captured = None;
         for kind in [FileKind::Wal, FileKind::Shm] {
-            match std::fs::remove_file(self.files().path(kind)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-                _ => {}
-            }
+            self.remove_side_file(kind)?;
         }
         if let Some(cache) = self.shared.cache() {
             cache.data_changed(self.name(), FileKind::Database);

@@ -10,7 +10,6 @@ use super::cow::CowSnapshots;
 use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
-use super::roles::Wait;
 use super::shared::Shared;
 use super::{DbError, DbFiles, Done, FileKind};
 use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
@@ -46,6 +45,8 @@ pub struct Database {
 pub(super) struct State {
     /// Handles applications (and snapshots) have of the database file.
     pub handles: u32,
+    /// Those of them that are snapshots.
+    pub snapshots: u32,
     /// The committed header's mode, `None` while empty.
     pub mode: Option<JournalMode>,
     /// Page size of the committed database.
@@ -171,7 +172,9 @@ impl Database {
     pub fn apply_may_wait(&self) -> bool {
         // Whoever holds the lock may be waiting himself.
         self.try_lock().is_none_or(|mut state| {
-            let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
+            let fenced_and_clean = |wal: &mut WalAttachment| {
+                wal.fence.raised() && !self.must_wait_for_main_lock(wal) && wal.tail().is_none()
+            };
             state.exclusive
                 || state.in_flight.is_some()
                 || state.is_open_rollback()
@@ -271,84 +274,6 @@ impl Database {
             .write(true)
             .open(&path)
             .map_err(|source| self.io_error(format!("opening {}", path.display()), source))
-    }
-
-    // ---- handles
-
-    /// An application opens the database file: attaches first. Answer the open from `done`.
-    pub fn app_opened(self: &Arc<Self>, done: Done) {
-        if let Some(mut state) = self.try_lock()
-            && !state.exclusive
-            && state
-                .open
-                .wal()
-                .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
-            && self.may_serve(&state).is_ok()
-            && !self.wants_fence(&state)
-        {
-            state.handles += 1;
-            drop(state);
-            return done(Ok(()));
-        }
-        self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = database.may_serve(&state).and_then(|()| match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
-                _ => Ok(()),
-            });
-            if answer.is_ok() {
-                state.handles += 1;
-                // Who opens it now may be the next writer: before he overruns what a dead one left.
-                database.publish_for_dead_writer(&mut state);
-            }
-            let lacks_fence = answer.is_ok() && database.lacks_fence(&state);
-            drop(state);
-            if lacks_fence && let Err(error) = database.reserve(Wait::No) {
-                tracing::warn!(%error, "cannot fence a database; its writers are refused instead of waiting");
-            }
-            done(answer);
-        });
-    }
-
-    /// An application's handle of the database file was released.
-    pub fn app_closed(self: &Arc<Self>) {
-        let release = |database: &Arc<Self>, state: &mut State| {
-            state.handles = state.handles.saturating_sub(1);
-            if state.handles == 0 {
-                database.overlay.rest();
-                if let Opened::Rollback(rollback) = &mut state.open {
-                    rollback.cached = None;
-                }
-            }
-            if state.handles == 0
-                && let Some(watcher) = database.shared.watcher()
-            {
-                watcher.closed(database);
-            }
-        };
-        match self.try_lock() {
-            Some(mut state) => release(self, &mut state),
-            None => self.off_thread(Box::new(|_| ()), move |database, done| {
-                release(database, &mut database.lock());
-                done(Ok(()));
-            }),
-        }
-    }
-
-    /// An application opens or creates `-wal` or `-shm`: attaches as WAL database first.
-    pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        if self.try_lock().is_some_and(|state| state.open.is_wal()) {
-            return done(Ok(()));
-        }
-        self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
-                _ => Ok(()),
-            };
-            drop(state);
-            done(answer);
-        });
     }
 
     pub(super) fn check_not_ending(&self) -> Result<(), DbError> {

@@ -37,7 +37,8 @@ impl WalAttachment {
         if !self.still_unpublished()? || self.fence.raised() || !self.fence.try_raise(&self.work)? {
             return Ok(false);
         }
-        let published = self.publish_captured(pages);
+        let held = self.main_lock.try_hold()?;
+        let published = if held.is_some() { self.publish_captured(pages) } else { Ok(false) };
         self.fence.lift(&self.work)?;
         published
     }

@@ -42,6 +42,7 @@ impl Database {
         let dirty_since = (marker.index < checksums.pending()).then(|| marker.index.next());
         let state = State {
             handles: 0,
+            snapshots: 0,
             mode: mode.filter(|_| marker.pages != PageCount::ZERO),
             page_size: marker.page_size,
             pages: marker.pages,

@@ -11,16 +11,19 @@ use super::batch::Batch;
 use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
+use super::main_lock::HeldMainLock;
 use super::traits::CommitError;
 use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
-use crate::types::LogIndex;
+use crate::types::{Access, LogIndex};
 
 /// The database with all its writers kept out; ends when dropped.
 pub(super) struct HeldWriters<'a> {
     database: &'a Database,
     wal: bool,
+    /// Nobody leaves WAL mode, or takes the file for itself, meanwhile.
+    main_lock: Option<HeldMainLock>,
     alone: Option<ExclusiveLock<'a>>,
 }
 
@@ -50,6 +53,7 @@ impl Database {
         let state = self.lock();
         if let Some(wal) = state.open.wal() {
             let work = wal.work.try_clone().map_err(fail)?;
+            let main_lock = wal.main_lock.clone();
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
             lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
@@ -57,12 +61,17 @@ impl Database {
             if let Some(wal) = state.open.wal_mut() {
                 wal.fence.try_raise(&wal.work).map_err(fail)?;
             }
-            return Ok(HeldWriters { database: self, wal: true, alone: None });
+            let held = main_lock.try_hold().map_err(fail)?;
+            let held = HeldWriters { database: self, wal: true, main_lock: held, alone: None };
+            if held.main_lock.is_none() && self.access() == Access::Write {
+                return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
+            }
+            return Ok(held);
         }
         drop(state);
         let (state, alone) = self.lock_for_writing()?;
         drop(state);
-        Ok(HeldWriters { database: self, wal: false, alone })
+        Ok(HeldWriters { database: self, wal: false, main_lock: None, alone })
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until

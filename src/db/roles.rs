@@ -94,6 +94,7 @@ impl Database {
         drop(state);
         self.publish_what_is_durable()?;
         drop(held);
+        self.outlast_exclusive();
         fenced.and_then(|()| self.reserve(Wait::No)).map(drop)
     }
 
@@ -105,7 +106,10 @@ impl Database {
         match state.open.wal_mut() {
             Some(wal) => {
                 let raised = wal.fence.try_raise(&wal.work).unwrap_or(false);
-                raised && wal.captured.unpublished.is_none() && self.set_fence(wal).is_ok()
+                raised
+                    && wal.captured.unpublished.is_none()
+                    && self.set_fence(wal).is_ok()
+                    && !self.must_wait_for_main_lock(wal)
             }
             None => !staged && !self.lacks_fence(&state),
         }
@@ -158,6 +162,7 @@ impl Database {
         if let Some(wal) = self.lock().open.wal_mut() {
             wal.fence.try_raise(&wal.work).map_err(fail)?;
         }
+        self.keep_main_lock(deadline)?;
         self.capture_and_wait()
     }
 

@@ -64,7 +64,7 @@ impl Database {
         self.may_serve(&state)?;
         if state.pages == PageCount::ZERO {
             let header = header_of(&state);
-            state.handles += 1;
+            state.begin_snapshot();
             return Ok(SnapshotReader { database: self.clone(), header, source: Source::Empty });
         }
         let source = if state.mode == Some(JournalMode::Wal) && self.shared.cache().is_some() {
@@ -80,7 +80,7 @@ impl Database {
         };
         let header = header_of(&state);
         // Counts as a handle: the database is not detached under the reader.
-        state.handles += 1;
+        state.begin_snapshot();
         Ok(SnapshotReader { database: self.clone(), header, source })
     }
 
@@ -167,6 +167,6 @@ impl SnapshotReader {
 
 impl Drop for SnapshotReader {
     fn drop(&mut self) {
-        self.database.app_closed();
+        self.database.snapshot_ended();
     }
 }

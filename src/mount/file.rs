@@ -86,11 +86,15 @@ fn write_own(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(data, offset)
 }
 
-/// A file descriptor is closed by the thread `by`: only an upload cares.
+/// A file descriptor is closed by the thread `by`: that ends an upload, and may be the last close of a database.
 pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
     match state.handles.get(fh) {
         Some(handle) if matches!(handle.kind, Kind::Upload { .. }) => upload::flush(state, handle, by, reply),
-        _ => reply.ok(),
+        Some(handle) => match handle.staged_db() {
+            Some(db) => db.app_closes(Box::new(move |_| reply.ok())),
+            None => reply.ok(),
+        },
+        None => reply.ok(),
     }
 }
 
@@ -219,7 +223,7 @@ fn truncate(
     reply: ReplyAttr,
 ) {
     match target {
-        Target::File(db, kind) if !own && *kind != FileKind::Shm => {
+        Target::File(db, kind) if !own => {
             if *kind == FileKind::Database && state.store.access() != Access::Write {
                 let why = "this node is not primary; .primary names the host that is";
                 return reply.error(refuse(&target.path(), Doing::Truncate, Errno::EROFS, why));
@@ -239,6 +243,7 @@ fn truncate(
             }
             state.workers.run(move || match kind {
                 FileKind::Database => db.database_truncated(size, done),
+                FileKind::Shm => db.shm_truncated(size, done),
                 _ => db.wal_truncated(size, done),
             });
         }

@@ -123,6 +123,11 @@ impl State {
             return Ok((self.control_file(ino, &known.target), NEVER));
         }
         let by_name = self.tree.metadata(&known.target).ok().flatten();
+        if let Target::File(db, FileKind::Shm) = &known.target
+            && let Some(database) = self.store.get(db)
+        {
+            database.shm_measured();
+        }
         // The root is known before anything is looked up.
         if let Some(metadata) = by_name
             && (known.incarnation.is_none() || known.incarnation == Some(Incarnation::of(&metadata)))
@@ -170,7 +175,9 @@ impl State {
     fn attr_ttl(&self, ino: u64, target: &Target) -> Duration {
         let passed_through = match target {
             Target::Directory(_) => return DIRECTORY_TTL,
-            Target::File(_, FileKind::Wal | FileKind::Shm) => self.passthrough(),
+            // Who opens `-shm` asks for its size when it has taken its lock, which the daemon waits for.
+            Target::File(_, FileKind::Shm) => return NEVER,
+            Target::File(_, FileKind::Wal) => self.passthrough(),
             Target::File(db, FileKind::Database) if self.passthrough() => {
                 let open = self.inodes.get(ino).is_some_and(|known| known.passthrough);
                 open || !self.inodes.is_open(target) && self.tree.is_wal(db)

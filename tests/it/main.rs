@@ -13,6 +13,7 @@ mod failover;
 mod far_apart;
 mod fault;
 mod guarantees;
+mod last_close;
 mod limits;
 mod metrics;
 mod mounted_files;
