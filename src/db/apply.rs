@@ -10,6 +10,7 @@ use super::database::{Database, State};
 use super::incoming::Incoming;
 use super::opened::WritePath;
 use super::roles::Wait;
+use super::view::StateLock;
 use super::wal_writer::WalAppend;
 use super::{DbError, FileKind};
 use crate::io::fault;
@@ -57,9 +58,7 @@ impl Database {
 
     /// Takes the state's lock and, of a rollback database that is open, SQLite's EXCLUSIVE lock. Waits for readers and
     /// writers without the state's lock: one of them may first open another connection, or ask for the position.
-    pub(super) fn lock_for_writing(
-        &self,
-    ) -> Result<(MutexGuard<'_, State>, Option<ExclusiveLock<'_>>), DbError> {
+    pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for readers", source);
         self.keep_out_checkpoints()?;
         let mut state = self.lock();
@@ -68,16 +67,16 @@ impl Database {
             && (!wal.fence.raised() || wal.follows.is_none())
         {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
-            let work = wal.work.try_clone().map_err(fail)?;
+            let locks = wal.locks.clone();
             drop(state);
-            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
+            let _writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
             let _held = self.wait_for_main_lock()?;
             // By now there may be more to take back.
             self.keep_out_checkpoints()?;
             state = self.lock();
             if let Some(wal) = state.open.wal_mut() {
                 // The lock is had already; now it is known as the fence, and let go where it is none any more.
-                wal.fence.try_raise(&wal.work).map_err(fail)?;
+                wal.fence.try_raise(&wal.locks).map_err(fail)?;
                 self.set_fence(wal)?;
             }
             return Ok((state, None));
@@ -145,7 +144,7 @@ impl Database {
     }
 
     /// Tells the world, and keeps the log of an open database short.
-    pub(super) fn finish_apply(&self, mut state: MutexGuard<'_, State>, timestamp_ms: i64) {
+    pub(super) fn finish_apply(&self, mut state: StateLock<'_>, timestamp_ms: i64) {
         let moved = self.moved(&state, timestamp_ms);
         if let Some(wal) = state.open.wal()
             && wal.captured.frame >= CHECKPOINT_FRAMES
@@ -174,20 +173,11 @@ impl Database {
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
         let wal = state.open.wal_mut().expect("callers have checked");
-        let foreign = !wal.fence.raised();
-        if foreign {
-            lock(&wal.work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
-        }
+        let _writers_out = wal.locks.take(lock_bytes::WAL_WRITE)?;
         fault::point("apply_wal")?;
-        let applied = (|| -> io::Result<()> {
-            let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
-            incoming.for_each(|pgno, page| append.page(pgno, page))?;
-            append.publish(incoming.batch.change.commit)
-        })();
-        if foreign {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, 1)?;
-        }
-        applied
+        let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
+        incoming.for_each(|pgno, page| append.page(pgno, page))?;
+        append.publish(incoming.batch.change.commit)
     }
 
     /// Straight into the file: no application has it open.

@@ -16,9 +16,10 @@ use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
+use super::wal_locks::{WalLock, WalLocks};
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, unlock};
+use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -49,15 +50,17 @@ pub(super) struct WalAttachment {
     pub index: WalIndex,
     /// Whether DMS is held.
     pub holds_dms: bool,
-    /// A second open file of `-shm`, whose locks conflict with the pin's as another connection's would:
+    /// The locks of a second open file of `-shm`, which conflict with the pin's as another connection's would:
     /// fence, checkpoint and restart locks.
-    pub work: File,
+    pub locks: WalLocks,
     /// The read slot that holds back restarts.
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
-    /// Since when the fence makes writers wait on the primary, see `backpressure`.
-    pub held_back: Option<Instant>,
+    /// Since when writers are made to wait on the primary, and the lock that does it, see `backpressure`.
+    pub held_back: Option<(Instant, WalLock)>,
+    /// Keeps the checkpoints of applications out while something is to be taken back, see `rewind`.
+    pub no_checkpoints: Option<WalLock>,
     /// How far frames are captured (on the primary) or written (on the others).
     pub captured: Captured,
     /// An fsync captured something since the watcher of logs last looked.
@@ -134,7 +137,7 @@ impl Database {
         };
         // Made through the mount, so that the kernel knows of it.
         let wal = open("-wal").map_err(fail)?;
-        let (work, shm) = (open("-shm").map_err(fail)?, open("-shm").map_err(fail)?);
+        let (locks, shm) = (WalLocks::new(open("-shm").map_err(fail)?), open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -150,7 +153,7 @@ impl Database {
         };
         let (pin, fence) = (Pin::default(), Fence::default());
         let guard = self.shared.guard().filter(|_| self.access() != Access::ReadOnly);
-        let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, &work)).transpose().unwrap_or_else(|error| {
+        let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, locks.file())).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
             None
         });
@@ -164,10 +167,11 @@ impl Database {
             cached_by,
             index,
             holds_dms: true,
-            work,
+            locks,
             pin,
             fence,
             held_back: None,
+            no_checkpoints: None,
             captured,
             synced: false,
             unpublished_change: None,
@@ -187,9 +191,10 @@ impl Database {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         if self.writable() {
             wal.follows = None;
-            return wal.fence.lift(&wal.work).map_err(fail);
+            wal.fence.lift();
+            return Ok(());
         }
-        wal.fence.raise(&wal.work).map_err(fail)?;
+        wal.fence.raise(&wal.locks).map_err(fail)?;
         wal.hold_dms().map_err(fail)?;
         if wal.follows.is_none() {
             wal.follows = wal.main_lock.try_hold().map_err(fail)?;
@@ -250,8 +255,7 @@ impl Database {
         }
         // Who keeps the fence may be slow to close it.
         if let Some(wal) = state.open.wal() {
-            unlock(&wal.work, lock_bytes::WAL_WRITE, lock_bytes::DMS - lock_bytes::WAL_WRITE)
-                .map_err(fail)?;
+            wal.locks.end().map_err(fail)?;
         }
         self.retire_wal(state).map_err(fail)?;
         state.open = Opened::Cold;
@@ -281,8 +285,7 @@ impl WalAttachment {
         }
         // Nobody has initialised it, so nobody can be reading it: readers need a valid header first. The
         // exclusive locks keep out one who is about to recover it.
-        let (byte, length) = (lock_bytes::WAL_WRITE, 3);
-        lock(&self.work, LockKind::Exclusive, byte, length)?;
+        let _all = self.locks.take_all(lock_bytes::WAL_WRITE, 3)?;
         if matches!(self.index.header(), HeaderRead::Empty | HeaderRead::Torn) {
             self.index.reset_checkpoint_info();
             self.index.publish(&IndexHeader {
@@ -296,7 +299,7 @@ impl WalAttachment {
                 salt: self.captured.salt,
             });
         }
-        unlock(&self.work, byte, length)
+        Ok(())
     }
 
     /// Appends to the log, with the write lock held; readers see it once the wal-index says so.

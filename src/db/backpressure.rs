@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::attach::WalAttachment;
 use super::database::{Database, State};
+use super::wal_locks::WalLock;
+use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::FRAME_HEADER_SIZE;
 use crate::sqlite::wal_index::HeaderRead;
 use crate::types::PageSize;
@@ -114,27 +116,23 @@ impl Database {
             // Whoever has claimed the database holds the write lock, too.
             return wal.held_back.is_some();
         }
-        if !writable || !wal.fence.raised() {
-            // Whoever changes the node's role has taken the fence over, or lifted it.
-            self.count_wait(wal.held_back.take());
-        }
         if !writable {
+            // Whoever changes the node's role sees to the fence.
+            self.count_wait(wal.held_back.take());
             return false;
         }
         let tail_bytes = wal.uncommitted_bytes(page_size);
-        match (self.shared.limits.reason(tail_bytes, wal.held_back.is_some()), wal.held_back) {
-            // A writer at work is left alone: the next look comes soon.
-            (Some(why), None) if !wal.fence.raised() && wal.fence.try_raise(&wal.work).unwrap_or(false) => {
-                wal.held_back = Some(Instant::now());
+        match (self.shared.limits.reason(tail_bytes, wal.held_back.is_some()), &wal.held_back) {
+            (Some(why), None) => {
+                // A writer at work is left alone: the next look comes soon.
+                let Ok(Some(writers_out)) = wal.locks.try_take(lock_bytes::WAL_WRITE) else { return false };
+                wal.held_back = Some((Instant::now(), writers_out));
                 self.shared.limits.waits.fetch_add(1, Ordering::Relaxed);
                 if self.shared.limits.may_log() {
                     tracing::warn!(db = %self.name(), tail_bytes, "writers are made to wait: {why}");
                 }
             }
             (None, Some(_)) => {
-                if let Err(error) = wal.fence.lift(&wal.work) {
-                    tracing::error!(db = %self.name(), %error, "cannot let writers go on");
-                }
                 self.count_wait(wal.held_back.take());
             }
             _ => {}
@@ -142,8 +140,9 @@ impl Database {
         wal.held_back.is_some()
     }
 
-    fn count_wait(&self, since: Option<Instant>) {
-        let waited = since.map_or(0, |since| u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
+    fn count_wait(&self, held_back: Option<(Instant, WalLock)>) {
+        let waited =
+            held_back.map_or(0, |(since, _)| u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.shared.limits.waited_us.fetch_add(waited, Ordering::Relaxed);
     }
 }

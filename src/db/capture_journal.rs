@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
 use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use super::rollback_files::JournalEnd;
+use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
 use crate::io::fault;
 use crate::ltx;
@@ -35,7 +36,7 @@ impl Database {
         });
     }
 
-    fn take_off_journal(self: &Arc<Self>, mut state: MutexGuard<'_, State>, end: JournalEnd, done: Done) {
+    fn take_off_journal(self: &Arc<Self>, mut state: StateLock<'_>, end: JournalEnd, done: Done) {
         if matches!(end, JournalEnd::Written) && self.journal_in_force() {
             // Somebody else has captured it, and another transaction is under way.
             drop(state);
@@ -72,10 +73,10 @@ impl Database {
         self.capture_journal(&mut state)
     }
 
-    fn wait_for_landing(&self) -> MutexGuard<'_, State> {
+    fn wait_for_landing(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while !state.may_take_off() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state
     }

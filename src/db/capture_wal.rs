@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::attach::{Captured, WalAttachment};
 use super::batch::{Batch, Frame};
 use super::commit::{InFlight, Source};
 use super::database::{Database, State};
 use super::page_checksums::WalPoint;
+use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
 use crate::io::{fault, read_or_zero, read_up_to};
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
@@ -117,13 +118,13 @@ impl Database {
         });
     }
 
-    fn capture_synced(self: &Arc<Self>, state: MutexGuard<'_, State>, done: Option<Done>) {
+    fn capture_synced(self: &Arc<Self>, state: StateLock<'_>, done: Option<Done>) {
         self.capture_with(state, done, Self::chain);
     }
 
     fn capture_with(
         self: &Arc<Self>,
-        mut state: MutexGuard<'_, State>,
+        mut state: StateLock<'_>,
         done: Option<Done>,
         look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
     ) {
@@ -186,7 +187,7 @@ impl Database {
     }
 
     /// Encodes a run and proposes it.
-    fn take_off(self: &Arc<Self>, mut state: std::sync::MutexGuard<'_, State>, run: Run, done: Option<Done>) {
+    fn take_off(self: &Arc<Self>, mut state: StateLock<'_>, run: Run, done: Option<Done>) {
         // What is published is a transaction already.
         let space = if run.published { Ok(()) } else { self.shared.limits.check_space() };
         match space.and_then(|()| self.encode_run(&mut state, &run)) {

@@ -9,7 +9,6 @@ use std::os::unix::fs::FileExt;
 
 use super::attach::WalAttachment;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::io::read_or_zero;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, READ_MARK_UNUSED, READ_SLOTS};
@@ -35,14 +34,12 @@ impl WalAttachment {
         if self.index.backfilled() >= limit {
             return Ok(Backfill::Complete);
         }
-        if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::CKPT, 1)? {
-            return Ok(Backfill::Busy);
-        }
+        let Some(_alone) = self.locks.try_take(lock_bytes::CKPT)? else { return Ok(Backfill::Busy) };
         let result = self.backfill_locked(limit);
         let backfilled = self.index.backfilled();
         self.rewound = self.rewound.filter(|rewound| rewound.end > backfilled);
         if self.rewound.is_none() {
-            unlock(&self.work, lock_bytes::CKPT, 1)?;
+            self.no_checkpoints = None;
         }
         result
     }
@@ -53,12 +50,10 @@ impl WalAttachment {
         let safe = self.rewound.map_or(safe, |rewound| rewound.outside(safe));
         let done = self.index.backfilled();
         if safe > done {
-            if !try_lock(&self.work, LockKind::Exclusive, lock_bytes::read(0), 1)? {
+            let Some(_readers_out) = self.locks.try_take(lock_bytes::read(0))? else {
                 return Ok(Backfill::HeldBack(done));
-            }
-            let copied = self.copy(done, safe, header.pages, safe == header.max_frame, header.page_size);
-            unlock(&self.work, lock_bytes::read(0), 1)?;
-            copied?;
+            };
+            self.copy(done, safe, header.pages, safe == header.max_frame, header.page_size)?;
         }
         Ok(if safe >= limit { Backfill::Complete } else { Backfill::HeldBack(safe) })
     }
@@ -108,12 +103,11 @@ impl WalAttachment {
             if mark >= safe {
                 continue;
             }
-            let byte = super::pin::read_byte(slot);
-            if try_lock(&self.work, LockKind::Exclusive, byte, 1)? {
-                self.index.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_UNUSED });
-                unlock(&self.work, byte, 1)?;
-            } else {
-                safe = mark;
+            match self.locks.try_take(super::pin::read_byte(slot))? {
+                Some(_readers_out) => {
+                    self.index.set_read_mark(slot, if slot == 1 { safe } else { READ_MARK_UNUSED });
+                }
+                None => safe = mark,
             }
         }
         Ok(safe)

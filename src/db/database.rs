@@ -2,7 +2,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex};
 
 use super::attach::WalAttachment;
 use super::commit::InFlight;
@@ -11,6 +11,7 @@ use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::shared::Shared;
+use super::view::{StateLock, View};
 use super::{DbError, DbFiles, Done, FileKind};
 use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
 
@@ -25,6 +26,8 @@ pub struct Database {
     files: DbFiles,
     pub(super) shared: Arc<Shared>,
     state: Mutex<State>,
+    /// What may be read of the state without its lock.
+    view: Mutex<View>,
     /// Signalled when `State::exclusive` ends or a in_flight lands.
     pub(super) changed: Condvar,
     /// What a transaction under a rollback journal has written.
@@ -105,6 +108,7 @@ impl Database {
             name,
             files,
             shared,
+            view: Mutex::new(View::of(&state)),
             state: Mutex::new(state),
             changed: Condvar::new(),
             overlay: Overlay::new(),
@@ -128,7 +132,7 @@ impl Database {
 
     /// Where it stands.
     pub fn pos(&self) -> Pos {
-        self.lock().pos
+        self.view().pos
     }
 
     /// When its last transaction was captured, milliseconds since 1970; 0 where that was before this start.
@@ -138,23 +142,23 @@ impl Database {
 
     /// The log index of the last entry that changed it here.
     pub fn index(&self) -> LogIndex {
-        self.lock().index
+        self.view().index
     }
 
     /// The mode its header names; `None` while it is empty.
     pub fn journal_mode(&self) -> Option<JournalMode> {
-        self.lock().mode
+        self.view().mode
     }
 
     /// Whether applications have it open.
     pub fn attached(&self) -> bool {
-        self.lock().is_open()
+        self.view().attached
     }
 
     /// Page size and size in pages.
     pub fn size(&self) -> (PageSize, PageCount) {
-        let state = self.lock();
-        (state.page_size, state.pages)
+        let view = self.view();
+        (view.page_size, view.pages)
     }
 
     /// What the database file durably holds.
@@ -164,7 +168,7 @@ impl Database {
 
     /// Why it is not served, if so.
     pub fn failure(&self) -> Option<String> {
-        self.lock().service.failure().map(str::to_owned)
+        self.view().failed.clone()
     }
 
     /// Whether applying an entry may take long or wait for applications: a rollback database that is open, a writer at
@@ -188,22 +192,30 @@ impl Database {
     }
 
     /// Takes the state's lock; for threads that may wait.
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    pub(super) fn lock(&self) -> StateLock<'_> {
+        let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        StateLock::new(state, &self.view)
+    }
+
+    /// The state as it was when its lock was last let go. Never held for longer than it takes to copy what is asked for,
+    /// so it may be taken on any thread.
+    fn view(&self) -> std::sync::MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Takes the state's lock if it is free; for FUSE threads.
-    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State>> {
-        match self.state.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        }
+    pub(super) fn try_lock(&self) -> Option<StateLock<'_>> {
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(std::sync::TryLockError::WouldBlock) => return None,
+        };
+        Some(StateLock::new(state, &self.view))
     }
 
     /// The same for FUSE threads that would have to wake another thread otherwise, which takes longer than the watcher
     /// of logs holds the lock for a look.
-    pub(super) fn lock_at_once(&self) -> Option<MutexGuard<'_, State>> {
+    pub(super) fn lock_at_once(&self) -> Option<StateLock<'_>> {
         const TRIES: u32 = 16;
         (0..TRIES).find_map(|_| {
             let state = self.try_lock();
@@ -215,9 +227,9 @@ impl Database {
     }
 
     /// Waits until nobody holds the database exclusively.
-    pub(super) fn wait_shared<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn wait_shared<'a>(&self, mut state: StateLock<'a>) -> StateLock<'a> {
         while state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state
     }

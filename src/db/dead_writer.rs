@@ -9,6 +9,7 @@ use std::io;
 use super::attach::WalAttachment;
 use super::database::{Database, State};
 use crate::io::fault;
+use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
 use crate::types::{Access, PageCount};
 
@@ -34,13 +35,12 @@ impl Database {
 
 impl WalAttachment {
     fn publish_unpublished(&mut self, pages: PageCount) -> io::Result<bool> {
-        if !self.still_unpublished()? || self.fence.raised() || !self.fence.try_raise(&self.work)? {
+        if !self.still_unpublished()? || self.fence.raised() {
             return Ok(false);
         }
-        let held = self.main_lock.try_hold()?;
-        let published = if held.is_some() { self.publish_captured(pages) } else { Ok(false) };
-        self.fence.lift(&self.work)?;
-        published
+        let Some(_in_wal_mode) = self.main_lock.try_hold()? else { return Ok(false) };
+        let Some(_writers_out) = self.locks.try_take(lock_bytes::WAL_WRITE)? else { return Ok(false) };
+        self.publish_captured(pages)
     }
 
     /// Whether the captured frames are in the log and the wal-index does not know them.

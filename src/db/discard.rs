@@ -28,7 +28,7 @@ pub(super) fn write_discarded<'a>(
     let txid = base.next_txid();
     let name = format!("{}-{txid}-{timestamp_ms}.ltx", db.as_str().replace('/', "%2F"));
     let path = shared.discarded.join(name);
-    let temporary = tempfile::NamedTempFile::new_in(&shared.discarded)?;
+    let temporary = durable::temporary_in(&shared.discarded)?;
     let header = ltx::Header {
         // What the database's checksum would be is not known: these pages never were part of it.
         no_checksum: true,

@@ -2,27 +2,23 @@
 //!
 //! Writers get SQLITE_BUSY and wait in their busy handler; readers notice nothing.
 
-use std::fs::File;
 use std::io;
 
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use super::wal_locks::{WalLock, WalLocks};
 use crate::sqlite::lock_bytes;
 
-/// Whether the write lock is held, and for whom.
+/// The write lock for as long as the node may not write.
 #[derive(Debug, Default)]
-pub struct Fence {
-    raised: bool,
-}
+pub(super) struct Fence(Option<WalLock>);
 
 impl Fence {
     /// Takes the write lock, waiting for a writer that has it: its commit then fails or lands, in order.
     ///
     /// # Errors
     /// Where locking fails.
-    pub fn raise(&mut self, work: &File) -> io::Result<()> {
-        if !self.raised {
-            lock(work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
-            self.raised = true;
+    pub fn raise(&mut self, locks: &WalLocks) -> io::Result<()> {
+        if self.0.is_none() {
+            self.0 = Some(locks.take(lock_bytes::WAL_WRITE)?);
         }
         Ok(())
     }
@@ -31,27 +27,25 @@ impl Fence {
     ///
     /// # Errors
     /// Where locking fails.
-    pub fn try_raise(&mut self, work: &File) -> io::Result<bool> {
-        if !self.raised {
-            self.raised = try_lock(work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1)?;
+    pub fn try_raise(&mut self, locks: &WalLocks) -> io::Result<bool> {
+        if self.0.is_none() {
+            self.0 = locks.try_take(lock_bytes::WAL_WRITE)?;
         }
-        Ok(self.raised)
+        Ok(self.raised())
     }
 
-    /// Lets writers go on.
-    ///
-    /// # Errors
-    /// Where unlocking fails.
-    pub fn lift(&mut self, work: &File) -> io::Result<()> {
-        if self.raised {
-            unlock(work, lock_bytes::WAL_WRITE, 1)?;
-            self.raised = false;
-        }
-        Ok(())
+    /// Lets writers go on, as far as nobody else in the daemon keeps them out.
+    pub fn lift(&mut self) {
+        self.0 = None;
     }
 
-    /// Whether this node holds the write lock.
+    /// Keeps the write lock beyond the end of this process, for whoever has a duplicate of the open file.
+    pub fn leave(&mut self) {
+        self.0.take().into_iter().for_each(WalLock::leave);
+    }
+
+    /// Whether this node holds the write lock because it may not write.
     pub fn raised(&self) -> bool {
-        self.raised
+        self.0.is_some()
     }
 }

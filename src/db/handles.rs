@@ -1,7 +1,7 @@
 //! Opening and closing: when the daemon begins to take part in a database, and when it lets go of it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Done;
 use super::database::{Database, State};
@@ -123,12 +123,13 @@ impl Database {
     /// Waits until no application has the database file open, but not for longer than `limit`. The kernel tells of a
     /// close when close(2) has already returned; who then renames or removes the file must not find it in use.
     pub fn wait_until_closed(&self, limit: Duration) {
-        let state = self.lock();
-        let _ = self.changed.wait_timeout_while(state, limit, |state| state.in_use_by_applications());
+        let deadline = Instant::now() + limit;
+        while self.lock().in_use_by_applications() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn last_released(self: &Arc<Self>, state: &mut State) {
-        self.changed.notify_all();
         if state.handles > 0 {
             return;
         }

@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 use super::attach::WalAttachment;
 use super::database::{Database, State};
 use super::opened::Opened;
 use super::page_checksums::{Marker, WalPoint};
+use super::view::StateLock;
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::sqlite::wal_index::HeaderRead;
@@ -92,10 +93,10 @@ impl Database {
         self.remove_side_file(kind)
     }
 
-    fn wait_for_capture(&self) -> MutexGuard<'_, State> {
+    fn wait_for_capture(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while state.in_flight.is_some() || state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state
     }

@@ -31,7 +31,7 @@ impl Database {
     pub fn close(self: &Arc<Self>) {
         let mut state = self.lock();
         while state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         match self.detach(&mut state) {
             Ok(true) => return,
@@ -52,9 +52,10 @@ impl Database {
         if let Some(wal) = state.open.wal_mut() {
             // Writers wait until they ask another node, or this one again. One at work is fenced when he is done, by who
             // keeps the fence.
-            if let Err(error) = wal.fence.try_raise(&wal.work) {
+            if let Err(error) = wal.fence.try_raise(&wal.locks) {
                 tracing::warn!(db = %self.name(), %error, "cannot fence what is still open");
             }
+            wal.fence.leave();
             wal.kept.take().into_iter().for_each(GuardedFile::leave);
         }
         state.open = if state.open.is_wal() { Opened::LeftBehind } else { Opened::Cold };

@@ -48,7 +48,9 @@ mod shared;
 mod snapshot;
 mod traits;
 mod undecided;
+mod view;
 mod wal_left_behind;
+mod wal_locks;
 mod wal_watcher;
 mod wal_writer;
 

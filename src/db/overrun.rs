@@ -16,7 +16,6 @@ use super::discard::write_discarded;
 use super::incoming::LtxSource;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, unlock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::HeaderRead;
@@ -72,16 +71,10 @@ impl Database {
     }
 
     fn restore_overrun(self: &Arc<Self>) {
-        let work = self.lock().open.wal().map(|wal| wal.work.try_clone());
-        let restored = match work {
-            // The clone shares the open file, so this is the attachment's own lock; the writer lets go once its
-            // fsync has failed.
-            Some(Ok(work)) => lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).and_then(|()| {
-                let restored = self.restore_locked();
-                unlock(&work, lock_bytes::WAL_WRITE, 1)?;
-                restored
-            }),
-            Some(Err(error)) => Err(error),
+        let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+        let restored = match locks {
+            // The writer lets go once its fsync has failed.
+            Some(locks) => locks.take(lock_bytes::WAL_WRITE).and_then(|_writers_out| self.restore_locked()),
             None => Ok(()),
         };
         let mut state = self.lock();

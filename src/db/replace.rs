@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc;
-use std::sync::{Arc, MutexGuard};
 
 use super::DbError;
 use super::apply::ExclusiveLock;
@@ -13,36 +13,26 @@ use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
 use super::main_lock::HeldMainLock;
 use super::traits::CommitError;
-use crate::io::ofd_lock::{LockKind, lock};
+use super::view::StateLock;
+use super::wal_locks::WalLock;
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, LogIndex};
 
 /// The database with all its writers kept out; ends when dropped.
 pub(super) struct HeldWriters<'a> {
-    database: &'a Database,
-    wal: bool,
+    wal: Option<WalLock>,
     /// Nobody leaves WAL mode, or takes the file for itself, meanwhile.
-    main_lock: Option<HeldMainLock>,
+    _main_lock: Option<HeldMainLock>,
     alone: Option<ExclusiveLock<'a>>,
 }
 
 impl HeldWriters<'_> {
     /// Whether it keeps out everybody who may write the database as it is open now.
     fn covers(&self, state: &State) -> bool {
-        (self.wal || !state.open.is_wal()) && (self.alone.is_some() || !state.is_open_rollback())
-    }
-}
-
-impl Drop for HeldWriters<'_> {
-    fn drop(&mut self) {
-        if self.wal
-            && self.database.writable()
-            && let Some(wal) = self.database.lock().open.wal_mut()
-            && let Err(error) = wal.fence.lift(&wal.work)
-        {
-            tracing::error!(db = %self.database.name(), %error, "cannot release the write lock");
-        }
+        let wal = state.open.wal();
+        let writers_out = |locks| self.wal.as_ref().is_some_and(|held| held.belongs_to(locks));
+        wal.is_none_or(|wal| writers_out(&wal.locks)) && (self.alone.is_some() || !state.is_open_rollback())
     }
 }
 
@@ -52,34 +42,28 @@ impl Database {
         let fail = |source| self.io_error("waiting for writers", source);
         let state = self.lock();
         if let Some(wal) = state.open.wal() {
-            let work = wal.work.try_clone().map_err(fail)?;
-            let main_lock = wal.main_lock.clone();
+            let (locks, main_lock) = (wal.locks.clone(), wal.main_lock.clone());
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
-            lock(&work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1).map_err(fail)?;
-            let mut state = self.lock();
-            if let Some(wal) = state.open.wal_mut() {
-                wal.fence.try_raise(&wal.work).map_err(fail)?;
-            }
+            let writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
             let held = main_lock.try_hold().map_err(fail)?;
-            let held = HeldWriters { database: self, wal: true, main_lock: held, alone: None };
-            if held.main_lock.is_none() && self.access() == Access::Write {
+            if held.is_none() && self.access() == Access::Write {
                 return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
             }
-            return Ok(held);
+            return Ok(HeldWriters { wal: Some(writers_out), _main_lock: held, alone: None });
         }
         drop(state);
         let (state, alone) = self.lock_for_writing()?;
         drop(state);
-        Ok(HeldWriters { database: self, wal: false, main_lock: None, alone })
+        Ok(HeldWriters { wal: None, _main_lock: None, alone })
     }
 
     /// Claims the database for an operation longer than the lock: captures and opens wait until
     /// [`end_exclusive`](Self::end_exclusive).
-    pub(super) fn begin_exclusive(&self) -> MutexGuard<'_, State> {
+    pub(super) fn begin_exclusive(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while state.exclusive || state.in_flight.is_some() {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         state.exclusive = true;
         state

@@ -17,7 +17,6 @@ use super::discard::write_discarded;
 use super::overrun::frames_between;
 use super::wal_writer::WalAppend;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock};
 use crate::ltx;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
@@ -60,7 +59,7 @@ impl Database {
             self.keep_out_checkpoints()?;
             let mut state = self.lock();
             while state.exclusive || state.in_flight.is_some() {
-                state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+                state = state.wait(&self.changed);
             }
             self.clear_undecided(&mut state);
             return match self.rewind(&mut state) {
@@ -83,10 +82,13 @@ impl Database {
         if self.access() == Access::Write {
             return Ok(());
         }
-        let work =
-            self.lock().open.wal_mut().and_then(|wal| wal.tail().is_some().then(|| wal.work.try_clone()));
-        let Some(work) = work else { return Ok(()) };
-        lock(&work.map_err(fail)?, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)
+        let locks = self.lock().open.wal_mut().and_then(|wal| wal.tail().map(|_| wal.locks.clone()));
+        let Some(locks) = locks else { return Ok(()) };
+        let checkpoints_out = locks.take(lock_bytes::CKPT).map_err(fail)?;
+        if let Some(wal) = self.lock().open.wal_mut().filter(|wal| checkpoints_out.belongs_to(&wal.locks)) {
+            wal.no_checkpoints = Some(checkpoints_out);
+        }
+        Ok(())
     }
 
     /// Takes back what is in the WAL and not captured, where this node may not write any more; after
@@ -101,8 +103,16 @@ impl Database {
         }
         let (base, pages, page_size) = (state.pos, state.pages, state.page_size);
         let Some(wal) = state.open.wal_mut() else { return Ok(()) };
-        let Some((header, first)) = wal.tail() else { return Ok(()) };
-        if !try_lock(&wal.work, LockKind::Exclusive, lock_bytes::CKPT, 1).map_err(fail)? {
+        let Some((header, first)) = wal.tail() else {
+            if wal.rewound.is_none() {
+                wal.no_checkpoints = None;
+            }
+            return Ok(());
+        };
+        if wal.no_checkpoints.is_none() {
+            wal.no_checkpoints = wal.locks.try_take(lock_bytes::CKPT).map_err(fail)?;
+        }
+        if wal.no_checkpoints.is_none() {
             return Err(self.unavailable("an application's checkpoint is under way"));
         }
         fault::point("rewind").map_err(fail)?;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::DbError;
 use super::database::{Database, State};
-use crate::io::ofd_lock::{LockKind, is_taken, lock, try_lock, unlock};
+use super::wal_locks::{WalLock, WalLocks};
+use crate::io::ofd_lock::{LockKind, is_taken, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 use crate::types::{Access, JournalMode};
 
@@ -24,17 +25,12 @@ pub(super) enum Wait {
 }
 
 impl Wait {
-    /// Takes an exclusive lock on one byte; says whether it is had.
-    fn lock(self, file: &File, byte: u64) -> io::Result<bool> {
-        if self == Self::Yes {
-            return lock(file, LockKind::Exclusive, byte, 1).map(|()| true);
-        }
+    /// Takes the write lock of a WAL database, `None` where it is not had.
+    fn take(self, locks: &WalLocks) -> io::Result<Option<WalLock>> {
         loop {
-            if try_lock(file, LockKind::Exclusive, byte, 1)? {
-                return Ok(true);
-            }
-            if !self.goes_on() {
-                return Ok(false);
+            let taken = locks.try_take(lock_bytes::WAL_WRITE)?;
+            if taken.is_some() || !self.goes_on() {
+                return Ok(taken);
             }
         }
     }
@@ -105,7 +101,7 @@ impl Database {
         let staged = self.overlay.size().is_some();
         match state.open.wal_mut() {
             Some(wal) => {
-                let raised = wal.fence.try_raise(&wal.work).unwrap_or(false);
+                let raised = wal.fence.try_raise(&wal.locks).unwrap_or(false);
                 raised
                     && wal.captured.unpublished.is_none()
                     && self.set_fence(wal).is_ok()
@@ -150,17 +146,16 @@ impl Database {
     pub fn hand_over(self: &Arc<Self>, deadline: Instant) -> Result<(), DbError> {
         let fail = |source: io::Error| self.io_error("waiting for writers", source);
         let busy = || self.unavailable("an application is in the middle of a transaction");
-        let work = self.lock().open.wal().map(|wal| wal.work.try_clone());
-        let Some(work) = work else {
+        let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
+        let Some(locks) = locks else {
             return if self.reserve(Wait::Until(deadline))? { self.finish_journals() } else { Err(busy()) };
         };
         // Without the state's lock: the writer at work may be waiting for its capture.
-        let wait = Wait::Until(deadline);
-        if !wait.lock(&work.map_err(fail)?, lock_bytes::WAL_WRITE).map_err(fail)? {
+        let Some(_writers_out) = Wait::Until(deadline).take(&locks).map_err(fail)? else {
             return Err(busy());
-        }
+        };
         if let Some(wal) = self.lock().open.wal_mut() {
-            wal.fence.try_raise(&wal.work).map_err(fail)?;
+            wal.fence.try_raise(&wal.locks).map_err(fail)?;
         }
         self.keep_main_lock(deadline)?;
         self.capture_and_wait()
@@ -252,7 +247,7 @@ impl Database {
     fn finish_journals(&self) -> Result<(), DbError> {
         let mut state = self.lock();
         while state.in_flight.is_some() || state.exclusive {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         Ok(())
     }

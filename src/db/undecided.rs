@@ -81,7 +81,7 @@ impl Database {
             && state.undecided.is_none()
             && self.has_undecided.load(Ordering::SeqCst)
         {
-            state = self.changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = state.wait(&self.changed);
         }
         if let Some(in_flight) = &state.undecided {
             tracing::warn!(db = %self.name(), txid = %in_flight.batch.change.range.max(), "a transaction of unknown fate was not committed");

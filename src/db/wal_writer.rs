@@ -8,7 +8,6 @@ use std::io;
 
 use super::attach::WalAttachment;
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, FrameHeader, Salt, WalHeader, frame_offset};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
@@ -146,9 +145,10 @@ impl WalAttachment {
     /// Begins the log anew where no reader still uses it; otherwise leaves it as it is.
     fn restart(&mut self, header: IndexHeader) -> io::Result<IndexHeader> {
         let (first, count) = (lock_bytes::read(1), 4);
-        if self.pin.held() || !try_lock(&self.work, LockKind::Exclusive, first, count)? {
+        if self.pin.held() {
             return Ok(header);
         }
+        let Some(_readers_out) = self.locks.try_take_all(first, count)? else { return Ok(header) };
         let anew = IndexHeader {
             max_frame: 0,
             salt: Salt(header.salt.0.wrapping_add(1), random()),
@@ -157,7 +157,6 @@ impl WalAttachment {
         };
         self.index.publish(&anew);
         self.index.reset_checkpoint_info();
-        unlock(&self.work, first, count)?;
         Ok(anew)
     }
 

@@ -152,6 +152,11 @@ impl IdentityFile {
     /// # Errors
     /// Where the file cannot be written.
     pub fn new(data: DataDir, identity: NodeIdentity) -> Result<Self, NodeError> {
+        let root = data.layout.root();
+        durable::remove_temporaries(root).map_err(|e| NodeError::Data {
+            path: root.to_owned(),
+            why: format!("holds files of an interrupted write that cannot be removed: {e}"),
+        })?;
         data.save(&identity)?;
         Ok(Self { data, identity: Mutex::new(identity) })
     }
@@ -235,7 +240,7 @@ fn is_vacant(dir: &Path) -> std::io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         let name = entry.file_name();
-        let leftover = name.to_string_lossy().starts_with(".tmp") && entry.file_type()?.is_file();
+        let leftover = durable::is_temporary(&name.to_string_lossy()) && entry.file_type()?.is_file();
         if name != "lost+found" && !leftover {
             return Ok(false);
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::{Layout, StoreError};
 use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
+use crate::io::durable;
 use crate::types::{Access, DbName};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
@@ -15,7 +16,7 @@ fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { what, source }
 }
 
-/// Makes the directories and empties `tmp`.
+/// Makes the directories, empties `tmp`, and removes what was half written to `discarded` when its writer died.
 pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     let tmp = layout.tmp();
     match fs::remove_dir_all(&tmp) {
@@ -25,6 +26,8 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     for dir in [layout.dbs(), tmp] {
         fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
     }
+    let discarded = layout.discarded();
+    durable::remove_temporaries(&discarded).map_err(failed("removing half-written files of", &discarded))?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::recovery;
 use super::segment::{HEADER_BYTES, Segment};
 use super::spare::Spares;
-use crate::io::fault;
+use crate::io::{durable, fault};
 
 /// Where the log is, and how large its segments are.
 #[derive(Debug, Clone)]
@@ -57,6 +57,8 @@ impl SegmentLog {
     /// other files, `Version` where a newer program wrote it.
     pub fn open(options: LogOptions) -> Result<(Self, Recovered), LogError> {
         std::fs::create_dir_all(&options.dir).map_err(LogError::io("creating", &options.dir))?;
+        durable::remove_temporaries(&options.dir)
+            .map_err(LogError::io("removing half-written files of", &options.dir))?;
         let segments = recovery::segments(&options.dir)?;
         let (mut shared, mut kept) = (Shared::default(), Recovered::default());
         let end = recovery::replay(&segments, &mut shared, &mut kept)?;

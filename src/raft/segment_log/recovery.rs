@@ -10,6 +10,9 @@ use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::spare::is_spare;
 
+/// Files of the directory that the state machine keeps beside the segments.
+const OTHER_FILES: [&str; 2] = ["membership", "fetched"];
+
 /// Where writing goes on.
 pub(super) struct End {
     pub segment: Segment,
@@ -24,7 +27,7 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<Segment>, LogError> {
         let name = entry.file_name();
         match segment::epoch_of(&name.to_string_lossy()) {
             Some(epoch) => epochs.push(epoch),
-            None if is_spare(&name.to_string_lossy()) || name == "membership" || name == "fetched" => {}
+            None if is_spare(&name.to_string_lossy()) || OTHER_FILES.iter().any(|other| name == *other) => {}
             None => return Err(LogError::Foreign(entry.path())),
         }
     }

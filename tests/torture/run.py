@@ -1,0 +1,519 @@
+#!/usr/bin/env python3
+"""Torture: rounds of applications on every mount, and faults among them; scripts/torture runs it.
+
+Each round makes databases, starts client processes (client.py), lets faults happen (faults.py), waits until every ledger
+is written again, ends the clients, and lets a separate program (checker.py) judge the history. A round that breaks a rule
+ends the run, and its directory is kept. The seed draws faults, clients and their work; the moments are the machine's.
+"""
+import argparse
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import faults
+import history
+from cluster import Broken, Cluster, faketime
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+WRITES_AGAIN_SECONDS = 30
+CONVERGES_SECONDS = 30
+CLIENT_ENDS_SECONDS = 20
+STUCK_SECONDS = 5
+
+
+@dataclasses.dataclass
+class Shape:
+    voters: int
+    replicas: int
+    passthrough: bool = True
+    disk_mib: int = 0
+
+
+SHAPES = {"1r": Shape(1, 1), "3": Shape(3, 0), "5": Shape(5, 0), "3r2": Shape(3, 2),
+          "nopass": Shape(3, 0, passthrough=False), "small": Shape(3, 0, disk_mib=420)}
+LEDGERS = {"full": ("wal", "FULL", "stays"), "normal": ("wal", "NORMAL", "traceable"), "delete": ("delete", "FULL", "stays"),
+           "off": ("wal", "OFF", "traceable"), "truncate-off": ("truncate", "OFF", "stays"),
+           "persist": ("persist", "FULL", "stays")}
+
+
+# What nodes log at ERROR although nothing is wrong with them.
+EXPECTED_ERRORS = [
+    # A primary that lost its role with NORMAL commits nobody else had: it says so and keeps them.
+    "transactions that were not replicated before another node became primary are discarded and kept",
+    # fuser says it when the application that asked was killed meanwhile.
+    "fuser::reply: Failed to send FUSE reply: No such file or directory",
+]
+
+
+class Figures:
+    """What is counted over all rounds."""
+
+    def __init__(self):
+        self.outcomes = collections.Counter()
+        self.errors = collections.Counter()
+        self.warnings = collections.Counter()
+        self.recoveries = collections.defaultdict(list)
+        self.rounds = 0
+
+    def print(self):
+        print(f"\n{self.rounds} rounds, {sum(map(len, self.recoveries.values()))} faults")
+        print("\noperations             ok    fail  unknown")
+        for what in sorted({what for what, _ in self.outcomes}):
+            counts = [self.outcomes[(what, outcome)] for outcome in ("ok", "fail", "unknown")]
+            print(f"{what:18}" + "".join(f"{count:8}" for count in counts))
+        print("\nerror texts told to applications")
+        for (where, text), count in self.errors.most_common(60):
+            print(f"{count:7}  {where}: {text}")
+        print("\nlines of WARN and ERROR in the nodes' logs, numbers taken out")
+        for text, count in self.warnings.most_common(40):
+            print(f"{count:7}  {text}")
+        print("\nfrom the end of a fault (its nodes started) to a new commit acknowledged in every ledger, seconds")
+        print("fault                  times     p50     p99     max")
+        for kind, times in sorted(self.recoveries.items()):
+            times = sorted(times)
+            at = lambda share: times[min(len(times) - 1, int(share * len(times)))]
+            print(f"{kind:20}{len(times):8}{at(0.5):8.2f}{at(0.99):8.2f}{times[-1]:8.2f}")
+        sys.stdout.flush()
+
+
+class Run:
+    """A cluster, the round it is in, and what is known of it."""
+
+    def __init__(self, arguments, directory):
+        self.arguments, self.dir = arguments, directory
+        self.shape = SHAPES[arguments.shape]
+        self.figures, self.number, self.clients, self.history = Figures(), 0, [], None
+        self.plan, self.wiped, self.kept, self.claimed = {}, False, set(), []
+        self.random = random.Random(arguments.seed)
+        self.bag = []
+        self.cluster = Cluster(directory, os.path.abspath(arguments.skein), self.shape, self.claim)
+
+    def claim(self, node, term):
+        """A node called itself primary."""
+        self.claimed.append({"node": node, "term": term, "t": history.now()})
+
+    def draw_fault(self):
+        """Each kind once, in a drawn order, then each once again."""
+        if self.arguments.fault:
+            return getattr(faults, self.random.choice(self.arguments.fault))
+        if not self.bag:
+            self.bag = faults.of(self.shape)
+            self.random.shuffle(self.bag)
+        return self.bag.pop()
+
+    def play(self):
+        """One round; the broken rules, as lines."""
+        self.number += 1
+        self.random = random.Random(f"{self.arguments.seed}/{self.number}")
+        self.history = os.path.join(self.dir, f"round-{self.number}")
+        os.makedirs(os.path.join(self.history, "scratch"))
+        self.record = history.Recorder(self.history, "run")
+        self.kept, self.wiped, self.claimed = set(), False, self.claimed[-1:]
+        stuck = Stuck(self)
+        try:
+            self.make_databases()
+            self.start_clients(self.cluster.nodes)
+            for _ in range(self.random.choice([1, 1, 2, 3])):
+                self.strike()
+            self.end_clients(self.cluster.nodes)
+            self.converge()
+            self.look()
+        except Broken as broken:
+            self.record.write("broken", what=str(broken), t=history.now())
+        finally:
+            stuck.end()
+            self.kill_clients(self.cluster.nodes)
+        return self.judge()
+
+    def make_databases(self):
+        """Chooses the round's databases, makes them on the primary, and waits until every node has them."""
+        chosen = ["full", "normal", *self.random.sample(["delete", "off", "truncate-off", "persist"], 1)]
+        self.plan = {}
+        for name in chosen:
+            journal, synchronous, promise = LEDGERS[name]
+            self.plan[f"{name}-{self.number}.db"] = {
+                "kind": "ledger", "journal": journal, "synchronous": synchronous, "promise": promise,
+                "page_size": self.random.choice([1024, 4096, 4096, 16384])}
+        if self.random.random() < 0.5:
+            for half in "ab":
+                self.plan[f"pair-{half}-{self.number}.db"] = {"kind": "pair", "journal": "delete", "promise": "stays"}
+        if self.random.random() < 0.6:
+            self.plan[f"import-{self.number}.db"] = {"kind": "register", "promise": "stays"}
+        for node in self.cluster.voters():
+            if self.random.random() < 0.4:
+                name = f"live-{node.name}-{self.number}.db"
+                self.plan[name] = {"kind": "register", "promise": "stays", "replaced": True, "by": node.name}
+        self.write_plan()
+        self.state_program("found", self.cluster.primary())
+        self.converge()
+
+    def write_plan(self):
+        with open(os.path.join(self.history, "plan.json"), "w") as out:
+            json.dump({"databases": self.plan, "nodes": [node.name for node in self.cluster.nodes]}, out)
+
+    def state_program(self, what, node):
+        orders = {"mount": node.mount, "history": self.history, "node": node.name, "plan": self.plan}
+        command = ["timeout", "-s", "KILL", "60", sys.executable, os.path.join(HERE, "states.py"), what, json.dumps(orders)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise Broken(f"databases cannot be {'made' if what == 'found' else 'read'}: on {node.name}: {done.stdout[-300:]}")
+
+    def start_clients(self, nodes):
+        """Starts the applications of these nodes."""
+        of_kind = lambda kind: [db for db, settings in self.plan.items() if settings["kind"] == kind]
+        ledgers, registers, pair = of_kind("ledger"), of_kind("register"), of_kind("pair")
+        imported = [db for db in registers if not self.plan[db].get("replaced")]
+        for node in nodes:
+            if node.role == "voter":
+                for db in ledgers:
+                    self.start_client("writer", node, [db])
+                if pair and node.name in ("n1", "n2"):
+                    self.start_client("pair", node, pair)
+                for db in registers:
+                    if self.plan[db].get("by") == node.name:
+                        self.start_client("renamer", node, [db])
+            if node.name == "n1" and imported:
+                self.start_client("importer", node, imported)
+            self.start_client("reader", node, ledgers)
+            if registers:
+                self.start_client("watcher", node, registers)
+            if node.name in ("n2", "r1"):
+                self.start_client("exporter", node, ledgers + imported)
+
+    def start_client(self, kind, node, databases):
+        name = f"{kind}{len(self.clients)}-{node.name}"
+        # A database's one importer or renamer counts on where the one before it stopped.
+        orders = {"client": name, "node": node.name, "mount": node.mount, "history": self.history, "http": node.http,
+                  "seed": self.random.random(), "databases": databases, "plan": self.plan,
+                  "scratch": os.path.join(self.history, "scratch"), "first": 1 + 100_000 * self.starts_of(databases, kind)}
+        within = self.cluster.network.inside(node.name) if kind in ("importer", "exporter") else []
+        log = open(os.path.join(self.history, name + ".stderr"), "w")
+        process = subprocess.Popen([*within, sys.executable, os.path.join(HERE, "client.py"), kind, json.dumps(orders)],
+                                   stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self.clients.append({"node": node.name, "kind": kind, "name": name, "process": process, "databases": databases})
+
+    def starts_of(self, databases, kind):
+        return sum(client["databases"] == databases and client["kind"] == kind for client in self.clients)
+
+    def living(self, nodes):
+        names = [node.name for node in nodes]
+        return [client for client in self.clients if client["node"] in names and client["process"].returncode is None]
+
+    def end_clients(self, nodes):
+        """Asks the applications of these nodes to end, and waits until they have."""
+        for client in self.living(nodes):
+            client["process"].send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + CLIENT_ENDS_SECONDS
+        for client in self.living(nodes):
+            try:
+                code = client["process"].wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                raise Broken(f"client hangs: {client['name']} for {CLIENT_ENDS_SECONDS} s: {waits_in(client['process'].pid)}")
+            # One that was told to end before it had begun ends by the signal.
+            if code not in (0, -signal.SIGTERM):
+                with open(os.path.join(self.history, client["name"] + ".stderr")) as log:
+                    raise Broken(f"client failed: {client['name']} ended with {code}: {log.read()[-400:]}")
+
+    def kill_clients(self, nodes):
+        living = self.living(nodes)
+        for client in living:
+            client["process"].kill()
+        for client in living:
+            try:
+                client["process"].wait(10)
+            except subprocess.TimeoutExpired:
+                raise Broken(f"client cannot be killed: {client['name']}: {waits_in(client['process'].pid)}")
+
+    def strike(self):
+        """Lets one fault happen, and waits until every ledger is written again."""
+        time.sleep(self.random.uniform(0.5, 2))
+        fault = self.draw_fault()
+        begin = history.now()
+        print(f"    {fault.__name__}", end="", flush=True)
+        fault(self)
+        healed = history.now()
+        self.record.write("fault", kind=fault.__name__, begin=begin, healed=healed)
+        waiting = {db for db, settings in self.plan.items() if settings["kind"] == "ledger"}
+        follow = Follow(self.history)
+        while waiting and history.now() < healed + WRITES_AGAIN_SECONDS:
+            waiting -= follow.acknowledged(since=healed)
+            time.sleep(0.05)
+        took = history.now() - healed
+        self.figures.recoveries[fault.__name__].append(took)
+        print(f" {took:.1f} s;", end="", flush=True)
+        for node in self.cluster.nodes:
+            if not node.runs():
+                raise Broken(f"node ended by itself: {node.name} after {fault.__name__}: {node.last_lines(3)}")
+        if waiting:
+            raise Broken(f"no write after a fault: {sorted(waiting)} within {WRITES_AGAIN_SECONDS} s of {fault.__name__}")
+
+    def converge(self):
+        """Waits until all nodes have the same databases at the same positions; nobody writes."""
+        deadline, said = time.monotonic() + CONVERGES_SECONDS, {}
+        while time.monotonic() < deadline:
+            said = {}
+            for node in self.cluster.nodes:
+                status = self.cluster.fresh(node)
+                said[node.name] = status and {db["name"]: (db["txid"], db["checksum"]) for db in status["databases"]}
+            first, *others = said.values()
+            if first is not None and all(other == first for other in others) and set(self.made()) <= set(first):
+                return
+            time.sleep(0.1)
+        differ = {db for has in said.values() for db in has or {} if any((other or {}).get(db) != has[db] for other in said.values())}
+        shown = {db: {node: (has or {}).get(db) for node, has in said.items()} for db in sorted(differ)[:3]}
+        raise Broken(f"nodes do not converge: within {CONVERGES_SECONDS} s: {shown} {[n for n, has in said.items() if has is None]}")
+
+    def made(self):
+        return [db for db, settings in self.plan.items() if settings["kind"] != "register"]
+
+    def look(self):
+        """Writes down what every mount shows, and what every node exports."""
+        for node in self.cluster.nodes:
+            self.state_program("look", node)
+        checksums = threading.Thread(target=self.export_all, daemon=True)
+        checksums.start()
+        checksums.join(120)
+
+    def export_all(self):
+        record = history.Recorder(self.history, "exports")
+        for node in self.cluster.nodes:
+            self.cluster.network.enter(node.name)
+            for db in self.made():
+                try:
+                    status, headers, body = node.get(f"/v1/databases/{db}/export", timeout=20)
+                except OSError as error:
+                    status, body = 0, str(error).encode()
+                if status != 200:
+                    record.write("broken", what=f"no export: of {db} from {node.name}: {status} {body[:200]}", t=history.now())
+                    continue
+                record.write("position", node=node.name, db=db, pos=headers["skein-pos"],
+                             sha=hashlib.sha256(body).hexdigest(), t=history.now())
+
+    def note_discarded(self):
+        """Remembers of which databases some node has kept what it dropped."""
+        for node in self.cluster.nodes:
+            for name in node.discarded():
+                self.kept |= {db for db in self.plan if name.startswith(db)}
+
+    def count_error(self, where, text):
+        self.figures.errors[(where, plain(text))] += 1
+
+    def judge(self):
+        """Lets the checker judge the round, and counts what the round was like."""
+        self.note_discarded()
+        for db, settings in self.plan.items():
+            settings["discarded"] = self.wiped or db in self.kept
+        self.write_plan()
+        for claim in self.claimed:
+            self.record.write("claim", **claim)
+        self.read_logs()
+        self.count()
+        done = subprocess.run([sys.executable, os.path.join(HERE, "checker.py"), self.history],
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.figures.rounds += 1
+        return done.stdout.splitlines() or (["the checker failed"] if done.returncode else [])
+
+    def read_logs(self):
+        for node in self.cluster.nodes:
+            for line in node.new_log_lines():
+                text = re.sub(r"^\S+Z\s+", "", line.strip())
+                if "panicked at" in line:
+                    self.record.write("broken", what=f"panic: {node.name}: {line}", t=history.now())
+                elif text.startswith("ERROR") and not any(part in text for part in EXPECTED_ERRORS):
+                    self.record.write("broken", what=f"ERROR in a log: {node.name}: {text[:300]}", t=history.now())
+                if text.startswith(("ERROR", "WARN")):
+                    self.figures.warnings[plain(text)[:200]] += 1
+
+    def count(self):
+        _, records = history.load(self.history)
+        what = {}
+        for record in records:
+            if record["r"] in ("try", "set", "pair"):
+                db = record.get("db") or "pair"
+                what[(record["client"], record["seq"])] = db.rpartition("-")[0].partition("-n")[0] or db
+        for record in records:
+            if record["r"] == "end":
+                key = what.pop((record["client"], record["seq"]), None)
+                if key:
+                    self.figures.outcomes[(key, record["outcome"])] += 1
+            elif record["r"] == "error":
+                self.count_error(record["where"], record["error"])
+            elif record["r"] in ("read", "seen"):
+                self.figures.outcomes[("reads", "ok")] += 1
+        for key in what.values():
+            self.figures.outcomes[(key, "unknown")] += 1
+
+
+class Follow:
+    """Reads a history while it grows."""
+
+    def __init__(self, directory):
+        self.dir, self.read, self.tries = directory, {}, {}
+
+    def acknowledged(self, since):
+        """Ledgers in which a transaction that began after a moment was acknowledged."""
+        found = set()
+        for name in os.listdir(self.dir):
+            if not name.startswith("writer") or not name.endswith(".jsonl"):
+                continue
+            path = os.path.join(self.dir, name)
+            if os.path.getsize(path) == self.read.get(name, 0):
+                continue
+            records, self.read[name] = history.lines(path, self.read.get(name, 0))
+            for record in records:
+                if record["r"] == "try":
+                    self.tries[name] = record
+                elif record["r"] == "end" and record["outcome"] == "ok" and self.tries[name]["begin"] >= since:
+                    found.add(self.tries[name]["db"])
+        return found
+
+
+class Stuck(threading.Thread):
+    """Looks for threads in state D (waiting in the kernel, not to be ended) while no node is stopped."""
+
+    def __init__(self, run):
+        super().__init__(daemon=True)
+        self.run_, self.over, self.since = run, threading.Event(), {}
+        self.start()
+
+    def end(self):
+        self.over.set()
+        self.join(5)
+
+    def run(self):
+        while not self.over.wait(0.5):
+            now, seen = history.now(), {}
+            paused = any(node.paused for node in self.run_.cluster.nodes)
+            pids = [node.process.pid for node in list(self.run_.cluster.nodes) if node.process]
+            pids += [client["process"].pid for client in list(self.run_.clients) if client["process"].returncode is None]
+            for pid in [] if paused else pids:
+                for tid in listdir(f"/proc/{pid}/task"):
+                    stat = read(f"/proc/{pid}/task/{tid}/stat")
+                    if stat.rpartition(")")[2][1:2] == "D":
+                        # The same wait as before, if the thread was not run in between.
+                        switches = re.findall(r"switches:\s+(\d+)", read(f"/proc/{pid}/task/{tid}/status"))
+                        seen[(pid, tid, tuple(switches))] = self.since.get((pid, tid, tuple(switches)), now)
+            for key, since in seen.items():
+                if now - since > STUCK_SECONDS and self.since.get(key) is not None and since != float("-inf"):
+                    name = read(f"/proc/{key[0]}/cmdline").replace("\0", " ")[:120]
+                    self.run_.record.write("broken", what=f"thread in state D: {now - since:.1f} s: {waits_in(key[0])} {name}", t=now)
+                    seen[key] = float("-inf")
+            self.since = seen
+
+
+def listdir(path):
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def read(path):
+    try:
+        with open(path) as source:
+            return source.read()
+    except OSError:
+        return ""
+
+
+def waits_in(pid):
+    """Where in the kernel the threads of a process wait."""
+    return ", ".join(f"{read(f'/proc/{pid}/task/{tid}/comm').strip()} in {read(f'/proc/{pid}/task/{tid}/wchan')}"
+                     for tid in listdir(f"/proc/{pid}/task"))
+
+
+def plain(text):
+    """A text without what differs each time."""
+    text = re.sub(r"/\S+/", "", text)
+    text = re.sub(r"\b[0-9a-f]{16}(/[0-9a-f]{16})?\b", "POS", text)
+    text = re.sub(r"\b([a-z-]+?)-(n\d-)?\d+(-\d+)?\.db", r"\1.db", text)
+    return re.sub(r"\d+", "N", re.sub(r"\b[nr]\d\b", "NODE", text))
+
+
+def missing(arguments):
+    """Why it cannot run here; none where it can."""
+    if os.geteuid() != 0:
+        return "root is needed (network namespaces)"
+    if not os.path.exists("/dev/fuse"):
+        return "no /dev/fuse (--device /dev/fuse --cap-add SYS_ADMIN)"
+    for program in ["ip", "nsenter", "timeout"]:
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    if not os.path.exists(arguments.skein):
+        return f"{arguments.skein} is not built"
+    if subprocess.run(["unshare", "--net", "true"], stderr=subprocess.DEVNULL).returncode:
+        return "network namespaces are not allowed"
+    return None
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1, help="draws faults, clients and their work")
+    parser.add_argument("--minutes", type=float, default=3, help="no round begins later than this")
+    parser.add_argument("--shape", choices=sorted(SHAPES), default="3", help="voters, r: replicas, nopass: without "
+                        "passthrough, small: disks of a few hundred megabytes")
+    parser.add_argument("--fault", action="append", help="only this fault; may be given several times")
+    parser.add_argument("--go-on", action="store_true", help="a new cluster after a round that broke a rule, instead of the end")
+    parser.add_argument("--skein", default=os.path.join(ROOT, "target", "debug", "skein"), help="the program to torture")
+    parser.add_argument("--keep", default=tempfile.gettempdir(), help="where the directories of broken rounds are kept")
+    arguments = parser.parse_args()
+    reason = missing(arguments)
+    if reason:
+        print(f"skipped: torture: {reason}")
+        return 0
+    if not faketime():
+        print("skipped: torture: clocks do not jump: libfaketime is not installed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    return torture(arguments)
+
+
+def torture(arguments):
+    """Rounds until the time is over; the exit code."""
+    end, bad, figures, first = time.monotonic() + arguments.minutes * 60, 0, Figures(), 0
+    while time.monotonic() < end:
+        directory = tempfile.mkdtemp(prefix="skein-torture-", dir=arguments.keep)
+        run, broken = None, []
+        try:
+            run = Run(arguments, directory)
+            run.figures, run.number = figures, first
+            while time.monotonic() < end and not broken:
+                print(f"round {run.number + 1}:", end="", flush=True)
+                broken = run.play()
+                print(" broken" if broken else " ok", flush=True)
+                if not broken:
+                    shutil.rmtree(run.history)
+        except Broken as error:
+            broken = [str(error)]
+        finally:
+            if run:
+                run.cluster.remove()
+                first = run.number
+            if not broken:
+                shutil.rmtree(directory, ignore_errors=True)
+        if broken:
+            bad += 1
+            print("\n".join(f"    {line}" for line in broken))
+            print(f"kept: {directory}", flush=True)
+            if not arguments.go_on:
+                break
+    figures.print()
+    only = "".join(f" --fault {name}" for name in arguments.fault or [])
+    print(f"\nrepeat: scripts/torture --seed {arguments.seed} --minutes {arguments.minutes:g} --shape {arguments.shape}{only}")
+    print(f"{figures.rounds - bad} passed, {bad} failed")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
