@@ -60,6 +60,7 @@ impl Database {
     /// writers without the state's lock: one of them may first open another connection, or ask for the position.
     pub(super) fn lock_for_writing(&self) -> Result<(StateLock<'_>, Option<ExclusiveLock<'_>>), DbError> {
         let fail = |source| self.io_error("waiting for readers", source);
+        self.wait_landed();
         self.keep_out_checkpoints()?;
         let mut state = self.lock();
         if let Some(wal) = state.open.wal()

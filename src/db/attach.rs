@@ -17,6 +17,7 @@ use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
 use super::wal_locks::{WalLock, WalLocks};
+use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, lock};
@@ -57,6 +58,8 @@ pub(super) struct WalAttachment {
     pub pin: Pin,
     /// The write lock of a node that may not write.
     pub fence: Fence,
+    /// Has the lease of this node end the writing of this database, too.
+    _leased: Leased,
     /// Since when writers are made to wait on the primary, and the lock that does it, see `backpressure`.
     pub held_back: Option<(Instant, WalLock)>,
     /// Keeps the checkpoints of applications out while something is to be taken back, see `rewind`.
@@ -152,6 +155,8 @@ impl Database {
             unpublished: None,
         };
         let (pin, fence) = (Pin::default(), Fence::default());
+        // Before anybody asks whether the fence is to be up.
+        let leased = self.shared.lease().include(&locks);
         let guard = self.shared.guard().filter(|_| self.access() != Access::ReadOnly);
         let kept = guard.map(|guard| GuardedFile::new(guard, AfterDeath::Fence, locks.file())).transpose().unwrap_or_else(|error| {
             tracing::warn!(db = %self.name(), %error, "nobody fences the database should this process die");
@@ -170,6 +175,7 @@ impl Database {
             locks,
             pin,
             fence,
+            _leased: leased,
             held_back: None,
             no_checkpoints: None,
             captured,
@@ -192,7 +198,7 @@ impl Database {
         if self.writable() {
             wal.follows = None;
             wal.fence.lift();
-            return Ok(());
+            return wal.locks.begin_lease(|| self.shared.writable()).map_err(fail);
         }
         wal.fence.raise(&wal.locks).map_err(fail)?;
         wal.hold_dms().map_err(fail)?;
@@ -226,6 +232,7 @@ impl Database {
         }
         if !state.open.is_wal() || state.service.is_dropped() {
             self.reserved.store(false, Ordering::SeqCst);
+            self.end_hold_off();
             state.open = Opened::Cold;
             return Ok(true);
         }

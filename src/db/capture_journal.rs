@@ -18,7 +18,7 @@ use super::{DbError, Done, FileKind, capture_time};
 use crate::io::fault;
 use crate::ltx;
 use crate::sqlite::header::DatabaseHeader;
-use crate::types::{Access, PageCount, PageSize, Pgno};
+use crate::types::{PageCount, PageSize, Pgno};
 
 impl Database {
     /// The journal ends: the transaction is captured and committed, then the end takes place.
@@ -90,7 +90,7 @@ impl Database {
         if let Some(why) = state.service.failure() {
             return Err(self.corrupt(why));
         }
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         // What was rolled back ends whatever the disk has left.

@@ -64,7 +64,7 @@ impl Database {
     /// # Errors
     /// `NotPrimary` where this node may not write; `Io`.
     pub fn wal_write(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         let fail = |source| self.io_error("writing the WAL", source);
@@ -256,7 +256,7 @@ impl Database {
         if let Some(why) = state.service.failure() {
             return Err(self.corrupt(why));
         }
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         if state.undecided.is_some() {

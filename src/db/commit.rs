@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::attach::Captured;
-use super::batch::{Batch, INLINE_BYTES_MAX};
+use super::batch::Batch;
 use super::database::{Database, State};
+use super::landing::{Effects, Fate};
 use super::shared::Moved;
 use super::traits::CommitError;
 use super::{DbError, Done};
@@ -52,47 +53,20 @@ impl Database {
         }
     }
 
-    /// Hears the fate of the in_flight; on the log's thread.
-    pub(crate) fn landed(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
-        // The log's thread must not copy much.
-        if self.overlay.staged_bytes() > INLINE_BYTES_MAX {
-            // Who decides the undecided later must not come too early.
-            let undecided = matches!(fate, Err(CommitError::Unknown(_)));
-            self.has_undecided.fetch_or(undecided, Ordering::SeqCst);
-            return self.off_thread(Box::new(|_| ()), move |database, done| {
-                database.land(fate);
-                done(Ok(()));
-            });
-        }
-        self.land(fate);
-    }
-
-    fn land(self: &Arc<Self>, fate: Result<LogIndex, CommitError>) {
-        let mut state = self.lock();
-        let Some(in_flight) = state.in_flight.take() else { return };
-        let InFlight { batch, waiters, source } = in_flight;
+    /// Brings the fate of the change set in flight into the state and the files, and says what is to be done without the
+    /// lock. Writes a few bytes to files of the data directory and syncs nothing, so Raft's thread may do it.
+    pub(super) fn conclude(&self, state: &mut State, fate: Fate) -> Effects {
+        let Some(InFlight { batch, waiters, source }) = state.in_flight.take() else {
+            return Effects { answer: None, moved: None, undecided: false, queued: Vec::new() };
+        };
         let timestamp_ms = batch.timestamp_ms;
-        let answer = match fate {
-            Ok(index) => self.finalize(&mut state, batch, source, index),
-            Err(error) => Err(self.give_up(&mut state, batch, source, error)),
+        let answer = match continues(state, &batch, fate) {
+            Ok(index) => self.finalize(state, batch, source, index),
+            Err(error) => Err(self.give_up(state, batch, source, error)),
         };
         let queued = std::mem::take(&mut state.queued);
-        let moved = answer.is_ok().then(|| self.moved(&state, timestamp_ms));
-        let undecided = state.undecided.is_some();
-        drop(state);
-        self.changed.notify_all();
-        // First of all the application, which has waited long enough: the others have threads to wake.
-        answer_all(waiters, answer);
-        if let Some(moved) = moved {
-            (self.shared.observer)(self, moved);
-        }
-        if undecided {
-            self.off_thread(Box::new(|_| ()), |database, done| done(database.keep_writers_waiting()));
-        }
-        if !queued.is_empty() {
-            // The log's thread must not read and encode; somebody else captures what came meanwhile.
-            self.off_thread(all_of(queued), |database, done| database.capture_wal(Some(done)));
-        }
+        let moved = answer.is_ok().then(|| self.moved(state, timestamp_ms));
+        Effects { answer: Some((waiters, answer)), moved, undecided: state.undecided.is_some(), queued }
     }
 
     pub(super) fn moved(&self, state: &State, timestamp_ms: i64) -> Moved {
@@ -114,11 +88,6 @@ impl Database {
         source: Source,
         index: LogIndex,
     ) -> Result<(), DbError> {
-        if batch.change.pre != state.pos.checksum || batch.change.range.min() != state.pos.next_txid() {
-            // Another entry came first (an import, say): nobody applies this one, here or elsewhere.
-            let error = CommitError::Refused(format!("the database had moved to {}", state.pos));
-            return Err(self.give_up(state, batch, source, error));
-        }
         if let Err(error) = self.settle(state, batch, source, index) {
             // It is history, and the files here lack it: redo at the next start brings it.
             tracing::error!(%error, "a committed transaction cannot be written; the database is not served until the node is started again");
@@ -206,6 +175,16 @@ impl Database {
             CommitError::Refused(_) if self.access() != Access::Write => DbError::NotPrimary(db),
             CommitError::Refused(why) | CommitError::Unknown(why) => DbError::Unavailable { db, why },
         }
+    }
+}
+
+/// The fate of a change set, given what the database has become since: where another entry came first (an import, say),
+/// nobody applies this one, here or elsewhere.
+fn continues(state: &State, batch: &Batch, fate: Fate) -> Fate {
+    let index = fate?;
+    match batch.change.pre == state.pos.checksum && batch.change.range.min() == state.pos.next_txid() {
+        true => Ok(index),
+        false => Err(CommitError::Refused(format!("the database had moved to {}", state.pos))),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::attach::WalAttachment;
 use super::commit::InFlight;
 use super::cow::CowSnapshots;
+use super::landing::UnderWay;
 use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
@@ -36,8 +37,12 @@ pub struct Database {
     pub(super) journal_vanishes: AtomicBool,
     /// Whether a change set may be undecided; so that nobody has to look.
     pub(super) has_undecided: AtomicBool,
+    /// Whether a change set is landing on another thread than the one that heard its fate.
+    pub(super) landing: UnderWay,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
+    /// Holds SQLite's SHARED lock while a writer at work must not commit.
+    pub(super) held_off: Mutex<Option<File>>,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
     pub(super) timestamp_ms: AtomicI64,
     /// Held together with SQLite's EXCLUSIVE lock.
@@ -114,7 +119,9 @@ impl Database {
             overlay: Overlay::new(),
             journal_vanishes: AtomicBool::new(false),
             has_undecided: AtomicBool::new(false),
+            landing: UnderWay::default(),
             reserved: AtomicBool::new(false),
+            held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),
             alone: Mutex::new(()),
         })

@@ -13,7 +13,10 @@ use crate::types::{Checksum, LogIndex};
 impl Database {
     /// The first entry that the file on disk may lack, `None` where it lacks none.
     pub fn dirty_since(&self) -> Option<LogIndex> {
-        self.lock().dirty_since
+        // Asked first: a landing that ends in between is in the state then.
+        let landing = self.landing.index();
+        let dirty = self.lock().dirty_since;
+        landing.into_iter().chain(dirty).min()
     }
 
     /// Checkpoints and syncs the database file, then moves the marker. Where readers hold back a part, or

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -186,6 +187,9 @@ impl Database {
         // which one may be waiting for us to open another connection.
         let Ok(_alone) = self.alone.try_lock() else { return Ok(false) };
         if !self.take_reserved(&file, wait)? {
+            if wait == Wait::No {
+                self.hold_off_commit(&file)?;
+            }
             return Ok(false);
         }
         let state = self.lock();
@@ -198,6 +202,39 @@ impl Database {
         Ok(false)
     }
 
+    /// A writer is at work where the fence is to be raised: keeps it from committing as a reader does, by SQLite's SHARED
+    /// lock. Its COMMIT waits in `busy_timeout` and is told that the database is locked while nothing is committed yet; where
+    /// the commit is under way already, the log decides.
+    fn hold_off_commit(&self, file: &File) -> Result<(), DbError> {
+        let fail = |source: io::Error| self.io_error("fencing a writer at work", source);
+        // An open file of its own, because who waits for the writer takes locks on the other one. Opened by its number: a
+        // lookup of its name waits for an unlink in that directory, and that for the log.
+        let reader = File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(fail)?;
+        if !try_lock(&reader, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
+            .map_err(fail)?
+        {
+            return Ok(());
+        }
+        *self.held_off() = Some(reader);
+        let lacks_fence = self.lacks_fence(&self.lock());
+        if !lacks_fence {
+            // Primary again, or closed, in between.
+            self.end_hold_off();
+        }
+        Ok(())
+    }
+
+    /// Lets a writer at work commit.
+    pub(super) fn end_hold_off(&self) {
+        let reader = self.held_off().take();
+        // Closing it asks the mount, so not with that lock held.
+        drop(reader);
+    }
+
+    fn held_off(&self) -> std::sync::MutexGuard<'_, Option<File>> {
+        self.held_off.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Takes SQLite's RESERVED lock of a rollback database; says whether it is had. Where a dead writer has left something
     /// staged it is dropped first: while this lock is held, SQLite takes no journal for a hot one, and would read it.
     pub(super) fn take_reserved(&self, file: &File, wait: Wait) -> Result<bool, DbError> {
@@ -206,6 +243,10 @@ impl Database {
             // While PENDING is held nobody begins to read, nor to write to the file: not for as long as a writer is at
             // work, or readers who do not wait would be told that the database is locked.
             let at_work = is_taken(file, LockKind::Exclusive, lock_bytes::RESERVED, 1).map_err(fail)?;
+            if !at_work {
+                // The writer has ended, and who waits for readers must not wait for this node itself.
+                self.end_hold_off();
+            }
             if !at_work && try_lock(file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)? {
                 let taken = self.try_reserved(file);
                 unlock(file, lock_bytes::PENDING, 1).map_err(fail)?;
@@ -236,6 +277,10 @@ impl Database {
     }
 
     fn unreserve(&self, state: &mut State) -> Result<(), DbError> {
+        if !self.writable() {
+            return Ok(());
+        }
+        self.end_hold_off();
         if !self.reserved.swap(false, Ordering::SeqCst) {
             return Ok(());
         }

@@ -14,7 +14,6 @@ use super::guarded_file::{AfterDeath, GuardedFile};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::sqlite::journal;
-use crate::types::Access;
 
 /// How a transaction under a rollback journal ends.
 pub(super) enum JournalEnd {
@@ -34,7 +33,7 @@ impl Database {
     /// # Errors
     /// `NotPrimary` where this node may not write; `Io` where the file cannot be made.
     pub fn journal_created(&self) -> Result<(), DbError> {
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         let path = self.files().path(FileKind::Journal);
@@ -114,7 +113,7 @@ impl Database {
         if let Some(why) = state.service.failure() {
             return Err(self.corrupt(why));
         }
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         self.check_not_ending()?;
@@ -143,7 +142,7 @@ impl Database {
             return self.capture_wal(Some(gate));
         }
         // After a commit SQLite cuts the file to the size the commit gave it, which it has by then.
-        let committed = size == state.pages.bytes(state.page_size) && self.access() == Access::Write;
+        let committed = size == state.pages.bytes(state.page_size) && self.shared.may_commit();
         let answer = match self.may_change(&state) {
             Ok(()) => {
                 self.overlay.truncate(size);
@@ -202,7 +201,7 @@ impl Database {
 
     fn write_journal(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the journal", source);
-        if self.access() != Access::Write {
+        if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         fault::point("journal_write").map_err(fail)?;

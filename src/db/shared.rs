@@ -2,6 +2,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::landing::Landings;
+use super::write_lease::{self, Ended, WriteLease};
 use super::{ChangeSink, Database, KernelCache, Limits, MountGuard, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
@@ -20,7 +22,10 @@ pub struct Shared {
     pub observer: Observer,
     /// What bounds the writers.
     pub limits: Limits,
+    /// Lands what could not land at once.
+    pub(super) landings: Landings,
     access: AtomicU8,
+    lease: Arc<WriteLease>,
     handing_over: AtomicBool,
     ending: AtomicBool,
     tails_count: AtomicBool,
@@ -65,7 +70,9 @@ impl Shared {
             tmp,
             observer,
             limits: Limits::default(),
+            landings: Landings::default(),
             access: AtomicU8::new(access as u8),
+            lease: Arc::default(),
             handing_over: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             tails_count: AtomicBool::new(false),
@@ -88,6 +95,35 @@ impl Shared {
     /// Sets what applications may do; the databases are fenced or unfenced one by one after it.
     pub fn set_access(&self, access: Access) {
         self.access.store(access as u8, Ordering::SeqCst);
+    }
+
+    /// Until when applications may write.
+    pub fn lease(&self) -> &Arc<WriteLease> {
+        &self.lease
+    }
+
+    /// Ends the writing of applications with the lease from now on. `ended` hears of it.
+    ///
+    /// # Errors
+    /// Where no thread can be had.
+    pub fn follow_lease(self: &Arc<Self>, ended: Ended) -> std::io::Result<()> {
+        write_lease::start(self, ended)
+    }
+
+    /// Applications may write no more, if they may now; says whether that changed anything.
+    pub(super) fn end_write(&self) -> bool {
+        let (before, after) = (Access::Write as u8, Access::Fenced as u8);
+        self.access.compare_exchange(before, after, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// Whether a transaction that applications have begun may be committed: they may write, or could in the present term
+    /// and nobody else has been primary since.
+    pub fn may_commit(&self) -> bool {
+        match self.access() {
+            Access::Write => true,
+            Access::Fenced => self.lease.may_finish(),
+            Access::ReadOnly => false,
+        }
     }
 
     /// While the primary is moved as planned, what is under way is committed and nothing new begins.

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
 use crate::sqlite::lock_bytes;
@@ -22,8 +22,15 @@ pub(super) struct WalLocks(Arc<Counted>);
 #[derive(Debug)]
 struct Counted {
     shm: File,
+    users: Mutex<Users>,
+}
+
+#[derive(Debug)]
+struct Users {
     /// Those that hold a byte, and those that wait for it.
-    users: Mutex<[u32; BYTES]>,
+    counts: [u32; BYTES],
+    /// One of those of `WAL_WRITE` is the lease that has ended.
+    lease_ended: bool,
 }
 
 /// A lock on one or more neighbouring bytes; let go when dropped, where nobody else in the daemon uses them.
@@ -37,7 +44,7 @@ pub(super) struct WalLock {
 impl WalLocks {
     /// Locks through `shm`, which no other lock goes through.
     pub fn new(shm: File) -> Self {
-        Self(Arc::new(Counted { shm, users: Mutex::new([0; BYTES]) }))
+        Self(Arc::new(Counted { shm, users: Mutex::new(Users { counts: [0; BYTES], lease_ended: false }) }))
     }
 
     /// The open file the locks belong to.
@@ -62,7 +69,7 @@ impl WalLocks {
         if !try_lock(&self.0.shm, LockKind::Exclusive, first, count)? {
             return Ok(None);
         }
-        slots(first, count).for_each(|slot| users[slot] += 1);
+        slots(first, count).for_each(|slot| users.counts[slot] += 1);
         Ok(Some(WalLock { locks: self.clone(), first, count }))
     }
 
@@ -81,7 +88,7 @@ impl WalLocks {
     pub fn take_all(&self, first: u64, count: u64) -> io::Result<WalLock> {
         // Counted before it is had: whoever has it in the daemon and lets go meanwhile must leave it locked, because
         // this call may have been answered on the strength of that lock.
-        slots(first, count).for_each(|slot| self.users()[slot] += 1);
+        slots(first, count).for_each(|slot| self.users().counts[slot] += 1);
         let held = WalLock { locks: self.clone(), first, count };
         lock(&self.0.shm, LockKind::Exclusive, first, count)?;
         Ok(held)
@@ -100,7 +107,43 @@ impl WalLocks {
         unlock(&self.0.shm, lock_bytes::WAL_WRITE, BYTES as u64)
     }
 
-    fn users(&self) -> MutexGuard<'_, [u32; BYTES]> {
+    /// Takes the write lock because the lease of this node has ended, and keeps it until
+    /// [`begin_lease`](Self::begin_lease). Waits for nothing and allocates nothing; says whether it is had.
+    pub fn try_end_lease(&self) -> bool {
+        // Held for as long as a lock that is free is taken or let go, never while one is waited for.
+        let mut users = match self.0.users.try_lock() {
+            Ok(users) => users,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        if !users.lease_ended
+            && matches!(try_lock(&self.0.shm, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1), Ok(true))
+        {
+            users.counts[0] += 1;
+            users.lease_ended = true;
+        }
+        users.lease_ended
+    }
+
+    /// Lets go of what [`try_end_lease`](Self::try_end_lease) keeps, if `still` says that the new lease has not ended: asked
+    /// while nobody can end it here.
+    ///
+    /// # Errors
+    /// Where the file cannot be unlocked.
+    pub fn begin_lease(&self, still: impl FnOnce() -> bool) -> io::Result<()> {
+        let mut users = self.users();
+        if !users.lease_ended || !still() {
+            return Ok(());
+        }
+        users.lease_ended = false;
+        users.counts[0] = users.counts[0].saturating_sub(1);
+        if users.counts[0] == 0 {
+            unlock(&self.0.shm, lock_bytes::WAL_WRITE, 1)?;
+        }
+        Ok(())
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
         self.0.users.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -115,7 +158,7 @@ impl WalLock {
     pub fn leave(self) {
         // One user more than there will ever be, so that nobody is the last.
         let mut users = self.locks.users();
-        slots(self.first, self.count).for_each(|slot| users[slot] += 1);
+        slots(self.first, self.count).for_each(|slot| users.counts[slot] += 1);
     }
 }
 
@@ -123,8 +166,8 @@ impl Drop for WalLock {
     fn drop(&mut self) {
         let mut users = self.locks.users();
         for slot in slots(self.first, self.count) {
-            users[slot] = users[slot].saturating_sub(1);
-            if users[slot] == 0
+            users.counts[slot] = users.counts[slot].saturating_sub(1);
+            if users.counts[slot] == 0
                 && let Err(error) = unlock(self.locks.file(), lock_bytes::WAL_WRITE + slot as u64, 1)
             {
                 tracing::error!(%error, slot, "cannot release a lock of a wal-index");
@@ -201,6 +244,24 @@ mod tests {
         assert!(!is_free(&application, lock_bytes::CKPT));
         drop(held);
         assert!(is_free(&application, lock_bytes::CKPT));
+    }
+
+    #[test]
+    fn the_end_of_a_lease_keeps_the_write_lock_until_another_one_begins() {
+        let (_dir, locks, application) = opened();
+        let byte = lock_bytes::WAL_WRITE;
+        let other = locks.try_take(byte).unwrap().unwrap();
+        assert!(locks.try_end_lease() && locks.try_end_lease());
+        drop(other);
+        assert!(!is_free(&application, byte), "another user has let go");
+        locks.begin_lease(|| false).unwrap();
+        assert!(!is_free(&application, byte), "that lease has ended, too");
+        locks.begin_lease(|| true).unwrap();
+        assert!(is_free(&application, byte));
+        assert!(try_lock(&application, LockKind::Exclusive, byte, 1).unwrap());
+        assert!(!locks.try_end_lease(), "a writer is at work");
+        unlock(&application, byte, 1).unwrap();
+        assert!(locks.try_end_lease());
     }
 
     #[test]

@@ -147,7 +147,10 @@ async fn delete_database(State(context): State<Context>, name: Name) -> Result<S
         return Err(Problem::no_database(&name));
     }
     let (answer, answered) = oneshot::channel();
-    context.api.drop_database(&name, Box::new(move |result| drop(answer.send(result))));
+    // Of one that is in no log yet the files are removed at once.
+    let (api, db) = (context.api.clone(), name.clone());
+    let dropping = move || api.drop_database(&db, Box::new(move |result| drop(answer.send(result))));
+    let _asked = tokio::task::spawn_blocking(dropping).await;
     let result = match answered.await {
         Ok(result) => result.map_err(StoreError::from),
         Err(_) => Err(StoreError::Fatal("the drop was given up while the node ended".into())),
@@ -181,7 +184,9 @@ async fn watch_litefs_events(State(context): State<Context>) -> Response {
 }
 
 async fn show_metrics(State(context): State<Context>) -> Response {
-    gauges::observe(&*context.api);
+    // It counts files.
+    let api = context.api.clone();
+    let _observed = tokio::task::spawn_blocking(move || gauges::observe(&*api)).await;
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.exposition.render()).into_response()
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 use super::router::{Context, Name, db_name};
-use crate::store::StoreError;
+use crate::store::{ClusterError, StoreError};
 use crate::types::{NodeName, Role};
 
 /// One of `GET /v1/nodes`.
@@ -77,6 +77,10 @@ pub(super) async fn repair(State(context): State<Context>, name: Name) -> Result
     if context.api.database(&name).is_none() {
         return Err(Problem::no_database(&name));
     }
-    context.api.repair(&name)?;
+    // It waits for the database's lock.
+    let (api, db) = (context.api.clone(), name.clone());
+    let repaired = tokio::task::spawn_blocking(move || api.repair(&db)).await;
+    let ended = |_| Err(ClusterError::Unavailable("this node is ending".into()));
+    repaired.unwrap_or_else(ended)?;
     Ok(StatusCode::ACCEPTED)
 }

@@ -6,6 +6,7 @@ pub mod fault;
 pub mod ofd_lock;
 #[cfg(test)]
 pub mod power;
+pub mod priority;
 mod read;
 
 pub use read::{read_or_zero, read_up_to};

@@ -9,7 +9,7 @@ use super::names::Target;
 use super::open::{OpenReply, PendingOpen};
 use super::state::State;
 use crate::db::{Done, FileKind};
-use crate::types::{Access, DbName};
+use crate::types::DbName;
 
 /// Opens or creates the rollback journal.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
@@ -17,7 +17,7 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
     if open.opener.own {
         return super::wal::prepare(open, |open| open.finish(None, true));
     }
-    if open.state.store.access() != Access::Write && writes {
+    if !open.state.store.may_commit() && writes {
         return if matches!(open.reply, OpenReply::Create(_)) || open.state.tree.has_hot_journal(name) {
             // SQLite: "attempt to write a readonly database".
             open.refuse(Errno::EACCES, "this node is not primary; .primary names the host that is")
@@ -60,7 +60,7 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
 pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
     let target = Target::File(name.clone(), FileKind::Journal);
     let path = target.path();
-    if state.store.access() != Access::Write && state.tree.has_hot_journal(&name) {
+    if !state.store.may_commit() && state.tree.has_hot_journal(&name) {
         let why = "this node is not primary, and the journal is needed to roll back";
         return reply.error(refuse(&path, Doing::Unlink, Errno::EROFS, why));
     }

@@ -32,6 +32,7 @@ use crate::raft::{AddressBook, Beginning};
 use crate::security::{Certificates, Peering};
 use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
 use crate::telemetry::Exposition;
+use crate::telemetry::metrics::FENCE_LATE_SECONDS;
 use crate::types::{Access, Role};
 
 /// A node whose mount applications may use.
@@ -454,6 +455,9 @@ async fn wait_until_usable(
                 own: own.clone(),
                 term: term.clone(),
                 gate: control.gate.clone(),
+                ended: store.follow_lease(|late| {
+                    metrics::histogram!(FENCE_LATE_SECONDS).record(late.as_secs_f64())
+                })?,
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
                 settled,
                 role,

@@ -26,6 +26,8 @@ pub(super) struct VoterAccess {
     pub(super) gate: WriteGate,
     /// Planned moves of the primary.
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
+    /// Counts how often the lease ended while applications could write: the fence is up then, whatever Raft says since.
+    pub(super) ended: watch::Receiver<u64>,
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
     /// What the node is, once applications may do what that allows.
@@ -65,7 +67,15 @@ impl VoterAccess {
                 let why = format!("the log has stopped, so this node ends: {why}");
                 return self.fail(NodeError::Replication(why)).await;
             }
-            let standing = self.standing_of(&state);
+            // Where the fence was raised this node is no primary until it is entered anew.
+            let fenced = self.ended.has_changed().unwrap_or(false);
+            let standing = match fenced {
+                true => Standing { is_self: false, primary: None, follows: false },
+                false => self.standing_of(&state),
+            };
+            if fenced {
+                self.ended.mark_unchanged();
+            }
             if entered.as_ref() != Some(&standing) {
                 if standing.is_self {
                     self.term.store(state.term, Ordering::SeqCst);
@@ -83,11 +93,16 @@ impl VoterAccess {
             // On the way up before, on the way down after the rest: no node ever says that it is primary in a term of
             // another one.
             self.term.store(state.term, Ordering::SeqCst);
+            if fenced {
+                // By now a quorum may have answered.
+                continue;
+            }
             // One that was acted on is not waited for again.
             let deadline = state.until.filter(|_| entered.as_ref().is_some_and(|standing| standing.is_self));
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = until(deadline) => {}
+                Ok(()) = self.ended.changed() => { self.ended.mark_changed(); }
                 Some(order) = self.handoffs.recv() => {
                     if let Err(failure) = self.hand_off(order, &state).await {
                         return self.fail(failure).await;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::raft::{LogTarget, RaftNode};
 use crate::rpc::GrpcConnector;
 use crate::security::Peering;
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Lease, Store, StoreError};
 use crate::stream::{Applier, ApplierOptions, ClusterId};
 use crate::types::{DbName, LogIndex, NodeId};
 
@@ -86,6 +86,10 @@ impl LogTarget for VoterTarget {
         let store = self.store.clone();
         // What was committed before may still be on its way into slow databases.
         self.when_settled(move || store.proposals_resolved());
+    }
+
+    fn lease(&self, lease: Lease) {
+        self.store.set_lease(lease);
     }
 
     fn settled(&self) -> watch::Receiver<LogIndex> {

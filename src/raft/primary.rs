@@ -12,8 +12,9 @@ use tokio::sync::watch;
 use super::acks::Acks;
 use super::log_store::StoreShared;
 use super::node::RaftHandle;
+use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
-use crate::store::PrimaryInfo;
+use crate::store::{Lease, PrimaryInfo};
 use crate::types::LogIndex;
 
 /// The primary as this voter knows it.
@@ -56,6 +57,8 @@ pub(super) struct Watched {
     /// Whether the databases agree with the log of the start.
     pub replayed: watch::Receiver<bool>,
     pub store: Arc<StoreShared>,
+    /// Is told how long this node may be primary.
+    pub target: SharedTarget,
     /// The term this node leads, for its proposals.
     pub led_term: Arc<AtomicU64>,
     /// Who has answered this node as leader.
@@ -92,6 +95,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
             };
             if !more {
                 let ended = watched.raft.metrics().borrow_watched().running_state.clone().err();
+                watched.target.lease(Lease::None);
                 if let Some(fatal) = ended.filter(|fatal| !matches!(fatal, Fatal::Stopped)) {
                     let failed = Some(fatal.to_string());
                     sender.send_modify(|known| {
@@ -103,6 +107,15 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
         }
     });
     receiver
+}
+
+fn lease_of(leads: bool, term: u64, voters: usize, until: Option<Instant>) -> Lease {
+    match until {
+        _ if !leads => Lease::None,
+        _ if voters == 1 => Lease::Forever { term },
+        Some(until) => Lease::Until { term, until },
+        None => Lease::None,
+    }
 }
 
 impl Watched {
@@ -123,6 +136,8 @@ impl Watched {
         let resolved = leader.is_some() && self.resolved(&metrics);
         let until = leads.then(|| self.until(&metrics, voters)).flatten();
         let acknowledged = voters == 1 || until.is_some();
+        // First of all, and from this thread: whoever is told by the watch may be late.
+        self.target.lease(lease_of(leads, metrics.current_term, voters, until));
         PrimaryState {
             term: metrics.current_term,
             is_self: leads && resolved && acknowledged,

@@ -186,6 +186,7 @@ where
         settled: target.settled(),
         replayed: target.replayed(),
         store: shared.clone(),
+        target: target.clone(),
         led_term: led_term.clone(),
         acks: acks.clone(),
         lease: options.lease(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use crate::store::Change;
+use crate::store::{Change, Lease};
 use crate::types::LogIndex;
 
 /// What entries are applied to: the databases of a voter, or a stand-in of a test.
@@ -17,6 +17,10 @@ pub trait LogTarget: Send + Sync + 'static {
     /// A leader's first entry in `term` is applied: whatever this node proposed in earlier terms and has not been
     /// applied by now never will be.
     fn term_began(&self, term: u64);
+    /// How long this node may be primary without hearing more from the others; told each time that changes. Must not wait.
+    fn lease(&self, lease: Lease) {
+        let _ = lease;
+    }
     /// Up to here entries are applied in every database, as it moves.
     fn settled(&self) -> watch::Receiver<LogIndex>;
     /// Whether what the log held at the start is applied again, and the databases agree with it.

@@ -12,6 +12,7 @@ mod event;
 mod freshness;
 mod group;
 mod layout;
+mod lease;
 mod members;
 mod open;
 mod roles;
@@ -20,6 +21,7 @@ mod run_sink;
 mod store;
 mod upload;
 
+pub use crate::db::Lease;
 pub use change::{Change, ChangeError, ChangeKind, Origin};
 pub use commit_sink::CommitSink;
 pub use committed_log::{CommittedLog, LogReadError};

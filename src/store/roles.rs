@@ -90,15 +90,34 @@ impl Store {
             self.lock_since().begin(self.applied_index())?;
             // Nobody writes on top before what a crash left behind is settled.
             self.shared.set_handing_over(true);
+            self.shared.lease().begin();
             self.shared.set_access(access);
-            let settled = self.all().iter().try_for_each(|database| database.settle_tail());
+            let settled = self.while_writing(|database| database.settle_tail());
             self.shared.set_handing_over(false);
             settled?;
-            return Ok(self.all().iter().try_for_each(|database| database.set_access())?);
+            return self.while_writing(|database| database.set_access());
         }
         self.follows.store(false, Ordering::SeqCst);
         self.shared.set_access(access);
         self.shared.set_handing_over(false);
+        self.fence_all()
+    }
+
+    /// Does something to each database for as long as applications may write: where the lease ends meanwhile, the rest
+    /// is left, and no error is one.
+    fn while_writing(&self, work: impl Fn(&Arc<Database>) -> Result<(), DbError>) -> Result<(), StoreError> {
+        for database in self.all() {
+            let done = work(&database);
+            if self.access() != Access::Write {
+                return Ok(());
+            }
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Fences all databases.
+    pub(super) fn fence_all(self: &Arc<Self>) -> Result<(), StoreError> {
         // All that need no waiting at once: a writer at work must not keep other databases writable.
         let slow: Vec<_> = self.all().into_iter().filter(|database| !database.try_fence()).collect();
         for database in slow {
@@ -180,6 +199,7 @@ impl Store {
         let deadline = Instant::now() + HANDOVER_MAX;
         wait_for_all(self.all(), move |database| database.hand_over(deadline))?;
         self.shared.set_access(Access::Fenced);
+        self.shared.lease().settle();
         wait_for_all(self.all().into_iter().filter(|database| !database.try_fence()).collect(), |database| {
             if database.has_wal() { database.set_access() } else { Ok(()) }
         })

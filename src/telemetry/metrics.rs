@@ -86,6 +86,7 @@ metrics! {
     APPLY_SECONDS "skein_apply_duration_seconds" Histogram Seconds [] "Time to apply another node's log entry to the databases here.";
     APPLY_LAG_SECONDS "skein_apply_lag_seconds" Histogram Seconds [] "Age of another node's transaction when it is visible here, by the clocks of both.";
     FAILOVER_SECONDS "skein_failover_duration_seconds" Histogram Seconds [] "Time from giving up the former primary to knowing the next one.";
+    FENCE_LATE_SECONDS "skein_fence_lateness_seconds" Histogram Seconds [] "Time from the end of a primary's lease to the fence's being up in every database in which no writer was at work.";
     HANDOFF_SECONDS "skein_handoff_duration_seconds" Histogram Seconds [] "Time of a planned move of the primary, from the fence to the successor's election.";
     PRIMARY_CHANGES "skein_primary_changes_total" Counter Count [] "Changes of the primary that this node saw.";
     DISCARDED "skein_discarded_change_sets" Gauge Count [] "Change sets kept in discarded/ that never became history.";

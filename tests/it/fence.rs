@@ -126,3 +126,85 @@ fn a_primary_without_a_quorum_acknowledges_nothing_after_its_lease_whatever_its_
         );
     }
 }
+
+/// What a COMMIT said, and how long it took.
+type Committed = (rusqlite::Result<()>, Duration);
+
+/// Commits a transaction that is open when the followers stop, after the node has been fenced; they go on `more` later.
+fn commit_in_a_gap(voters: &Voters, db: &str, journal: &str, synchronous: &str, more: Duration) -> Committed {
+    let first = voters.primary();
+    let writer = sql::create(&voters.nodes[first].path(db), journal, 4096);
+    sql::run(&writer, "CREATE TABLE IF NOT EXISTS t(v)");
+    sql::run(&writer, &format!("PRAGMA synchronous={synchronous}"));
+    writer.busy_timeout(Duration::from_secs(5)).unwrap();
+    sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t VALUES('gap')");
+    let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
+    // The lease ends four fifths of it after the last heartbeat.
+    let fenced = within(Duration::from_secs(5), || {
+        let overview = voters.nodes[first].status().ok()?;
+        overview["primary"].is_null().then_some(())
+    });
+    let committing = std::thread::spawn(move || {
+        let begun = Instant::now();
+        (writer.execute_batch("COMMIT"), begun.elapsed())
+    });
+    std::thread::sleep(more);
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
+    assert!(fenced.is_some(), "a primary without a quorum is not fenced");
+    committing.join().unwrap()
+}
+
+#[test]
+fn a_transaction_that_commits_while_the_quorum_is_away_for_a_moment_waits_for_it() {
+    let Some(voters) = Voters::three() else { return };
+    for round in 0..2 {
+        for (journal, synchronous) in
+            [("delete", "full"), ("delete", "normal"), ("wal", "full"), ("wal", "normal")]
+        {
+            let db = format!("{journal}-{synchronous}.db");
+            let term = term(&voters);
+            let (said, took) = commit_in_a_gap(&voters, &db, journal, synchronous, Duration::from_millis(50));
+            // Where the others have elected somebody else meanwhile, the log has decided.
+            let same = self::term(&voters) == term;
+            assert!(said.is_ok() || !same, "{round} {db}: {said:?} after {took:?}, in the same term");
+        }
+    }
+}
+
+/// The Raft term as the primary knows it.
+fn term(voters: &Voters) -> u64 {
+    voters.nodes[voters.primary()].status().unwrap()["term"].as_u64().unwrap()
+}
+
+#[test]
+fn a_commit_that_the_fence_holds_back_is_told_that_the_database_is_locked_and_may_be_tried_again() {
+    let Some(voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let path = voters.nodes[first].path("a.db");
+    let writer = sql::create(&path, "delete", 4096);
+    sql::run(&writer, "CREATE TABLE t(v)");
+    writer.busy_timeout(Duration::from_millis(100)).unwrap();
+    sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t VALUES('first')");
+    let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
+    let fenced = within(Duration::from_secs(5), || {
+        voters.nodes[first].status().ok()?["primary"].is_null().then_some(())
+    });
+    assert!(fenced.is_some());
+    // The fence of a rollback database follows on another thread.
+    std::thread::sleep(Duration::from_millis(300));
+    let said = writer.execute_batch("COMMIT").unwrap_err();
+    assert_eq!(said.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{said}");
+    assert!(!writer.is_autocommit(), "the transaction is still there");
+    others.iter().for_each(|which| voters.signal(*which, Signal::SIGCONT));
+    sql::run(&writer, "ROLLBACK");
+    let primary = voters.primary();
+    let again = voters.open(primary, "a.db");
+    again.busy_timeout(Duration::from_secs(20)).unwrap();
+    sql::run(&again, "BEGIN IMMEDIATE; INSERT INTO t VALUES('second'); COMMIT");
+    voters.same_bytes("a.db");
+    for which in 0..3 {
+        assert_eq!(sql::text(&voters.open(which, "a.db"), "SELECT group_concat(v) FROM t"), "second");
+    }
+}
