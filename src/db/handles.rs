@@ -1,12 +1,14 @@
 //! Opening and closing: when the daemon begins to take part in a database, and when it lets go of it.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Done;
 use super::database::{Database, State};
+use super::main_lock::MainLock;
 use super::opened::Opened;
 use super::roles::Wait;
+use super::{DbError, Done};
 use crate::types::{Access, JournalMode};
 
 impl Database {
@@ -153,19 +155,36 @@ impl Database {
     }
 
     /// An application opens or creates `-wal`. On a node that applies the log the daemon attaches first.
+    ///
+    /// A connection that has the database file for itself by then keeps its wal-index in its own memory: nobody could see
+    /// what it commits, so it is refused.
     pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        if self.access() == Access::Write || self.try_lock().is_some_and(|state| state.open.is_wal()) {
-            return done(Ok(()));
-        }
         self.off_thread(done, |database, done| {
             let mut state = database.wait_shared(database.lock());
-            let answer = match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
-                _ => Ok(()),
-            };
+            let attach = state.mode == Some(JournalMode::Wal) && database.access() != Access::Write;
+            let attached = if attach { database.attach(&mut state) } else { Ok(()) };
+            let main_lock = state.open.wal().map(|wal| wal.main_lock.clone());
             drop(state);
-            done(answer);
+            done(attached.and_then(|()| database.check_shares_index(main_lock)));
         });
+    }
+
+    fn check_shares_index(&self, main_lock: Option<MainLock>) -> Result<(), DbError> {
+        let fail = |source| self.io_error("asking for the lock of its connection", source);
+        let main_lock = match (main_lock, self.shared.cache()) {
+            (Some(lock), _) => lock,
+            (None, None) => return Ok(()),
+            (None, Some(cache)) => {
+                let path = cache.mount_point().join(self.name().as_str());
+                MainLock::new(File::options().read(true).write(true).open(path).map_err(fail)?)
+            }
+        };
+        if main_lock.is_exclusive().map_err(fail)? {
+            return Err(self.conflict(
+                "is held by one connection that does not share its wal-index (locking_mode=EXCLUSIVE before the WAL is first used, the unix-excl VFS, or an engine that locks the whole file), so its commits could not be captured; use the unix VFS, and set locking_mode=EXCLUSIVE after a first read",
+            ));
+        }
+        Ok(())
     }
 
     /// An application opens or creates `-shm`: it is about to take part in the WAL, and the daemon does so before it.

@@ -154,8 +154,14 @@ fn an_exclusive_connection_is_refused_on_a_node_that_loses_the_primary() {
     let Some(voters) = Voters::three() else { return };
     let first = voters.primary();
     let path = voters.nodes[first].path("a.db");
-    let connection = wal(&path, "NORMAL");
-    sql::run(&connection, "CREATE TABLE t(v); PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(0)");
+    let connection = eventually("the database is made", || {
+        let connection = sql::try_open(&path).ok()?;
+        let made = connection.execute_batch(
+            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; CREATE TABLE IF NOT EXISTS t(v)",
+        );
+        made.ok().map(|()| connection)
+    });
+    sql::run(&connection, "PRAGMA locking_mode=EXCLUSIVE; INSERT INTO t VALUES(0)");
     let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
     // A planned move does not make an application fail: it is refused while the application is there.
     let refused = voters.nodes[first].client(&["handoff"]);
@@ -174,8 +180,30 @@ fn an_exclusive_connection_is_refused_on_a_node_that_loses_the_primary() {
     voters.wait_voting(3);
     drop(connection);
     let primary = voters.primary();
-    let again = voters.open(primary, "a.db");
+    let again =
+        eventually("the database is opened", || sql::try_open(&voters.nodes[primary].path("a.db")).ok());
     eventually("the database is written again", || again.execute("INSERT INTO t VALUES(2)", []).ok());
     drop(again);
     voters.same_bytes("a.db");
+}
+
+#[test]
+fn a_connection_that_does_not_share_its_wal_index_is_refused_and_commits_nothing() {
+    with_and_without_passthrough(|cluster| {
+        let path = cluster.primary.path("a.db");
+        let connection = wal(&path, "FULL");
+        sql::run(&connection, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+        drop(connection);
+        let before = cluster.primary.pos("a.db");
+        let uri = format!("file:{}?vfs=unix-excl", path.display());
+        let refused = Connection::open(uri).unwrap().execute("INSERT INTO t VALUES(2)", []);
+        assert!(refused.is_err());
+        assert!(cluster.primary.log().contains("does not share its wal-index"), "the log says why");
+        assert_eq!(cluster.primary.pos("a.db"), before);
+        // The next connection finds everything in order.
+        assert_eq!(count(&path), 1);
+        sql::run(&sql::open(&path), "INSERT INTO t VALUES(2)");
+        assert_eq!(count(&path), 2);
+        assert_eq!(side_files(&path), Vec::<String>::new());
+    });
 }
