@@ -1,4 +1,3 @@
-use std::fmt;
 use std::path::PathBuf;
 
 use super::{ConfigError, HostPort, Partial};
@@ -19,44 +18,6 @@ pub struct Security {
     pub read_token: Option<Token>,
     /// What lets clients of the API do everything.
     pub admin_token: Option<Token>,
-}
-
-/// Tokens as the environment gives them.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct TokenTexts {
-    /// `SKEIN_JOIN_TOKEN`.
-    pub join: Option<String>,
-    /// `SKEIN_READ_TOKEN`.
-    pub read: Option<String>,
-    /// `SKEIN_ADMIN_TOKEN`.
-    pub admin: Option<String>,
-}
-
-impl TokenTexts {
-    /// Those of this process's environment.
-    pub fn of_environment() -> Self {
-        let variable = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
-        Self {
-            join: variable("SKEIN_JOIN_TOKEN"),
-            read: variable("SKEIN_READ_TOKEN"),
-            admin: variable("SKEIN_ADMIN_TOKEN"),
-        }
-    }
-
-    /// These, and where they say nothing those of `below`.
-    pub fn or(self, below: Self) -> Self {
-        Self {
-            join: self.join.or(below.join),
-            read: self.read.or(below.read),
-            admin: self.admin.or(below.admin),
-        }
-    }
-}
-
-impl fmt::Debug for TokenTexts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TokenTexts(..)")
-    }
 }
 
 impl Security {
@@ -147,7 +108,7 @@ fn token(kind: &str, file: Option<&PathBuf>, text: Option<&String>) -> Result<Op
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::config::{Settings, TokenTexts};
 
     fn at(listen: &str, http: &str) -> Partial {
         Partial {

@@ -113,6 +113,8 @@ impl Database {
         } else {
             let path = state.write_path();
             if path != WritePath::Wal {
+                // A full disk is found out before the first page is written: readers go on with what they have.
+                self.reserve_space(state, change).map_err(fail)?;
                 self.drop_staged().map_err(fail)?;
                 state.checksums.set_pending(index).map_err(fail)?;
             }
@@ -196,9 +198,17 @@ impl Database {
     /// Under SQLite's EXCLUSIVE lock, which the caller holds, and through the mount, so that applications see it as
     /// another process' transaction.
     fn apply_open_rollback(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
-        let file = self.mounted(state)?;
         fault::point("apply_rollback")?;
-        write_pages(state, incoming, &file)
+        if !incoming.beside_mount {
+            let file = self.mounted(state)?;
+            return write_pages(state, incoming, &file);
+        }
+        let file = File::options().read(true).write(true).open(self.files().path(FileKind::Database))?;
+        let written = write_pages(state, incoming, &file);
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), FileKind::Database);
+        }
+        written
     }
 
     /// The database file through the mount, opened once and kept while applications have it open.

@@ -93,9 +93,14 @@ impl Database {
         if !self.shared.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        // What was rolled back ends whatever the disk has left.
-        let space =
-            |batch: &Option<Batch>| batch.as_ref().map_or(Ok(()), |_| self.shared.limits.check_space());
+        // What was rolled back ends whatever the disk has left. For the rest the space is taken now: once the log has the
+        // change set, writing it must not fail.
+        let space = |batch: &Option<Batch>| match batch {
+            Some(batch) => {
+                self.shared.limits.check_space().and_then(|()| self.reserve_space(state, &batch.change))
+            }
+            None => Ok(()),
+        };
         match self.encode_journal(state).and_then(|batch| space(&batch).map(|()| batch)) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
@@ -141,7 +146,7 @@ impl Database {
         let frame = Frame::on(self.name(), state, header.page_size, pages);
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
-        let mut touched = self.touched_pages(header.page_size);
+        let mut touched = self.overlay.touched_pages(header.page_size);
         touched.retain(|pgno| pages.contains(*pgno) && *pgno != lock_page);
         let read = |pgno: Pgno, page: &mut [u8]| read_at(pgno.offset(header.page_size), page);
         if same_size && pages == state.pages && unchanged(state, &touched, header.page_size, read)? {
@@ -149,14 +154,6 @@ impl Database {
         }
         touched.extend(frame.untouched_growth(&touched));
         frame.encode(&self.shared, &state.checksums, touched.into_iter(), read).map(Some)
-    }
-
-    /// Pages of which any byte may differ from the file.
-    fn touched_pages(&self, page_size: PageSize) -> BTreeSet<Pgno> {
-        let size = page_size.bytes();
-        let numbers =
-            self.overlay.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
-        numbers.filter_map(|number| u32::try_from(number + 1).ok().and_then(Pgno::new)).collect()
     }
 
     /// Brings what is staged into the database file, now that the log has it as the change set that gives the
@@ -220,7 +217,7 @@ impl Database {
 }
 
 /// Takes back a transaction of these databases, which was not committed because of `error`, before its writer hears of
-/// that and lets go of his locks: what others read then could be taken for a later commit, by its change counter.
+/// that and lets go of its locks: what others read then could be taken for a later commit, by its change counter.
 pub(crate) fn take_back(databases: Vec<Arc<Database>>, error: DbError, done: Done) {
     let Some(first) = databases.first().cloned() else { return done(Err(error)) };
     // Whoever tells the kernel must not be one of those who answer it.
@@ -260,11 +257,8 @@ fn unchanged(
     Ok(true)
 }
 
+/// Pages of a file; one that the file's end cuts off counts, as it does for SQLite. A transaction that changes the page
+/// size leaves the file at a size that is no multiple of it, until it is cut after the journal has ended.
 fn page_count(length: u64, page_size: PageSize) -> io::Result<PageCount> {
-    let pages = length / page_size.bytes();
-    if !length.is_multiple_of(page_size.bytes()) {
-        let text = format!("its size of {length} bytes is no multiple of the page size {page_size}");
-        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-    }
-    u32::try_from(pages).map(PageCount::new).map_err(io::Error::other)
+    u32::try_from(length.div_ceil(page_size.bytes())).map(PageCount::new).map_err(io::Error::other)
 }

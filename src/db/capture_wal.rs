@@ -190,6 +190,7 @@ impl Database {
     fn take_off(self: &Arc<Self>, mut state: StateLock<'_>, run: Run, done: Option<Done>) {
         // What is published is a transaction already.
         let space = if run.published { Ok(()) } else { self.shared.limits.check_space() };
+        let space = space.and_then(|()| self.reserve_checksums(&state, run.pages));
         match space.and_then(|()| self.encode_run(&mut state, &run)) {
             Ok(batch) => {
                 let wal = state.open.wal().expect("a run comes from an attachment");

@@ -181,7 +181,7 @@ impl Database {
     /// Whether applying an entry may take long or wait for applications: a rollback database that is open, a writer at
     /// work, or what must be cut from its log first.
     pub fn apply_may_wait(&self) -> bool {
-        // Whoever holds the lock may be waiting himself.
+        // The holder of the lock may be waiting, too.
         self.try_lock().is_none_or(|mut state| {
             let fenced_and_clean = |wal: &mut WalAttachment| {
                 wal.fence.raised() && !self.must_wait_for_main_lock(wal) && wal.tail().is_none()

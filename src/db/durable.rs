@@ -1,14 +1,16 @@
 //! The marker: what the database file on disk holds without the log.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use super::database::{Database, State};
-use super::page_checksums::Marker;
+use super::page_checksums::{Marker, file_bytes};
 use super::scrub::PAGES_AT_ONCE;
 use super::{DbError, FileKind};
-use crate::io::fault;
-use crate::types::{Checksum, LogIndex};
+use crate::io::{fault, space};
+use crate::ltx::ChangeSet;
+use crate::types::{Checksum, LogIndex, PageCount};
 
 impl Database {
     /// The first entry that the file on disk may lack, `None` where it lacks none.
@@ -154,5 +156,31 @@ impl State {
     /// Notes that the file on disk may lack entry `index` and later ones.
     pub fn touched_by(&mut self, index: LogIndex) {
         self.dirty_since.get_or_insert(index);
+    }
+}
+
+impl Database {
+    /// Takes the disk space that `change` needs in the database file and in the file of its checksums, where they grow:
+    /// once the log has a change set, writing it here must not fail.
+    ///
+    /// # Errors
+    /// Where the disk is full.
+    pub(super) fn reserve_space(&self, state: &State, change: &ChangeSet) -> io::Result<()> {
+        let size = change.commit.bytes(change.page_size);
+        if size > state.pages.bytes(state.page_size) {
+            space::reserve_growth(&self.files().path(FileKind::Database), size)?;
+        }
+        self.reserve_checksums(state, change.commit)
+    }
+
+    /// The same for the file of the checksums alone.
+    ///
+    /// # Errors
+    /// Where the disk is full.
+    pub(super) fn reserve_checksums(&self, state: &State, pages: PageCount) -> io::Result<()> {
+        if pages <= state.pages {
+            return Ok(());
+        }
+        space::reserve_growth(&self.files().pages(), file_bytes(pages))
     }
 }

@@ -20,6 +20,9 @@ use crate::types::{Checksum, PageCount, Pgno};
 pub(super) struct Incoming {
     /// The change with its new checksums.
     pub batch: Batch,
+    /// An open rollback database is written beside the mount: whoever waits for it may have the kernel hold the file
+    /// locked, as an fsync does.
+    pub beside_mount: bool,
     source: LtxSource,
 }
 
@@ -161,6 +164,6 @@ impl Database {
             return Err(self.corrupt(why));
         }
         let batch = Batch { change, checksums, wal_end, timestamp_ms, reset, mode };
-        Ok(Incoming { batch, source })
+        Ok(Incoming { batch, beside_mount: false, source })
     }
 }

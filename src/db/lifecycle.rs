@@ -26,6 +26,16 @@ impl Database {
         self.lock().handles > 0
     }
 
+    /// Whether it was dropped or replaced.
+    pub fn is_dropped(&self) -> bool {
+        self.lock().service.is_dropped()
+    }
+
+    /// Handles of the database file that applications have.
+    pub fn app_handles(&self) -> u32 {
+        self.lock().handles
+    }
+
     /// Lets go of everything held through the mount, so that it can be unmounted. What applications still have
     /// open is captured at the next start, from the log that is left behind.
     pub fn close(self: &Arc<Self>) {

@@ -5,7 +5,7 @@
 //! at any time, and neither the journal nor the file needs an fsync. Whoever reads the database through the mount
 //! sees the file with the overlay on top.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::io::{read_or_zero, read_up_to};
+use crate::types::{PageSize, Pgno};
 
 /// The spool is cut where a transaction has made it larger than this many bytes.
 const SPOOL_KEEP_BYTES: u64 = 4 << 20;
@@ -89,19 +90,10 @@ impl Overlay {
         let length = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(data.len());
         let data = &mut data[..length];
         let end = offset + length as u64;
-        let covered = staged.extents.range(..=offset).next_back().is_some_and(|(_, until)| *until >= end);
-        if !covered {
+        if !staged.covers(offset, end) {
             read_or_zero(file, offset, data)?;
-            // What a truncation cut off and a later write grew over.
-            let cut = staged.cut_at.map_or(end, |at| at.clamp(offset, end));
-            data[(cut - offset) as usize..].fill(0);
         }
-        if let Some(spool) = &staged.spool {
-            for (from, until) in staged.within(offset, end) {
-                let at = (from - offset) as usize..(until - offset) as usize;
-                spool.read_exact_at(&mut data[at], from)?;
-            }
-        }
+        staged.patch(offset, data)?;
         Ok(length)
     }
 
@@ -110,6 +102,26 @@ impl Overlay {
         let staged = self.read_lock();
         let regrown = staged.cut_at.zip(self.size()).filter(|(from, until)| from < until);
         staged.extents.iter().map(|(start, end)| (*start, *end)).chain(regrown).collect()
+    }
+
+    /// Pages of which any byte may differ from the file.
+    pub fn touched_pages(&self, page_size: PageSize) -> BTreeSet<Pgno> {
+        let size = page_size.bytes();
+        let numbers = self.extents().into_iter().flat_map(|(start, end)| start / size..end.div_ceil(size));
+        numbers.filter_map(|number| u32::try_from(number + 1).ok().and_then(Pgno::new)).collect()
+    }
+
+    /// Whether nothing of the file shows between `start` and `end`.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        self.read_lock().covers(start, end)
+    }
+
+    /// Puts what is staged over `data`, which is what lies below at `offset`.
+    ///
+    /// # Errors
+    /// Where the spool cannot be read.
+    pub fn patch(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.read_lock().patch(offset, data)
     }
 
     /// How much is staged, in bytes.
@@ -208,6 +220,23 @@ impl Staged {
         if let Some((_, end)) = self.extents.iter_mut().next_back() {
             *end = (*end).min(size);
         }
+    }
+
+    fn covers(&self, start: u64, end: u64) -> bool {
+        let end = self.cut_at.map_or(end, |at| at.min(end));
+        start >= end || self.extents.range(..=start).next_back().is_some_and(|(_, until)| *until >= end)
+    }
+
+    fn patch(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let end = offset + data.len() as u64;
+        // What a truncation cut off and a later write grew over reads as zeros.
+        let shown = self.cut_at.map_or(end, |at| at.clamp(offset, end));
+        data[(shown - offset) as usize..].fill(0);
+        let Some(spool) = &self.spool else { return Ok(()) };
+        for (from, until) in self.within(offset, end) {
+            spool.read_exact_at(&mut data[(from - offset) as usize..(until - offset) as usize], from)?;
+        }
+        Ok(())
     }
 
     /// The parts of `start..end` that were written.

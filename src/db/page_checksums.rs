@@ -264,6 +264,11 @@ impl PageChecksums {
     }
 }
 
+/// Bytes the file takes for a database of that size.
+pub fn file_bytes(pages: PageCount) -> u64 {
+    SLOTS_OFFSET + u64::from(pages.get()) * 8
+}
+
 fn slot_offset(pgno: Pgno) -> u64 {
     SLOTS_OFFSET + u64::from(pgno.get() - 1) * 8
 }

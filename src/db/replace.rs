@@ -123,7 +123,8 @@ impl Database {
         let index = fate.map_err(|error| self.unavailable(error.to_string()))?;
         // Captures and opens wait until the caller ends the exclusive time, so nobody has come in meanwhile.
         let mut state = self.lock();
-        let incoming = self.check_incoming(&state, &change)?;
+        let mut incoming = self.check_incoming(&state, &change)?;
+        incoming.beside_mount = true;
         self.write_incoming(&mut state, incoming, index)?;
         let moved = self.moved(&state, batch.timestamp_ms);
         drop(state);

@@ -13,7 +13,9 @@ use super::database::{Database, State};
 use super::guarded_file::{AfterDeath, GuardedFile};
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
-use crate::sqlite::journal;
+use crate::io::ofd_lock::{LockKind, is_taken};
+use crate::sqlite::{journal, lock_bytes};
+use crate::types::{JournalMode, PageCount};
 
 /// How a transaction under a rollback journal ends.
 pub(super) enum JournalEnd {
@@ -94,6 +96,24 @@ impl Database {
         self.may_change(state)?;
         fault::point("database_write").map_err(fail)?;
         self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
+    }
+
+    /// Whether a write to the database file that reaches the daemon is none of SQLite's: it has no journal that could take
+    /// it back, and is no checkpoint, which holds the lock for that or has the database to itself. Waits for the
+    /// database's lock.
+    ///
+    /// Asked of handles whose opening leaves it open who has them. In a rollback mode only a database without content
+    /// is written so; all else without a journal is refused, see [`database_write`](Self::database_write).
+    pub fn is_foreign_write(&self) -> bool {
+        let state = self.lock();
+        let Some(wal) = state.open.wal() else {
+            let new = state.pages == PageCount::ZERO || state.mode == Some(JournalMode::Wal);
+            return new && self.overlay.size().is_none() && !self.journal_in_force();
+        };
+        let taken = |file, kind, start, length| is_taken(file, kind, start, length).unwrap_or(true);
+        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+        !taken(wal.locks.file(), LockKind::Exclusive, lock_bytes::CKPT, 1)
+            && !taken(&wal.database, LockKind::Shared, first, size)
     }
 
     /// A read of the database file that reaches the daemon; `file` is the backing file. Returns how much there was.

@@ -15,7 +15,8 @@ use super::page_checksums::WalPoint;
 use super::{DbError, FileKind};
 use crate::io::{fault, read_or_zero};
 use crate::ltx;
-use crate::sqlite::wal::{CommittedFrames, FRAME_HEADER_SIZE, frame_offset};
+use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
+use crate::sqlite::wal_scanner::CommittedFrames;
 use crate::types::{PageCount, PageSize, Pgno};
 
 impl Database {

@@ -1,6 +1,9 @@
 //! What applications may rely on, and the decisions worth arguing: why it is as it is, what was refused, and what was
 //! measured or seen.
 
+#[doc = include_str!("architecture.md")]
+pub mod architecture {}
+
 #[doc = include_str!("guarantees.md")]
 pub mod guarantees {}
 
@@ -21,5 +24,6 @@ pub mod checkpoints {}
 
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
+
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}

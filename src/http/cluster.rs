@@ -8,8 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::context::{Context, Name, db_name};
 use super::problem::Problem;
-use super::router::{Context, Name, db_name};
+
 use super::{MemberDocument, StatusDocument};
 use crate::store::{ClusterError, Member, MemberChange};
 use crate::types::NodeName;

@@ -6,6 +6,7 @@
 mod api;
 mod client;
 mod cluster;
+mod context;
 mod dashboard;
 mod documents;
 mod events;

@@ -2,8 +2,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{MatchedPath, Query, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::context::{Context, Name, db_name};
 use super::problem::Problem;
 use super::wait::WaitQuery;
 use super::{
@@ -20,16 +21,6 @@ use super::{
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
-use crate::types::DbName;
-
-#[derive(Clone)]
-pub(super) struct Context {
-    pub(super) api: Arc<dyn Api>,
-    exposition: Exposition,
-    shutdown: CancellationToken,
-}
-
-pub(super) type Name = Result<Path<String>, PathRejection>;
 
 /// The routes of a node's API.
 pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
@@ -66,7 +57,9 @@ pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationT
 }
 
 async fn measure(request: Request, next: Next) -> Response {
-    let route = route_of(request.uri().path());
+    // What no route matches counts as one, so that a metric has few values.
+    let matched = request.extensions().get::<MatchedPath>().cloned();
+    let route = matched.map_or_else(|| "other".to_owned(), |path| path.as_str().to_owned());
     let method = match *request.method() {
         Method::GET => "GET",
         Method::PUT => "PUT",
@@ -77,44 +70,10 @@ async fn measure(request: Request, next: Next) -> Response {
     let start = Instant::now();
     let response = next.run(request).await;
     let status = response.status().as_u16().to_string();
-    metrics::counter!(HTTP_REQUESTS, "method" => method, "route" => route, "status" => status).increment(1);
+    metrics::counter!(HTTP_REQUESTS, "method" => method, "route" => route.clone(), "status" => status)
+        .increment(1);
     metrics::histogram!(HTTP_SECONDS, "route" => route).record(start.elapsed().as_secs_f64());
     response
-}
-
-/// The route a path belongs to, so that a metric has few values.
-fn route_of(path: &str) -> &'static str {
-    const PLAIN: [&str; 11] = [
-        "/v1/nodes",
-        "/",
-        "/v1/status",
-        "/v1/databases",
-        "/v1/events",
-        "/events",
-        "/v1/members",
-        "/v1/handoff",
-        "/metrics",
-        "/livez",
-        "/readyz",
-    ];
-    if let Some(plain) = PLAIN.iter().find(|plain| **plain == path) {
-        return plain;
-    }
-    match path.strip_prefix("/v1/databases/").map(|rest| rest.split_once('/')) {
-        Some(None) => "/v1/databases/{name}",
-        Some(Some((_, "export"))) => "/v1/databases/{name}/export",
-        Some(Some((_, "wait"))) => "/v1/databases/{name}/wait",
-        Some(Some((_, "newest"))) => "/v1/databases/{name}/newest",
-        Some(Some((_, "check"))) => "/v1/databases/{name}/check",
-        Some(Some((_, "repair"))) => "/v1/databases/{name}/repair",
-        None if path.starts_with("/v1/members/") => "/v1/members/{name}",
-        _ => "other",
-    }
-}
-
-pub(super) fn db_name(name: Name) -> Result<DbName, Problem> {
-    let Path(name) = name.map_err(|error| Problem::bad_request(error.body_text()))?;
-    DbName::new(&name).map_err(|error| Problem::bad_request(error.to_string()))
 }
 
 async fn databases(State(context): State<Context>) -> Json<Vec<DatabaseDocument>> {

@@ -5,8 +5,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
+use super::context::{Context, Name, db_name};
 use super::problem::Problem;
-use super::router::{Context, Name, db_name};
 use crate::store::{ClusterError, StoreError};
 use crate::types::{NodeName, Role};
 

@@ -8,5 +8,6 @@ pub mod ofd_lock;
 pub mod power;
 pub mod priority;
 mod read;
+pub mod space;
 
 pub use read::{read_or_zero, read_up_to};

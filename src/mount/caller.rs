@@ -29,6 +29,13 @@ impl Callers {
     }
 }
 
+/// The process of a thread; the thread itself where that is not known, as for one of another PID namespace.
+pub(super) fn process_of(tid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let process = status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok());
+    process.unwrap_or(tid)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +50,9 @@ mod tests {
         }));
         assert!(!callers.is_own(0));
         assert!(!callers.is_own(nix::unistd::getppid().as_raw() as u32));
+        let thread = std::thread::scope(|scope| {
+            scope.spawn(|| process_of(nix::unistd::gettid().as_raw() as u32)).join().unwrap()
+        });
+        assert_eq!(thread, std::process::id());
     }
 }

@@ -9,9 +9,9 @@ use super::errno::{Doing, of_db, of_store, refuse};
 use super::names::Target;
 use super::open::PendingOpen;
 use super::state::State;
-use super::upload::UploadState;
+use super::upload::Staging;
 use crate::db::{Database, FileKind};
-use crate::types::{Access, DbName};
+use crate::types::{Access, DbName, PageCount};
 
 const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
 
@@ -39,11 +39,11 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         // SQLite then opens it read-only by itself, and answers every write with SQLITE_READONLY at once.
         return open.refuse(Errno::EACCES, "this node is a replica: databases are read-only here");
     }
-    if access != Access::Write && opener.truncates() {
+    if access != Access::Write && opener.is_foreign() {
         return open.refuse(Errno::EROFS, NOT_PRIMARY);
     }
     match open.database(name) {
-        Ok(database) if opener.only_writes() && opener.truncates() => upload(open, database, name),
+        Ok(_) if opener.is_foreign() => upload(open, name),
         Ok(database) => attach(open, database),
         Err(errno) => open.fail(errno),
     }
@@ -53,7 +53,11 @@ fn create(open: PendingOpen, name: DbName) {
     open.state.workers.clone().run(move || match open.state.store.create(&name) {
         Ok(database) => {
             open.adopt_owner();
-            if open.opener.only_writes() { upload(open, database, &name) } else { attach(open, database) }
+            if open.opener.is_foreign() || open.opener.excludes() {
+                upload(open, &name);
+            } else {
+                attach(open, database);
+            }
         }
         Err(error) => {
             let errno = of_store(name.as_str(), Doing::Create, &error);
@@ -62,32 +66,27 @@ fn create(open: PendingOpen, name: DbName) {
     });
 }
 
-fn upload(open: PendingOpen, database: Arc<Database>, name: &DbName) {
-    drop(database);
-    open.finish_upload(UploadState::new(name.clone()));
+/// Answers the open of a program that is not SQLite.
+fn upload(open: PendingOpen, name: &DbName) {
+    let staging = if open.opener.truncates() { Staging::whole } else { Staging::in_place };
+    let staging = staging(name.clone(), open.opener.thread);
+    open.finish_upload(staging);
 }
 
-/// Answers the open once the database is attached, and cut where that was asked for.
+/// Answers the open once the database is attached.
 fn attach(open: PendingOpen, database: Arc<Database>) {
     let same = database.clone();
     database.app_opened(Box::new(move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),
-        Ok(()) if open.opener.truncates() => {
-            let database = same.clone();
-            same.database_truncated(
-                0,
-                Box::new(move |cut| match cut {
-                    Ok(()) => open.finish(Some(database), false),
-                    Err(error) => {
-                        database.app_closed();
-                        open.fail_db(Doing::Truncate, &error);
-                    }
-                }),
-            );
-        }
         Ok(()) => {
             let wal = is_wal(&open);
-            open.finish(Some(same), wal);
+            let unsure = open.opener.writes() && !open.opener.is_sqlite_like();
+            // In a rollback mode a write without a journal is refused anyway.
+            if unsure && (wal || same.size().1 == PageCount::ZERO) {
+                open.finish_unsure(same);
+            } else {
+                open.finish(Some(same), wal);
+            }
         }
     }));
 }
@@ -125,6 +124,11 @@ pub(super) fn unlink(state: &Arc<State>, name: DbName, reply: ReplyEmpty) {
 pub(super) fn rename(state: &Arc<State>, from: DbName, to: DbName, reply: ReplyEmpty) {
     if state.store.access() != Access::Write {
         return reply.error(refuse(from.as_str(), Doing::Rename, Errno::EROFS, NOT_PRIMARY));
+    }
+    let written = state.inodes.number(&Target::File(from.clone(), FileKind::Database));
+    if written.is_some_and(|ino| state.handles.staged_size(ino).is_some()) {
+        let why = "is being written; close it before renaming";
+        return reply.error(refuse(from.as_str(), Doing::Rename, Errno::EBUSY, why));
     }
     let same = state.clone();
     state.workers.run(move || {

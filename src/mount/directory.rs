@@ -175,6 +175,7 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
     };
     match target {
         Target::Directory(_) => reply.error(Errno::EISDIR),
+        Target::Temporary(_) => unlink_plain(state, &target, reply),
         Target::File(..) | Target::SuperJournal(_) if own => unlink_plain(state, &target, reply),
         Target::File(db, FileKind::Database) => database::unlink(state, db, reply),
         Target::File(db, FileKind::Journal) => journal::unlink(state, db, reply),
@@ -214,7 +215,7 @@ pub(super) fn rename(
     reply: ReplyEmpty,
 ) {
     let to = path_of(state, new_parent)
-        .and_then(|directory| Ok(join(&directory, new_name.to_str().ok_or(Errno::EINVAL)?)))
+        .and_then(|directory| Ok(join(&directory, names::text(new_name)?)))
         .map(|path| (names::classify(&path), path));
     let (from, (to, to_path)) = match (find(state, parent, name), to) {
         (Ok(from), Ok(to)) => (from, to),
@@ -223,7 +224,7 @@ pub(super) fn rename(
     let denied = |why: &str| refuse(&from.path(), Doing::Rename, Errno::EPERM, why);
     let (Target::File(old, FileKind::Database), Ok(Target::File(new, FileKind::Database))) = (&from, to)
     else {
-        return reply.error(denied("only databases can be renamed, and only to the name of a database"));
+        return reply.error(denied("only databases can be renamed, and only to the name of a database; a -wal or -journal beside one does not count: use skein db import"));
     };
     if flags.contains(RenameFlags::RENAME_EXCHANGE) {
         return reply.error(refuse(

@@ -17,9 +17,12 @@ use crate::db::{DbError, Done, FileKind};
 use crate::io::read_up_to;
 use crate::types::Access;
 
-/// Reads from what the handle stands for.
-pub(super) fn read(state: &Arc<State>, fh: u64, offset: u64, size: u32, reply: ReplyData) {
+/// Reads from what the handle stands for, for the thread `by`.
+pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32, reply: ReplyData) {
     let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    if handle.is_staged() {
+        return upload::read(state, handle, by, offset, size, reply);
+    }
     match &handle.kind {
         Kind::File { file, .. } => {
             let mut data = vec![0; size as usize];
@@ -50,7 +53,20 @@ pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u
         Err(error) => reply.error(of_db(&target.path(), Doing::Write, &error)),
     };
     match (&handle.kind, &handle.target) {
-        (Kind::Upload { .. }, _) => upload::write(state, handle, by, offset, data.to_vec(), reply),
+        (Kind::Upload { .. }, _) => {
+            let (state, data) = (state.clone(), data.to_vec());
+            state.workers.clone().run(move || upload::write(&state, &handle, by, (offset, &data), reply));
+        }
+        (Kind::File { db: Some(_), staging: Some(_), .. }, _) => {
+            let (state, data) = (state.clone(), data.to_vec());
+            state.workers.clone().run(move || {
+                let Kind::File { file, db: Some(db), .. } = &handle.kind else { return };
+                if handle.is_staged() || db.is_foreign_write() {
+                    return upload::write(&state, &handle, by, (offset, &data), reply);
+                }
+                written(&handle.target, reply, db.database_write(file, offset, &data));
+            });
+        }
         (
             Kind::File { file, db: Some(db), .. },
             Target::File(_, kind @ (FileKind::Database | FileKind::Journal)),
@@ -86,10 +102,10 @@ fn write_own(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(data, offset)
 }
 
-/// A file descriptor is closed by the thread `by`: that ends an upload, and may be the last close of a database.
+/// A file descriptor is closed by the thread `by`: that ends what is staged, and may be the last close of a database.
 pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
     match state.handles.get(fh) {
-        Some(handle) if matches!(handle.kind, Kind::Upload { .. }) => upload::flush(state, handle, by, reply),
+        Some(handle) if handle.is_staged() => upload::flush(state, handle, by, reply),
         Some(handle) => match handle.staged_db() {
             Some(db) => db.app_closes(Box::new(move |_| reply.ok())),
             None => reply.ok(),
@@ -104,11 +120,15 @@ pub(super) fn release(state: &Arc<State>, fh: u64) {
     if matches!(handle.kind, Kind::Upload { .. }) {
         return upload::released(state, handle);
     }
-    if handle.file().is_some() {
+    let staging = handle.staging().is_some();
+    if handle.file().is_some() && !staging {
         state.inodes.close(handle.ino);
     }
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
         db.app_closed();
+    }
+    if staging {
+        return upload::released(state, handle);
     }
     if let (Some(db), Target::File(_, FileKind::Journal)) = (handle.app_db(), &handle.target) {
         // With synchronous=OFF nothing but this tells of the end in journal_mode=PERSIST.
@@ -124,6 +144,9 @@ pub(super) fn release(state: &Arc<State>, fh: u64) {
 /// Makes what was written durable; for `-wal` that is the commit.
 pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
     let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
+    if handle.is_staged() {
+        return upload::sync(state, handle, reply);
+    }
     let Kind::File { db, .. } = &handle.kind else { return reply.ok() };
     let target = handle.target.clone();
     let app_db = db.clone().filter(|_| !handle.own);
@@ -151,7 +174,12 @@ pub(super) fn sync(state: &Arc<State>, fh: u64, reply: ReplyEmpty) {
         }
         // Shared memory is made anew after a crash, and there is nothing to roll back: what a transaction writes
         // reaches its database only through the log.
-        (_, Target::File(_, FileKind::Shm | FileKind::Journal) | Target::SuperJournal(_)) => reply.ok(),
+        (
+            _,
+            Target::File(_, FileKind::Shm | FileKind::Journal)
+            | Target::SuperJournal(_)
+            | Target::Temporary(_),
+        ) => reply.ok(),
         _ => {
             state.workers.run(move || {
                 let Some(file) = handle.file() else { return reply.ok() };
@@ -190,10 +218,10 @@ pub(super) struct Changes {
     pub mtime: Option<TimeOrNow>,
 }
 
-/// Changes attributes of an inode; a size is an event of its database.
+/// Changes attributes of an inode, for this program itself or for the thread `by`; a size is an event of its database.
 pub(super) fn change(
     state: &Arc<State>,
-    own: bool,
+    (own, by): (bool, u32),
     ino: u64,
     fh: Option<u64>,
     changes: Changes,
@@ -204,13 +232,30 @@ pub(super) fn change(
     if let Err(errno) = change_plain(state, &known.target, &changes) {
         return reply.error(errno);
     }
-    let Some(size) = changes.size else { return answer_attr(state, ino, fh, reply) };
+    let Some(size) = changes.size else { return answer_attr(state, ino, fh, by, reply) };
     let own = own || handle.as_ref().is_some_and(|handle| handle.own);
-    if handle.as_ref().is_some_and(|handle| matches!(handle.kind, Kind::Upload { .. })) {
-        // `cp` may cut or extend before it writes; only what is written counts.
-        return answer_attr(state, ino, fh, reply);
+    match (&handle, &known.target) {
+        (Some(handle), _) if handle.staging().is_some() => {
+            return truncate_staged(state, handle.clone(), fh.unwrap_or_default(), by, size, reply);
+        }
+        (None, Target::File(name, FileKind::Database)) if !own => {
+            return upload::truncate_by_name(state, name.clone(), (ino, by), size, reply);
+        }
+        _ => {}
     }
     truncate(state, own, &known.target, handle.as_deref(), size, ino, reply);
+}
+
+/// Cuts or extends through a handle that may not be SQLite's.
+fn truncate_staged(state: &Arc<State>, handle: Arc<Handle>, fh: u64, by: u32, size: u64, reply: ReplyAttr) {
+    let state = state.clone();
+    state.workers.clone().run(move || {
+        let sqlite = handle.app_db().filter(|db| !handle.is_staged() && !db.is_foreign_write());
+        match sqlite {
+            Some(_) => truncate(&state, false, &handle.target, Some(&handle), size, handle.ino, reply),
+            None => upload::truncate(&state, &handle, fh, by, size, reply),
+        }
+    });
 }
 
 fn truncate(
@@ -234,7 +279,7 @@ fn truncate(
             };
             let (after, target, kind) = (state.clone(), target.clone(), *kind);
             let done: Done = Box::new(move |result| match result {
-                Ok(()) => answer_attr(&after, ino, None, reply),
+                Ok(()) => answer_attr(&after, ino, None, 0, reply),
                 Err(error) => reply.error(after.refused(&target, Doing::Truncate, &error)),
             });
             if kind == FileKind::Journal {
@@ -247,7 +292,7 @@ fn truncate(
                 _ => db.wal_truncated(size, done),
             });
         }
-        Target::File(..) | Target::SuperJournal(_) => {
+        Target::File(..) | Target::SuperJournal(_) | Target::Temporary(_) => {
             let cut = match handle.and_then(Handle::file) {
                 Some(file) => file.set_len(size),
                 None => state.tree.backing(target).map_or(Ok(()), |path| {
@@ -255,7 +300,7 @@ fn truncate(
                 }),
             };
             match cut {
-                Ok(()) => answer_attr(state, ino, None, reply),
+                Ok(()) => answer_attr(state, ino, None, 0, reply),
                 Err(error) => reply.error(of_io(&target.path(), Doing::Truncate, &error)),
             }
         }
@@ -295,8 +340,8 @@ fn moment(time: TimeOrNow) -> SystemTime {
     }
 }
 
-fn answer_attr(state: &State, ino: u64, fh: Option<u64>, reply: ReplyAttr) {
-    match state.attributes(ino, fh) {
+pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
+    match state.attributes(ino, fh, by) {
         Ok((attr, ttl)) => reply.attr(&ttl, &attr),
         Err(errno) => reply.error(errno),
     }

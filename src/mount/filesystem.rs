@@ -16,7 +16,7 @@ use fuser::{
 use super::directory;
 use super::errno::{Doing, of_io, refuse};
 use super::file::{self, Changes};
-use super::names::{classify, join};
+use super::names::{self, classify, join};
 use super::open::{OpenReply, Opener, PendingOpen};
 use super::state::State;
 
@@ -42,7 +42,8 @@ impl Skein {
     }
 
     fn opener(&self, request: &Request, flags: i32, mode: u32) -> Opener {
-        Opener { own: self.own(request), flags, uid: request.uid(), gid: request.gid(), mode }
+        let (own, thread) = (self.own(request), request.pid());
+        Opener { own, thread, flags, uid: request.uid(), gid: request.gid(), mode }
     }
 }
 
@@ -81,8 +82,8 @@ impl Filesystem for Skein {
         self.state.inodes.forget(ino.0, count);
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.state.attributes(ino.0, fh.map(|fh| fh.0)) {
+    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        match self.state.attributes(ino.0, fh.map(|fh| fh.0), request.pid()) {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(errno) => reply.error(errno),
         }
@@ -107,7 +108,14 @@ impl Filesystem for Skein {
         reply: ReplyAttr,
     ) {
         let changes = Changes { mode, uid, gid, size, atime, mtime };
-        file::change(&self.state, self.own(request), ino.0, fh.map(|fh| fh.0), changes, reply);
+        file::change(
+            &self.state,
+            (self.own(request), request.pid()),
+            ino.0,
+            fh.map(|fh| fh.0),
+            changes,
+            reply,
+        );
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -124,6 +132,9 @@ impl Filesystem for Skein {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        if let Err(errno) = names::check_new_directory(name) {
+            return reply.error(errno);
+        }
         directory::make(&self.state, parent.0, name, (mode, request.uid(), request.gid()), reply);
     }
 
@@ -176,7 +187,7 @@ impl Filesystem for Skein {
         reply: ReplyCreate,
     ) {
         let path = directory::path_of(&self.state, parent.0)
-            .and_then(|directory| Ok(join(&directory, name.to_str().ok_or(Errno::EINVAL)?)));
+            .and_then(|directory| Ok(join(&directory, names::text(name)?)));
         let target = path
             .and_then(|path| classify(&path).map_err(|why| refuse(&path, Doing::Create, Errno::EPERM, why)));
         let target = match target {
@@ -194,7 +205,7 @@ impl Filesystem for Skein {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -203,7 +214,7 @@ impl Filesystem for Skein {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        file::read(&self.state, fh.0, offset, size, reply);
+        file::read(&self.state, request.pid(), fh.0, offset, size, reply);
     }
 
     fn write(

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 
 use fuser::BackingId;
 
 use super::names::Target;
-use super::upload::UploadState;
+use super::upload::Staging;
 use crate::db::{Database, FileKind};
 
 /// One open file.
@@ -31,15 +31,19 @@ pub(super) enum Kind {
         file: File,
         /// Its database; super-journals have none.
         db: Option<Arc<Database>>,
+        /// Where it may turn out not to be SQLite that writes the database file.
+        staging: Option<Box<Staging>>,
         /// Keeps the kernel's reference to the backing file while the handle is open.
         _backing: Option<Arc<BackingId>>,
     },
     /// A control file as it was at the time of opening.
     Control(Vec<u8>),
-    /// A database file being sent.
+    /// A database file that a program other than SQLite writes.
     Upload {
+        /// The backing file as it was when it was opened.
+        file: File,
         /// What has arrived.
-        state: Mutex<UploadState>,
+        staging: Box<Staging>,
         /// Keeps the kernel's reference where the inode is also open with passthrough.
         _backing: Option<Arc<BackingId>>,
     },
@@ -51,8 +55,24 @@ impl Handle {
     /// The backing file, where there is one.
     pub fn file(&self) -> Option<&File> {
         match &self.kind {
-            Kind::File { file, .. } => Some(file),
+            Kind::File { file, .. } | Kind::Upload { file, .. } => Some(file),
             _ => None,
+        }
+    }
+
+    /// What a program other than SQLite writes, or may come to write.
+    pub fn staging(&self) -> Option<&Staging> {
+        match &self.kind {
+            Kind::Upload { staging, .. } | Kind::File { staging: Some(staging), .. } => Some(staging),
+            _ => None,
+        }
+    }
+
+    /// Whether what is read and written is staged by now.
+    pub fn is_staged(&self) -> bool {
+        match &self.kind {
+            Kind::Upload { .. } => true,
+            _ => self.staging().is_some_and(Staging::is_active),
         }
     }
 
@@ -97,6 +117,16 @@ impl Handles {
     /// Ends a handle.
     pub fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
         self.open.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&fh)
+    }
+
+    /// Size of what a program other than SQLite has written to an inode, in bytes, and the thread that opened it.
+    pub fn staged_size(&self, ino: u64) -> Option<(u64, u32)> {
+        let open = self.open.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let staged = |handle: &Arc<Handle>| {
+            let staging = handle.staging()?;
+            Some((staging.size()?, staging.opened_by()))
+        };
+        open.values().filter(|handle| handle.ino == ino).find_map(staged)
     }
 
     /// Any handle of an inode that has a backing file: the only way to an unlinked one.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use fuser::BackingId;
 
@@ -31,6 +31,8 @@ struct Node {
     /// Open handles whose I/O the kernel caches or passes through; direct ones do not count.
     opens: u32,
     backing: Option<Arc<BackingId>>,
+    /// The last of them: while a handle has it open, the kernel takes no other one for the inode.
+    last_backing: Weak<BackingId>,
     /// Moves when the content changes behind the kernel's page cache.
     generation: u64,
     /// The generation the kernel's page cache is of.
@@ -152,8 +154,12 @@ impl Inodes {
         if node.opens == 0 {
             node.backing = None;
             if let Some(connect) = connect {
-                match connect() {
-                    Ok(backing) => node.backing = Some(Arc::new(backing)),
+                let last = node.last_backing.upgrade();
+                match last.map_or_else(|| connect().map(Arc::new), Ok) {
+                    Ok(backing) => {
+                        node.last_backing = Arc::downgrade(&backing);
+                        node.backing = Some(backing);
+                    }
                     Err(error) => tracing::warn!("no passthrough for {}: {error}", node.target.path()),
                 }
             }
@@ -169,9 +175,10 @@ impl Inodes {
         Opening { backing: None, keep_cache }
     }
 
-    /// The backing reference of an inode that is open with passthrough: whoever opens it must use it too.
+    /// The backing reference of an inode that is open with passthrough, if only by handles that
+    /// [`open`](Self::open) did not count: whoever opens it must use it too.
     pub fn backing(&self, ino: u64) -> Option<Arc<BackingId>> {
-        self.lock().nodes.get(&ino).filter(|node| node.opens > 0)?.backing.clone()
+        self.lock().nodes.get(&ino)?.last_backing.upgrade()
     }
 
     /// A handle that [`open`](Self::open) counted is released.
@@ -195,7 +202,16 @@ impl Inodes {
 
 impl Node {
     fn new(target: Target, incarnation: Option<Incarnation>, lookups: u64) -> Self {
-        Self { target, incarnation, lookups, opens: 0, backing: None, generation: 0, cached: None }
+        Self {
+            target,
+            incarnation,
+            lookups,
+            opens: 0,
+            backing: None,
+            last_backing: Weak::new(),
+            generation: 0,
+            cached: None,
+        }
     }
 }
 

@@ -13,9 +13,12 @@ use crate::types::DbName;
 
 /// Opens or creates the rollback journal.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
-    let (writes, truncates) = (open.opener.writes(), open.opener.truncates());
+    let writes = open.opener.writes();
     if open.opener.own {
         return super::wal::prepare(open, |open| open.finish(None, true));
+    }
+    if open.opener.is_foreign() {
+        return open.refuse(Errno::EPERM, super::wal::COPIED);
     }
     if !open.state.store.may_commit() && writes {
         return if matches!(open.reply, OpenReply::Create(_)) || open.state.tree.has_hot_journal(name) {
@@ -48,12 +51,8 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         Ok(()) => open.finish(Some(same), passthrough),
         Err(error) => open.fail_db(Doing::Open, &error),
     });
-    if truncates {
-        database.journal_truncated(0, opened);
-    } else {
-        // The transaction before this one, where nothing else has told of its end.
-        database.journal_synced(opened);
-    }
+    // The transaction before this one, where nothing else has told of its end.
+    database.journal_synced(opened);
 }
 
 /// Ends a transaction by removing its journal.

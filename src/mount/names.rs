@@ -1,5 +1,10 @@
 //! What a path of the mount means, by its text alone.
 
+use std::ffi::OsStr;
+
+use fuser::Errno;
+
+use super::errno::{Doing, refuse};
 use crate::db::FileKind;
 use crate::types::DbName;
 
@@ -18,6 +23,8 @@ pub(super) enum Target {
     Lag,
     /// A super-journal (`NAME-mjXXXXXXXXX`) by its path below the mount.
     SuperJournal(String),
+    /// A temporary file of SQLite (`etilqs_XXXX`) by its path below the mount: local, and neither listed nor replicated.
+    Temporary(String),
 }
 
 /// Name of the control file that says who is primary.
@@ -33,7 +40,7 @@ impl Target {
     /// The path below the mount.
     pub fn path(&self) -> String {
         match self {
-            Target::Directory(path) | Target::SuperJournal(path) => path.clone(),
+            Target::Directory(path) | Target::SuperJournal(path) | Target::Temporary(path) => path.clone(),
             Target::File(db, kind) => format!("{db}{}", kind.suffix()),
             Target::Pos(db) => format!("{db}{POS_SUFFIX}"),
             Target::Primary => PRIMARY.to_owned(),
@@ -69,6 +76,9 @@ pub(super) fn classify(path: &str) -> Result<Target, String> {
     if is_super_journal(path) {
         return Ok(Target::SuperJournal(path.to_owned()));
     }
+    if is_temporary(path) {
+        return Ok(Target::Temporary(path.to_owned()));
+    }
     let of = |suffix: &str| {
         path.strip_suffix(suffix).map(|name| DbName::new(name).map_err(|error| error.to_string()))
     };
@@ -96,6 +106,39 @@ pub(super) fn is_super_journal(path: &str) -> bool {
         && DbName::new(name).is_ok()
 }
 
+/// Whether SQLite would give this name to a temporary file, which it unlinks as soon as it is open: `etilqs_` and letters
+/// or digits.
+///
+/// Source: `unixGetTempname` in SQLite's os_unix.c.
+fn is_temporary(path: &str) -> bool {
+    let (directory, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let random = name.strip_prefix("etilqs_").unwrap_or_default();
+    let letters = !random.is_empty() && random.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    letters && (directory.is_empty() || DbName::new(directory).is_ok())
+}
+
+/// The name of a new file or directory as text.
+///
+/// # Errors
+/// EILSEQ where it is not UTF-8: names of databases are text on all nodes and in all interfaces.
+pub(super) fn text(name: &OsStr) -> Result<&str, Errno> {
+    let not_text = "names of databases and directories must be UTF-8";
+    let illegal = Errno::from_i32(nix::libc::EILSEQ);
+    name.to_str().ok_or_else(|| refuse(&name.to_string_lossy(), Doing::Create, illegal, not_text))
+}
+
+/// Refuses the names that no directory can have here.
+///
+/// # Errors
+/// EPERM for those that start with a dot: what tools keep beside a database in them is no database.
+pub(super) fn check_new_directory(name: &OsStr) -> Result<(), Errno> {
+    if !text(name)?.starts_with('.') {
+        return Ok(());
+    }
+    let why = "only databases live here; have the tool keep its files elsewhere (for Litestream: meta-path)";
+    Err(refuse(&name.to_string_lossy(), Doing::Create, Errno::EPERM, why))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,7 +159,7 @@ mod tests {
 
     #[test]
     fn names_that_no_database_can_have_are_refused_with_a_reason() {
-        for path in ["-wal", "a/-journal", ".hidden", "a/.primary", "a/.lag", "x-wal-wal", "a//b"] {
+        for path in ["-wal", "a/-journal", ".hidden/a", "a/.primary", "a/.lag", "x-wal-wal", "a//b"] {
             assert!(classify(path).is_err_and(|why| why.contains("database name")), "{path}");
         }
     }
@@ -127,6 +170,23 @@ mod tests {
         for path in ["app.db-mj00ABCD8F0", "app.db-mj00abcd9f0", "app.db-mj00ABCD9F", "-mj00ABCD9F0"] {
             assert!(!is_super_journal(path), "{path}");
         }
+    }
+
+    #[test]
+    fn temporary_files_of_sqlite_are_no_databases() {
+        assert_eq!(classify("d/etilqs_a1B2"), Ok(Target::Temporary("d/etilqs_a1B2".into())));
+        for path in ["etilqs_", "etilqs_a.db", "xetilqs_a"] {
+            assert_eq!(classify(path), Ok(file(path, FileKind::Database)), "{path}");
+        }
+        assert!(classify("../etilqs_a").is_err());
+    }
+
+    #[test]
+    fn a_name_that_is_no_text_is_refused_as_such() {
+        use std::os::unix::ffi::OsStrExt;
+        assert_eq!(text(OsStr::from_bytes(b"a\xff.db")).unwrap_err().code(), nix::libc::EILSEQ);
+        assert!(check_new_directory(OsStr::new("tenants")).is_ok());
+        assert_eq!(check_new_directory(OsStr::new(".app.db-litestream")), Err(Errno::EPERM));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
 use nix::libc;
@@ -14,7 +14,7 @@ use super::handle::{Handle, Kind};
 use super::names::Target;
 use super::state::State;
 use super::tree::Incarnation;
-use super::upload::UploadState;
+use super::upload::Staging;
 use super::{control_files, database, journal, shm, super_journal, wal};
 use crate::db::{Database, DbError, FileKind};
 
@@ -47,6 +47,8 @@ impl OpenReply {
 pub(super) struct Opener {
     /// This program itself.
     pub own: bool,
+    /// The thread; 0 where that is not known.
+    pub thread: u32,
     /// `open(2)` flags.
     pub flags: i32,
     /// Owner of a new file.
@@ -68,9 +70,20 @@ impl Opener {
         self.flags & libc::O_TRUNC != 0
     }
 
-    /// Whether it only writes: nothing SQLite does, but `cp` and `cat >`.
-    pub fn only_writes(&self) -> bool {
-        self.flags & libc::O_ACCMODE == libc::O_WRONLY
+    /// Whether it opens as SQLite never opens a file: only for writing, or cut to nothing, as `cp`, `dd` and
+    /// `rsync --inplace` do.
+    pub fn is_foreign(&self) -> bool {
+        self.flags & libc::O_ACCMODE == libc::O_WRONLY || self.truncates()
+    }
+
+    /// Whether it opens as one who makes a temporary file (`mkstemp`), which a database never is for SQLite.
+    pub fn excludes(&self) -> bool {
+        self.flags & libc::O_EXCL != 0
+    }
+
+    /// Whether it opens a file for reading and writing as every SQLite since 3.31 does, and hardly anything else.
+    pub fn is_sqlite_like(&self) -> bool {
+        !self.is_foreign() && self.flags & libc::O_NOFOLLOW != 0
     }
 }
 
@@ -112,6 +125,7 @@ impl PendingOpen {
             Target::File(db, FileKind::Shm) => shm::open(self, &db),
             Target::File(db, FileKind::Journal) => journal::open(self, &db),
             Target::SuperJournal(_) => super_journal::open(self),
+            Target::Temporary(_) => super_journal::open_temporary(self),
         }
     }
 
@@ -234,20 +248,47 @@ impl PendingOpen {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
-        let kind = Kind::File { file, db, _backing: backing.clone() };
+        let kind = Kind::File { file, db, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }
 
     /// Answers with a handle whose writes make up a new content of the database.
-    pub fn finish_upload(self, upload: UploadState) {
-        let ino = match self.open_backing_file() {
-            Ok((_, ino)) => ino,
-            Err(errno) => return self.fail(errno),
+    pub fn finish_upload(self, staging: Staging) {
+        self.finish_direct(None, |file, backing| Kind::Upload {
+            file,
+            staging: Box::new(staging),
+            _backing: backing,
+        });
+    }
+
+    /// Answers with a handle of the database file of which only its writes will tell whether it is SQLite's.
+    pub fn finish_unsure(self, db: Arc<Database>) {
+        let staging = Some(Box::new(Staging::in_place(db.name().clone(), self.opener.thread)));
+        let same = db.clone();
+        self.finish_direct(Some(same), |file, backing| Kind::File {
+            file,
+            db: Some(db),
+            staging,
+            _backing: backing,
+        });
+    }
+
+    /// Answers with a handle whose reads and writes all come here, past the kernel's cache.
+    fn finish_direct(
+        self,
+        counted: Option<Arc<Database>>,
+        kind: impl FnOnce(File, Option<Arc<BackingId>>) -> Kind,
+    ) {
+        let (file, ino) = match self.open_backing_file() {
+            Ok(opened) => opened,
+            Err(errno) => {
+                self.closed(counted.as_ref());
+                return self.fail(errno);
+            }
         };
         // An inode that is open with passthrough allows no other handles; with both flags I/O comes to the daemon.
         let backing = self.state.inodes.backing(ino);
-        let kind = Kind::Upload { state: Mutex::new(upload), _backing: backing.clone() };
-        self.answer(ino, kind, FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
+        self.answer(ino, kind(file, backing.clone()), FopenFlags::FOPEN_DIRECT_IO, backing.as_deref());
     }
 
     /// Takes back what `app_opened` counted, where the open fails after it.
@@ -291,7 +332,7 @@ impl PendingOpen {
             (OpenReply::Open(reply, _), Some(backing)) => {
                 reply.opened_passthrough(FileHandle(fh), flags, backing)
             }
-            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh)) {
+            (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh), 0) {
                 Ok((attr, _)) => match backing {
                     None => reply.created(&FOREVER, &attr, Generation(0), FileHandle(fh), flags),
                     Some(backing) => {

@@ -1,12 +1,17 @@
 //! `-shm`: shared memory of all connections, also of readers on a replica, which keep their read marks in it.
 
+use fuser::Errno;
+
 use super::errno::Doing;
 use super::open::PendingOpen;
-use super::wal::create_or_finish;
+use super::wal::{COPIED, create_or_finish};
 use crate::types::DbName;
 
 /// Opens or creates the wal-index.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
+    if !open.opener.own && open.opener.is_foreign() {
+        return open.refuse(Errno::EPERM, COPIED);
+    }
     if open.opener.own || open.creates() {
         return create_or_finish(open);
     }

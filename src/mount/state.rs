@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use fuser::{Errno, FileAttr};
 
 use super::attr::{self, FOREVER, NEVER};
-use super::caller::Callers;
+use super::caller::{self, Callers};
 use super::control_files;
 use super::errno::{Doing, of_io};
 use super::handle::Handles;
@@ -108,16 +108,17 @@ impl State {
                 let metadata = found.ok_or(Errno::ENOENT)?;
                 // A directory stays the same one however its entries change.
                 let ino = self.inodes.looked_up(target, Some(Incarnation::of(&metadata)));
-                Ok((self.shown(ino, target, &metadata), self.attr_ttl(ino, target)))
+                Ok((self.shown(ino, target, &metadata, 0), self.attr_ttl(ino, target)))
             }
         }
     }
 
-    /// Attributes of an inode the kernel knows, also where its file has lost its name but is open.
+    /// Attributes of an inode the kernel knows, also where its file has lost its name but is open, as the thread `by`
+    /// sees them.
     ///
     /// # Errors
     /// ESTALE where neither the file nor a handle of it is there any more.
-    pub fn attributes(&self, ino: u64, fh: Option<u64>) -> Result<(FileAttr, Duration), Errno> {
+    pub fn attributes(&self, ino: u64, fh: Option<u64>, by: u32) -> Result<(FileAttr, Duration), Errno> {
         let known = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
         if matches!(known.target, Target::Pos(_) | Target::Primary | Target::Lag) {
             return Ok((self.control_file(ino, &known.target), NEVER));
@@ -132,12 +133,16 @@ impl State {
         if let Some(metadata) = by_name
             && (known.incarnation.is_none() || known.incarnation == Some(Incarnation::of(&metadata)))
         {
-            return Ok((self.shown(ino, &known.target, &metadata), self.attr_ttl(ino, &known.target)));
+            return Ok((self.shown(ino, &known.target, &metadata, by), self.attr_ttl(ino, &known.target)));
         }
         let handle = fh.and_then(|fh| self.handles.get(fh)).or_else(|| self.handles.any_of(ino));
         let metadata =
             handle.as_ref().and_then(|handle| handle.file()?.metadata().ok()).ok_or(Errno::ESTALE)?;
-        Ok((attr::of_metadata(ino, &metadata), NEVER))
+        let mut attr = attr::of_metadata(ino, &metadata);
+        if let Some((staged, _)) = self.handles.staged_size(ino) {
+            attr.size = staged;
+        }
+        Ok((attr, NEVER))
     }
 
     /// The attributes of a control file: as in LiteFS, a position is as old as its transaction, and the lag as what this
@@ -160,12 +165,16 @@ impl State {
     }
 
     /// The attributes of a backing file; of a database in the middle of a transaction the size its writer sees.
-    fn shown(&self, ino: u64, target: &Target, metadata: &std::fs::Metadata) -> FileAttr {
+    fn shown(&self, ino: u64, target: &Target, metadata: &std::fs::Metadata, by: u32) -> FileAttr {
         let mut attr = attr::of_metadata(ino, metadata);
-        if let Target::File(name, FileKind::Database) = target
-            && let Some(size) = self.store.get(name).and_then(|database| database.database_bytes())
-        {
+        let Target::File(name, FileKind::Database) = target else { return attr };
+        if let Some(size) = self.store.get(name).and_then(|database| database.database_bytes()) {
             attr.size = size;
+        }
+        if let Some((staged, process)) = self.handles.staged_size(ino) {
+            // Whoever writes it sees it as written. SQLite takes a file that is shorter than it must be for a damaged one.
+            let own = process != 0 && caller::process_of(by) == process;
+            attr.size = if own { staged } else { attr.size.max(staged) };
         }
         attr
     }
@@ -175,6 +184,7 @@ impl State {
     fn attr_ttl(&self, ino: u64, target: &Target) -> Duration {
         let passed_through = match target {
             Target::Directory(_) => return DIRECTORY_TTL,
+            Target::File(_, FileKind::Database) if self.handles.staged_size(ino).is_some() => return NEVER,
             // Who opens `-shm` asks for its size when it has taken its lock, which the daemon waits for.
             Target::File(_, FileKind::Shm) => return NEVER,
             Target::File(_, FileKind::Wal) => self.passthrough(),

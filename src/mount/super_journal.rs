@@ -12,13 +12,18 @@ use crate::types::Access;
 
 /// Opens or creates a super-journal, a plain file.
 pub(super) fn open(open: PendingOpen) {
-    if open.creates() {
-        if open.state.store.access() != Access::Write && !open.opener.own {
-            return open.refuse(Errno::EACCES, "this node is not primary; .primary names the host that is");
-        }
-        if let Err(errno) = open.create_backing() {
-            return open.fail(errno);
-        }
+    if open.creates() && open.state.store.access() != Access::Write && !open.opener.own {
+        return open.refuse(Errno::EACCES, "this node is not primary; .primary names the host that is");
+    }
+    open_temporary(open);
+}
+
+/// Opens or creates a plain file of this node alone, which SQLite uses for a sort or a VACUUM, on a replica too.
+pub(super) fn open_temporary(open: PendingOpen) {
+    if open.creates()
+        && let Err(errno) = open.create_backing()
+    {
+        return open.fail(errno);
     }
     if open.opener.truncates()
         && let Some(path) = open.state.tree.backing(&open.target)

@@ -46,7 +46,9 @@ impl Tree {
     /// The backing file or directory, `None` for control files, which have none.
     pub fn backing(&self, target: &Target) -> Option<PathBuf> {
         match target {
-            Target::Directory(path) | Target::SuperJournal(path) => Some(self.dbs.join(path)),
+            Target::Directory(path) | Target::SuperJournal(path) | Target::Temporary(path) => {
+                Some(self.dbs.join(path))
+            }
             Target::File(db, kind) => Some(self.files(db).path(*kind)),
             Target::Pos(_) | Target::Primary | Target::Lag => None,
         }
@@ -100,7 +102,8 @@ impl Tree {
         Ok(found.then_some(target))
     }
 
-    /// What a directory shows, by name: subdirectories, databases with their side files and positions, super-journals.
+    /// What a directory shows, by name: subdirectories, databases with their side files, super-journals. Positions are
+    /// opened by name only: whoever copies a directory could not write them back.
     ///
     /// # Errors
     /// Where the directory cannot be read.
@@ -135,7 +138,6 @@ impl Tree {
                 listed.push((format!("{name}{}", kind.suffix()), target));
             }
         }
-        listed.push((format!("{name}{}", names::POS_SUFFIX), Target::Pos(db)));
         Ok(())
     }
 
@@ -181,12 +183,12 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_shows_databases_side_files_positions_and_subdirectories() {
+    fn a_directory_shows_databases_side_files_and_subdirectories_but_no_positions() {
         let (_dir, tree) = tree();
         let names: Vec<String> = tree.list("").unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["app.db", "app.db-mj00ABCD9F0", "app.db-pos", "app.db-wal", "sub"]);
+        assert_eq!(names, ["app.db", "app.db-mj00ABCD9F0", "app.db-wal", "sub"]);
         let names: Vec<String> = tree.list("sub").unwrap().into_iter().map(|(name, _)| name).collect();
-        assert_eq!(names, ["other", "other-pos"]);
+        assert_eq!(names, ["other"]);
     }
 
     #[test]

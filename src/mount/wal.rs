@@ -11,8 +11,15 @@ use super::state::State;
 use crate::db::FileKind;
 use crate::types::{Access, DbName};
 
+/// Why a side file cannot be written by anything but SQLite: its rows would not count.
+pub(super) const COPIED: &str = "what is copied beside a database does not count; close the source with SQLite and copy the \
+                                 database alone, or use skein db import";
+
 /// Opens or creates the write-ahead log.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
+    if !open.opener.own && open.opener.is_foreign() {
+        return open.refuse(Errno::EPERM, COPIED);
+    }
     if open.opener.own || open.creates() {
         return create_or_finish(open);
     }
@@ -27,16 +34,6 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
     let same = database.clone();
     database.wal_opened(Box::new(move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),
-        Ok(()) if open.opener.truncates() => {
-            let database = same.clone();
-            same.wal_truncated(
-                0,
-                Box::new(move |cut| match cut {
-                    Ok(()) => open.finish(Some(database), true),
-                    Err(error) => open.fail_db(Doing::Truncate, &error),
-                }),
-            );
-        }
         Ok(()) => open.finish(Some(same), true),
     }));
 }

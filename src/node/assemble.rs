@@ -269,7 +269,7 @@ const PEERS_WAITING_MAX: usize = 1024;
 /// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
 const STALE_MAX: Duration = Duration::from_secs(10);
 
-/// Locks of a dead mount are invisible to a new one, so its applications must be gone first (design, 4.7).
+/// Locks of a dead mount are invisible to a new one, so its applications must be gone first.
 async fn wait_for_stale_mount(identity: &NodeIdentity) -> Result<(), NodeError> {
     let Some((connection, mount_point)) = &identity.last_mount else { return Ok(()) };
     let deadline = Instant::now() + STALE_MAX;

@@ -1,4 +1,4 @@
-//! The nodes that follow other voters, as those tell: an operator sees all of the cluster wherever he asks.
+//! The nodes that follow other voters, as those tell: an operator sees the whole cluster from every node.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::control::HandoffOrder;
 use super::current_role::{CurrentRole, note};
+use super::replication::primary_of;
 use super::{NodeError, blocking};
 use crate::proxy::WriteGate;
 use crate::raft::{PrimaryState, RaftNode};
@@ -33,14 +34,6 @@ pub(super) struct VoterAccess {
     /// What the node is, once applications may do what that allows.
     pub(super) role: watch::Sender<CurrentRole>,
     pub(super) failures: mpsc::Sender<NodeError>,
-}
-
-/// The primary as others are told it: a node knows its own addresses of this run better than the log does.
-pub(super) fn primary_of(state: &PrimaryState, own: &PrimaryInfo) -> Option<PrimaryInfo> {
-    match &state.primary {
-        Some(leader) if state.is_self || leader.name == own.name => Some(own.clone()),
-        leader => leader.clone(),
-    }
 }
 
 /// What a voter is at the moment.

@@ -9,7 +9,6 @@ use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
 use super::followers_of_voters::watch_followers;
-use super::primary::primary_of;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
 use crate::io::blobs::BlobStore;
@@ -393,4 +392,12 @@ fn wire_identity(
         http,
         proxy,
     })
+}
+
+/// The primary as others are told it: a node knows its own addresses of this run better than the log does.
+pub(super) fn primary_of(state: &PrimaryState, own: &PrimaryInfo) -> Option<PrimaryInfo> {
+    match &state.primary {
+        Some(leader) if state.is_self || leader.name == own.name => Some(own.clone()),
+        leader => leader.clone(),
+    }
 }

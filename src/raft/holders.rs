@@ -9,8 +9,7 @@ use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, mpsc, watch};
 
-use super::membership::change_membership;
-use super::node::RaftHandle;
+use super::handle::{RaftHandle, change_membership};
 use super::transport::{BlobSender, Delivery};
 use super::types::{Peer, position};
 use crate::io::blobs::BlobStore;

@@ -1,49 +1,25 @@
 //! The Raft of one node, on a thread of its own.
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use openraft::Raft;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
+use super::error::RaftError;
+use super::handle::RaftHandle;
 use super::holders::Holders;
 use super::log_store::StoreShared;
 use super::options::RaftOptions;
 use super::primary::PrimaryState;
-use super::segment_log::LogError;
 use super::sink::RaftSink;
-use super::start::{self, Surroundings};
-use super::state_machine::StateMachine;
+use super::start::{self, Started, Surroundings};
 use super::target::SharedTarget;
 use super::transport::RaftServer;
-use super::types::TypeConfig;
 use crate::io::blobs::BlobStore;
 use crate::security::MovedStream;
 use crate::store::{CommitSink, CommittedLog};
-
-/// openraft with our types.
-pub(super) type RaftHandle = Raft<TypeConfig, StateMachine>;
-
-/// Why Raft did not start or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum RaftError {
-    /// Neither a cluster nor the wish for one.
-    #[error("{0} holds no cluster; found one with --bootstrap, or join one with --join HOST:PORT")]
-    NoCluster(PathBuf),
-    /// The log's files.
-    #[error(transparent)]
-    Log(#[from] LogError),
-    /// Raft itself.
-    #[error("raft: {0}")]
-    Raft(String),
-    /// A system call failed.
-    #[error("starting raft: {0}")]
-    Io(#[from] io::Error),
-}
 
 /// The Raft of this node.
 pub struct RaftNode {
@@ -59,19 +35,6 @@ pub struct RaftNode {
     pub(super) holders: Arc<Holders>,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
-}
-
-/// What the Raft thread hands back once it runs.
-pub(super) struct Started {
-    pub raft: RaftHandle,
-    pub sink: Arc<RaftSink>,
-    pub log: Arc<RaftLog>,
-    pub store: Arc<StoreShared>,
-    pub service: RaftServer,
-    pub connections: mpsc::Sender<MovedStream>,
-    pub primary: watch::Receiver<PrimaryState>,
-    pub acks: Acks,
-    pub holders: Arc<Holders>,
 }
 
 impl RaftNode {

@@ -10,8 +10,8 @@ use openraft::error::Fatal;
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use super::handle::RaftHandle;
 use super::log_store::StoreShared;
-use super::node::RaftHandle;
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
 use crate::store::{Lease, PrimaryInfo};

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::codec;
-use super::node::RaftHandle;
+use super::handle::RaftHandle;
 use super::options::RaftOptions;
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;

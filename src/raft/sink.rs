@@ -10,8 +10,8 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use tokio::sync::mpsc;
 
+use super::handle::RaftHandle;
 use super::holders::Holders;
-use super::node::RaftHandle;
 use super::pending::Pending;
 use super::types::{CommittedLeaderId, Payload, TypeConfig};
 use crate::db::{CommitDone, CommitError, take_capture_time};

@@ -7,27 +7,41 @@ use std::time::Duration;
 
 use openraft::network::NetSnapshot;
 use openraft::{Config, Raft, RaftNetworkFactory, ServerState, SnapshotPolicy};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
+use super::error::RaftError;
+use super::handle::RaftHandle;
 use super::holders::Holders;
-use super::log_store::LogStore;
-use super::membership;
-use super::node::{RaftError, RaftHandle, Started};
+use super::log_store::{LogStore, StoreShared};
 use super::options::{Beginning, RaftOptions};
 use super::pending::Pending;
-use super::primary::{self, Watched};
+use super::primary::{self, PrimaryState, Watched};
+use super::promotion;
 use super::retention::{self, Retention};
 use super::segment_log::LogOptions;
 use super::sink::{Proposals, RaftSink, Submit};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
-use super::transport::{BlobSender, Network, RaftService, serve_direct};
+use super::transport::{BlobSender, Network, RaftServer, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
 use crate::security::MovedStream;
+
+/// What the Raft thread hands back once it runs.
+pub(super) struct Started {
+    pub raft: RaftHandle,
+    pub sink: Arc<RaftSink>,
+    pub log: Arc<RaftLog>,
+    pub store: Arc<StoreShared>,
+    pub service: RaftServer,
+    pub connections: mpsc::Sender<MovedStream>,
+    pub primary: watch::Receiver<PrimaryState>,
+    pub acks: Acks,
+    pub holders: Arc<Holders>,
+}
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
     RaftError::Raft(error.to_string())
@@ -108,7 +122,7 @@ pub(super) async fn run<N: Ways>(
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
     tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
-    tokio::spawn(membership::promote_learners(running.holders.clone(), stop.clone()));
+    tokio::spawn(promotion::promote_learners(running.holders.clone(), stop.clone()));
     let expiry = pending.clone();
     let age = options.commit_timeout;
     tokio::spawn(async move {

@@ -16,13 +16,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::SecurityError;
+use super::alpn::{HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
 use super::file_change::{FileChange, file_change_of};
-use super::peering::{PROXY_PROTOCOL, RAFT_PROTOCOL};
 
-/// The protocol of everything between nodes but Raft's own connections, in TLS's words.
-///
-/// Source: RFC 7301; "h2" is registered by RFC 9113.
-pub(super) const HTTP2: &[u8] = b"h2";
 /// What remains of a certificate's life when its owner is told.
 pub const WARN_BEFORE: Duration = Duration::from_secs(30 * 24 * 3600);
 

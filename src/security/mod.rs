@@ -4,6 +4,7 @@
 //! asked on a connection once it is let in. Called by `raft` and `rpc` for connections between nodes, by `http` for
 //! tokens, and by `cli`.
 
+mod alpn;
 mod authority;
 mod certificates;
 mod error;

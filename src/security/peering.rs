@@ -9,17 +9,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::certificates::HTTP2;
+use super::alpn::{HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
 use super::node_stream::Socket;
 use super::{Certificates, NodeStream, Refusals, Token};
 
 /// What a connection for Raft's thread begins with, before the HTTP/2 preface: so the node that accepts it can give it to
 /// that thread, and no message has to wake up another one on its way. Inside TLS the negotiated protocol says it.
 pub const DIRECT: &[u8] = b"skein-raft-1\n";
-/// The same in TLS's words.
-pub(super) const RAFT_PROTOCOL: &[u8] = b"skein-raft-1";
-/// What a connection between two proxies is in TLS's words: HTTP/1.1 for the applications behind them.
-pub(super) const PROXY_PROTOCOL: &[u8] = b"skein-proxy-1";
 /// What every HTTP/2 connection begins with.
 ///
 /// Source: RFC 9113, section 3.4.

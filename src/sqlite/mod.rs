@@ -8,6 +8,4 @@ pub mod journal;
 pub mod lock_bytes;
 pub mod wal;
 pub mod wal_index;
-
-mod journal_playback;
-mod wal_scanner;
+pub mod wal_scanner;

@@ -5,7 +5,6 @@
 use std::io;
 
 use super::header::be32;
-pub use super::wal_scanner::{CommittedFrames, WalScanner};
 use crate::types::{InvalidPageSize, PageCount, PageSize, Pgno};
 
 /// Size of the header of a WAL in bytes.

@@ -1,3 +1,5 @@
+//! Reading a write-ahead log from its start to the last frame whose checksums hold.
+
 use std::io::{self, Read};
 
 use super::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, WAL_HEADER_SIZE, WalError, WalHeader};

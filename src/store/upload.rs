@@ -1,20 +1,20 @@
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::{Store, StoreError};
-use crate::db::{Database, DbError, Done};
-use crate::sqlite::header::{self, DatabaseHeader};
+use crate::db::{Database, DbError, Done, FileKind, StagedFile};
+use crate::sqlite::header;
 use crate::types::{Access, DbName};
 
-/// A database file being received, to replace a database's content when it is complete.
+/// A database file being written by something other than SQLite, to become the database's content when it is complete.
 ///
-/// Nothing of it is visible before [`Upload::finish`]; dropped without it, it leaves no trace.
+/// Nothing of it is visible to others before [`Upload::finish`]; dropped without it, it leaves no trace.
 pub struct Upload {
     store: Arc<Store>,
-    database: Arc<Database>,
-    spool: File,
-    checked: bool,
+    name: DbName,
+    /// `None` for a file that has no name any more: a temporary one, which only its writer ever sees.
+    database: Option<Arc<Database>>,
+    staged: StagedFile,
 }
 
 impl Store {
@@ -23,117 +23,138 @@ impl Store {
     /// # Errors
     /// `NotPrimary` where this node may not write; `Io` where no file can be made.
     pub fn upload(self: &Arc<Self>, name: &DbName) -> Result<Upload, StoreError> {
-        let full = |source| StoreError::Io { what: format!("receiving database {name}"), source };
-        self.limits().check_space().map_err(full)?;
-        let database = self.create(name)?;
-        let spool = tempfile::tempfile_in(self.layout.tmp())
-            .map_err(|source| StoreError::Io { what: format!("receiving database {name}"), source })?;
-        Ok(Upload { store: self.clone(), database, spool, checked: false })
+        self.stage(name, |database| {
+            let staged = StagedFile::empty(&self.layout.tmp());
+            staged.map_err(|source| receiving(database.name(), source))
+        })
     }
+
+    /// Starts changing a database's content in places (`dd conv=notrunc`, `rsync --inplace`).
+    ///
+    /// # Errors
+    /// `NotPrimary` where this node may not write; `Io` where the file cannot be read.
+    pub fn rewrite(self: &Arc<Self>, name: &DbName) -> Result<Upload, StoreError> {
+        self.stage(name, |database| {
+            let file = File::open(database.files().path(FileKind::Database));
+            let file = file.map_err(|source| receiving(database.name(), source))?;
+            Ok(StagedFile::on(file, &self.layout.tmp()))
+        })
+    }
+
+    /// Starts writing to a file that was unlinked before.
+    ///
+    /// # Errors
+    /// Where no file can be made.
+    pub fn nameless(self: &Arc<Self>, name: &DbName) -> Result<Upload, StoreError> {
+        let staged = StagedFile::empty(&self.layout.tmp()).map_err(|source| receiving(name, source))?;
+        Ok(Upload { store: self.clone(), name: name.clone(), database: None, staged })
+    }
+
+    /// Removes a database that was made for a file which was refused.
+    pub fn forget_if_empty(self: &Arc<Self>, name: &DbName) {
+        let Some(database) = self.get(name) else { return };
+        if database.pos().txid.is_none()
+            && !database.attached()
+            && let Err(error) = self.forget(name)
+        {
+            tracing::warn!(db = %name, %error, "cannot remove an empty database");
+        }
+    }
+
+    fn stage(
+        self: &Arc<Self>,
+        name: &DbName,
+        staged: impl FnOnce(&Arc<Database>) -> Result<StagedFile, StoreError>,
+    ) -> Result<Upload, StoreError> {
+        self.limits().check_space().map_err(|source| receiving(name, source))?;
+        let database = self.create(name)?;
+        let staged = staged(&database)?;
+        Ok(Upload { store: self.clone(), name: name.clone(), database: Some(database), staged })
+    }
+}
+
+fn receiving(db: &DbName, source: std::io::Error) -> StoreError {
+    StoreError::Io { what: format!("receiving database {db}"), source }
 }
 
 impl Upload {
     /// The database that will have the content.
     pub fn name(&self) -> &DbName {
-        self.database.name()
+        &self.name
     }
 
-    /// Writes a part; the first must begin with a SQLite header where it starts at 0.
+    /// Writes a part; one at the beginning must be that of a SQLite header.
     ///
     /// # Errors
-    /// `Invalid` where it does not; `Io` where the disk is full.
+    /// `Invalid` where it is not; `Io` where the disk is full.
     pub fn write_at(&mut self, offset: u64, data: &[u8]) -> Result<(), StoreError> {
-        if offset == 0 && !self.checked {
+        if offset == 0 && self.database.is_some() {
             let known = data.len().min(header::MAGIC.len());
             if data[..known] != header::MAGIC[..known] {
                 let why = "is no SQLite database (its first bytes are not a database header); keep other files elsewhere".into();
                 return Err(DbError::Invalid { db: self.name().clone(), why }.into());
             }
-            self.checked = true;
         }
-        self.spool
-            .write_all_at(data, offset)
-            .map_err(|source| StoreError::Io { what: format!("receiving database {}", self.name()), source })
+        self.staged.write_at(offset, data).map_err(|source| receiving(self.name(), source))
     }
 
     /// Cuts or extends what was received.
+    pub fn set_len(&mut self, size: u64) {
+        self.staged.set_len(size);
+    }
+
+    /// Reads what was received, on top of what it changes; returns how much there was.
     ///
     /// # Errors
-    /// `Io` where that fails.
-    pub fn set_len(&mut self, size: u64) -> Result<(), StoreError> {
-        self.spool
-            .set_len(size)
-            .map_err(|source| StoreError::Io { what: format!("receiving database {}", self.name()), source })
+    /// Where a file cannot be read.
+    pub fn read_at(&self, offset: u64, data: &mut [u8]) -> std::io::Result<usize> {
+        self.staged.read_at(offset, data)
+    }
+
+    /// Size in bytes of the file as its writer sees it.
+    ///
+    /// # Errors
+    /// Where the file's attributes cannot be read.
+    pub fn size_bytes(&self) -> std::io::Result<u64> {
+        self.staged.size_bytes()
     }
 
     /// Whether it would be taken as it is.
     pub fn is_complete(&self) -> bool {
-        self.check().is_ok()
+        self.staged.as_database().is_ok()
+    }
+
+    /// Gives up; a database that was made for it goes.
+    pub fn discard(self) {
+        if self.database.as_ref().is_some_and(|database| !database.is_dropped()) {
+            self.store.forget_if_empty(&self.name);
+        }
     }
 
     /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable.
     pub fn finish(self, done: Done) {
-        let database = self.database.clone();
-        let check = self.check();
-        let Upload { store, spool, .. } = self;
-        match check {
-            Err(error) => {
-                forget_if_empty(&store, &database);
-                done(Err(error));
-            }
-            Ok(None) => done(Ok(())),
-            Ok(Some(header)) => database.clone().import(
-                spool,
-                header,
-                Box::new(move |answer| {
-                    if answer.is_err() {
-                        forget_if_empty(&store, &database);
-                    }
-                    done(answer);
-                }),
-            ),
+        let Upload { store, database, staged, .. } = self;
+        // Of a file that was unlinked meanwhile nothing is left.
+        let Some(database) = database.filter(|database| staged.is_changed() && !database.is_dropped()) else {
+            return done(Ok(()));
+        };
+        if store.access() != Access::Write {
+            store.forget_if_empty(database.name());
+            return done(Err(DbError::NotPrimary(database.name().clone())));
         }
-    }
-
-    /// `None` for an empty file that makes an empty database, which is no change.
-    fn check(&self) -> Result<Option<DatabaseHeader>, DbError> {
-        let db = self.name();
-        let failed =
-            |source| DbError::Io { db: db.clone(), what: "reading what was received".into(), source };
-        let invalid = |why: String| DbError::Invalid { db: db.clone(), why };
-        if self.store.access() != Access::Write {
-            return Err(DbError::NotPrimary(db.clone()));
+        let empty = staged.size_bytes().is_ok_and(|size| size == 0);
+        if empty && database.pos().txid.is_none() {
+            // An empty file is an empty database, which is no change.
+            return done(Ok(()));
         }
-        let size = self.spool.metadata().map_err(failed)?.len();
-        if size == 0 && self.database.pos().txid.is_none() {
-            return Ok(None);
-        }
-        let mut head = vec![0; usize::try_from(size.min(100)).unwrap_or(100)];
-        self.spool.read_exact_at(&mut head, 0).map_err(failed)?;
-        let header = DatabaseHeader::parse(&head)
-            .map_err(|error| invalid(format!("is no SQLite database: {error}")))?;
-        if size % header.page_size.bytes() != 0 {
-            return Err(invalid(format!(
-                "is cut short: {size} bytes are no multiple of its page size {}",
-                header.page_size
-            )));
-        }
-        let pages = size / header.page_size.bytes();
-        match header.trusted_page_count() {
-            Some(count) if u64::from(count.get()) != pages => {
-                Err(invalid(format!("is cut short: {pages} pages, its header says {count}")))
-            }
-            _ if u32::try_from(pages).is_err() => Err(invalid(format!("has {pages} pages, too many"))),
-            _ => Ok(Some(header)),
-        }
-    }
-}
-
-fn forget_if_empty(store: &Arc<Store>, database: &Arc<Database>) {
-    if database.pos().txid.is_none()
-        && !database.attached()
-        && let Err(error) = store.forget(database.name())
-    {
-        tracing::warn!(db = %database.name(), %error, "cannot remove an empty database");
+        database.clone().import(
+            staged,
+            Box::new(move |answer| {
+                if answer.is_err() {
+                    store.forget_if_empty(database.name());
+                }
+                done(answer);
+            }),
+        );
     }
 }

@@ -20,6 +20,7 @@ mod serve;
 mod applier;
 mod fetch;
 mod follow;
+mod follow_options;
 mod lanes;
 mod relay;
 mod resync;
@@ -40,7 +41,8 @@ pub use target::{BlobSink, ReplicaTarget};
 pub use upstream::{Acks, Connector, PageStream, Upstream};
 
 pub use applier::{Applier, ApplierOptions, Sources};
-pub use follow::{AdoptCluster, FollowOptions, Follower};
+pub use follow::Follower;
+pub use follow_options::{AdoptCluster, FollowOptions};
 
 /// Largest piece of a blob, of a log entry or of a run of pages in one message, in bytes.
 pub const CHUNK_BYTES: usize = 1 << 20;

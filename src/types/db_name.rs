@@ -5,9 +5,14 @@ use std::sync::Arc;
 /// Name of a database: its path below the mount, components joined by `/`.
 ///
 /// Holds: relative, 1 to 1024 bytes, no empty, `.` or `..` component, no control character, no component
-/// over 247 bytes, no component that starts with `.`, and not one of SQLite's side files (`-wal`, `-shm`, `-journal`, `-pos`).
+/// over 247 bytes, no directory that starts with `.`, not one of SQLite's side files (`-wal`, `-shm`, `-journal`,
+/// `-pos`), and not the name of a control file. The database's own name may start with a dot, as that of the temporary
+/// file does that `rsync` renames to its target.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DbName(Arc<str>);
+
+/// Names that the mount has for itself.
+const RESERVED: [&str; 3] = [".primary", ".lag", ".history"];
 
 /// A path that cannot name a database.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -27,9 +32,16 @@ impl DbName {
         if name.is_empty() || name.len() > 1024 {
             return refuse("must have 1 to 1024 bytes");
         }
-        for component in name.split('/') {
-            if component.is_empty() || component.starts_with('.') {
-                return refuse("has an empty component or one that starts with a dot");
+        let mut components = name.split('/').peekable();
+        while let Some(component) = components.next() {
+            if component.is_empty() || matches!(component, "." | "..") {
+                return refuse("has an empty component, or one that is a dot or two");
+            }
+            if component.starts_with('.') && components.peek().is_some() {
+                return refuse("has a directory that starts with a dot");
+            }
+            if RESERVED.contains(&component) {
+                return refuse("is the name of a control file");
             }
             if component.len() > 255 - "-journal".len() {
                 return refuse("has a component of more than 247 bytes");
@@ -84,6 +96,10 @@ mod tests {
             "a//b",
             "a/",
             ".primary",
+            "a/.lag",
+            ".",
+            "a/..",
+            ".app.db-litestream/generations",
             "a\0b",
             "a\nb",
             "\u{1b}[2J",
@@ -92,6 +108,8 @@ mod tests {
         ] {
             assert!(DbName::new(name).is_err(), "{name:?}");
         }
-        assert_eq!(DbName::new("tenants/7/app.db").unwrap().as_str(), "tenants/7/app.db");
+        for name in ["tenants/7/app.db", "a/.app.db.Xy12zQ"] {
+            assert_eq!(DbName::new(name).unwrap().as_str(), name);
+        }
     }
 }

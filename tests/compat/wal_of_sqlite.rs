@@ -7,7 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rusqlite::{Connection, config::DbConfig};
 use skein::sqlite::header::DatabaseHeader;
-use skein::sqlite::wal::{CommittedFrames, FrameHeader, Salt, WalError, WalHeader, WalScanner, frame_offset};
+use skein::sqlite::wal::{FrameHeader, Salt, WalError, WalHeader, frame_offset};
+use skein::sqlite::wal_scanner::{CommittedFrames, WalScanner};
 use skein::types::{JournalMode, PageCount, PageSize};
 
 /// A database and its WAL, as a killed process would leave them.

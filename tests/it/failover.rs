@@ -184,7 +184,7 @@ fn a_journal_left_behind_never_takes_back_what_another_primary_committed() {
     voters.same_bytes("a.db");
 }
 
-/// Does `work` while somebody reads who does not wait for locks; what it gave and how often he read.
+/// Does `work` while a reader that does not wait for locks goes on; its result, and the number of reads.
 fn reading_meanwhile<T>(path: &Path, work: impl FnOnce() -> T) -> (T, u64) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -139,7 +139,7 @@ fn whoever_has_no_certificate_of_the_authority_does_not_join() {
         child.wait().unwrap();
     }
     assert_eq!(primary.status().unwrap()["members"].as_array().unwrap().len(), 1);
-    // And is told so beforehand, where he asks.
+    // And is told so beforehand, where it asks.
     let at = primary.listen.to_string();
     for (options, check, why) in [
         (Vec::new(), "FAILURE  other node", "does not let this node in"),

@@ -260,7 +260,7 @@ class Importer(Register):
         for suffix in ["", "-wal", "-shm", "-journal"]:
             if os.path.exists(local + suffix):
                 os.unlink(local + suffix)
-        self.make(local, self.gen, self.random.choice(["wal", "delete"]), self.random.choice([1024, 4096, 4096, 8192]))
+        self.make(local, self.gen, self.random.choice(["wal", "delete"]), self.random.choice([1024, 8192] + [4096] * 6))
         with open(local, "rb") as source:
             body = source.read()
         self.begin(db, self.gen)
@@ -342,42 +342,70 @@ class Exporter(Client):
         return self.random.uniform(0.2, 0.6)
 
 
-class Renamer(Register):
-    """Builds a database beside another one and renames it over that; drops and makes anew."""
+class Replacer(Register):
+    """Makes databases anew in every way: beside and renamed over, dropped and made again, changed in place."""
 
     def step(self):
-        db = self.orders["databases"][0]
+        db = self.random.choice(self.orders["databases"])
         self.gen += 1
+        how = self.random.choices(["rename", "drop", "make", "change"], [4, 2, 2, 4])[0]
+        there = os.path.exists(self.path(db))
+        if how == "change" and there:
+            return self.change(db)
+        if how == "drop" and there:
+            return self.settle(db, -self.gen, "unlink", lambda: os.unlink(self.path(db)))
+        if how == "make" and not there:
+            return self.settle(db, self.gen, "make", lambda: self.make_one(self.path(db)))
         beside = self.path(f"tmp-{self.name}-{self.gen}.db")
-        drops = self.random.random() < 0.2
         try:
-            if not drops:
-                self.make(beside, self.gen, self.random.choice(["wal", "delete"]), 4096)
+            self.make_one(beside)
         except (sqlite3.Error, OSError) as error:
-            self.error(db, "make", error)
+            self.error(db, "make beside", error)
             self.clean(beside)
             return 0.3
-        self.begin(db, -self.gen if drops else self.gen)
+        pause = self.settle(db, self.gen, "rename", lambda: os.rename(beside, self.path(db)))
+        self.clean(beside)
+        return pause
+
+    def make_one(self, path):
+        self.make(path, self.gen, self.random.choice(["wal", "delete"]), 4096)
+
+    def settle(self, db, gen, where, act):
+        """One change of a name; whatever error it ends with, it may have been done."""
+        self.begin(db, gen)
         try:
-            if drops:
-                os.unlink(self.path(db))
-            else:
-                os.rename(beside, self.path(db))
+            act()
             self.end("ok")
-        except FileNotFoundError as error:
-            # Nothing there to drop: a drop before, of unknown outcome, may have been done.
-            self.end("unknown", self.error(db, "unlink" if drops else "rename", error))
-        except OSError as error:
-            self.end("unknown", self.error(db, "unlink" if drops else "rename", error))
-            self.clean(beside)
+            return self.random.uniform(0.02, 0.3)
+        except (OSError, sqlite3.Error) as error:
+            self.end("unknown", self.error(db, where, error))
             return 0.3
-        return self.random.uniform(0.1, 0.5)
+
+    def change(self, db):
+        """A transaction that makes another generation of the rows."""
+        try:
+            uri = "file:" + urllib.parse.quote(self.path(db)) + "?mode=rw"
+            connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=0.5)
+        except sqlite3.Error as error:
+            self.error(db, "open", error)
+            return 0.3
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("DELETE FROM g")
+            connection.executemany("INSERT INTO g VALUES(?, 'y')", [(self.gen,)] * rows_of(self.gen))
+            return self.settle(db, self.gen, "commit", lambda: connection.execute("COMMIT"))
+        except sqlite3.Error as error:
+            self.error(db, "write", error)
+            return 0.3
+        finally:
+            connection.close()
 
     def clean(self, path):
-        try:
-            os.unlink(path)
-        except OSError:
-            pass
+        if os.path.exists(path):
+            try:
+                os.unlink(path)
+            except OSError as error:
+                self.error(os.path.basename(path), "unlink", error)
 
 
 class Watcher(Client):
@@ -386,6 +414,8 @@ class Watcher(Client):
     def step(self):
         for db in self.orders["databases"]:
             begin = now()
+            if db not in self.connections and not os.path.exists(self.path(db)):
+                continue
             try:
                 gen, whole = look(self.connect(db))
             except sqlite3.Error as error:
@@ -447,7 +477,7 @@ class Pair(Client):
         return self.random.uniform(0.05, 0.2)
 
 
-KINDS = {"writer": Writer, "reader": Reader, "importer": Importer, "exporter": Exporter, "renamer": Renamer,
+KINDS = {"writer": Writer, "reader": Reader, "importer": Importer, "exporter": Exporter, "replacer": Replacer,
          "watcher": Watcher, "pair": Pair}
 
 

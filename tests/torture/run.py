@@ -52,6 +52,8 @@ LEDGERS = {"full": ("wal", "FULL", "stays"), "normal": ("wal", "NORMAL", "tracea
 EXPECTED_ERRORS = [
     # A primary that lost its role with NORMAL commits nobody else had: it says so and keeps them.
     "transactions that were not replicated before another node became primary are discarded and kept",
+    # A disk that is full is a fault of the run.
+    "No space left on device",
     # fuser says it when the application that asked was killed meanwhile.
     "fuser::reply: Failed to send FUSE reply: No such file or directory",
 ]
@@ -134,7 +136,10 @@ class Run:
             self.record.write("broken", what=str(broken), t=history.now())
         finally:
             stuck.end()
+        try:
             self.kill_clients(self.cluster.nodes)
+        except Broken as broken:
+            self.record.write("broken", what=str(broken), t=history.now())
         return self.judge()
 
     def make_databases(self):
@@ -152,8 +157,8 @@ class Run:
         if self.random.random() < 0.6:
             self.plan[f"import-{self.number}.db"] = {"kind": "register", "promise": "stays"}
         for node in self.cluster.voters():
-            if self.random.random() < 0.4:
-                name = f"live-{node.name}-{self.number}.db"
+            for letter in "abcd" if self.random.random() < 0.5 else "":
+                name = f"live-{letter}-{node.name}-{self.number}.db"
                 self.plan[name] = {"kind": "register", "promise": "stays", "replaced": True, "by": node.name}
         self.write_plan()
         self.state_program("found", self.cluster.primary())
@@ -181,9 +186,9 @@ class Run:
                     self.start_client("writer", node, [db])
                 if pair and node.name in ("n1", "n2"):
                     self.start_client("pair", node, pair)
-                for db in registers:
-                    if self.plan[db].get("by") == node.name:
-                        self.start_client("renamer", node, [db])
+                own = [db for db in registers if self.plan[db].get("by") == node.name]
+                if own:
+                    self.start_client("replacer", node, own)
             if node.name == "n1" and imported:
                 self.start_client("importer", node, imported)
             self.start_client("reader", node, ledgers)
@@ -194,7 +199,7 @@ class Run:
 
     def start_client(self, kind, node, databases):
         name = f"{kind}{len(self.clients)}-{node.name}"
-        # A database's one importer or renamer counts on where the one before it stopped.
+        # A database's one importer or replacer counts on where the one before it stopped.
         orders = {"client": name, "node": node.name, "mount": node.mount, "history": self.history, "http": node.http,
                   "seed": self.random.random(), "databases": databases, "plan": self.plan,
                   "scratch": os.path.join(self.history, "scratch"), "first": 1 + 100_000 * self.starts_of(databases, kind)}
@@ -262,14 +267,21 @@ class Run:
     def converge(self):
         """Waits until all nodes have the same databases at the same positions; nobody writes."""
         deadline, said = time.monotonic() + CONVERGES_SECONDS, {}
+        # A NORMAL commit is replicated a moment after it is acknowledged: what nodes said before that does not count.
+        after, steady = time.monotonic() + 0.5, 0
         while time.monotonic() < deadline:
             said = {}
             for node in self.cluster.nodes:
-                status = self.cluster.fresh(node)
+                at, status = node.status or (0, None)
+                status = status if at > max(after, time.monotonic() - 2) else None
                 said[node.name] = status and {db["name"]: (db["txid"], db["checksum"]) for db in status["databases"]}
             first, *others = said.values()
             if first is not None and all(other == first for other in others) and set(self.made()) <= set(first):
-                return
+                steady += 1
+                if steady == 5:
+                    return
+            else:
+                steady = 0
             time.sleep(0.1)
         differ = {db for has in said.values() for db in has or {} if any((other or {}).get(db) != has[db] for other in said.values())}
         shown = {db: {node: (has or {}).get(db) for node, has in said.items()} for db in sorted(differ)[:3]}
@@ -342,7 +354,7 @@ class Run:
         for record in records:
             if record["r"] in ("try", "set", "pair"):
                 db = record.get("db") or "pair"
-                what[(record["client"], record["seq"])] = db.rpartition("-")[0].partition("-n")[0] or db
+                what[(record["client"], record["seq"])] = re.match(r"(truncate-off|[a-z]+)", db).group(0)
         for record in records:
             if record["r"] == "end":
                 key = what.pop((record["client"], record["seq"]), None)
@@ -408,7 +420,10 @@ class Stuck(threading.Thread):
             for key, since in seen.items():
                 if now - since > STUCK_SECONDS and self.since.get(key) is not None and since != float("-inf"):
                     name = read(f"/proc/{key[0]}/cmdline").replace("\0", " ")[:120]
-                    self.run_.record.write("broken", what=f"thread in state D: {now - since:.1f} s: {waits_in(key[0])} {name}", t=now)
+                    where = os.path.join(self.run_.history, f"stuck-{key[0]}-{key[1]}.txt")
+                    write_stacks(where, pids)
+                    self.run_.record.write("broken", what=f"thread in state D: {now - since:.1f} s: {name} "
+                                                          f"{read(f'/proc/{key[0]}/task/{key[1]}/wchan')}, all stacks in {where}", t=now)
                     seen[key] = float("-inf")
             self.since = seen
 
@@ -434,11 +449,23 @@ def waits_in(pid):
                      for tid in listdir(f"/proc/{pid}/task"))
 
 
+def write_stacks(path, pids):
+    """Where in the kernel every thread of these processes is."""
+    with open(path, "w") as out:
+        for pid in pids:
+            out.write(f"{pid}: {read(f'/proc/{pid}/cmdline')[:300]}\n".replace("\0", " "))
+            for tid in listdir(f"/proc/{pid}/task"):
+                task = f"/proc/{pid}/task/{tid}"
+                stack = [line.split()[-1].partition("+")[0] for line in read(task + "/stack").splitlines()[:8]]
+                state = read(task + "/stat").rpartition(")")[2][1:2]
+                out.write(f"    {tid} {read(task + '/comm').strip()} {state}: {' < '.join(stack)} {read(task + '/syscall').strip()[:80]}\n")
+
+
 def plain(text):
     """A text without what differs each time."""
     text = re.sub(r"/\S+/", "", text)
     text = re.sub(r"\b[0-9a-f]{16}(/[0-9a-f]{16})?\b", "POS", text)
-    text = re.sub(r"\b([a-z-]+?)-(n\d-)?\d+(-\d+)?\.db", r"\1.db", text)
+    text = re.sub(r"\b([a-z-]+?)\d*(-[nr]\d)?-\d+\.db", r"\1.db", text)
     return re.sub(r"\d+", "N", re.sub(r"\b[nr]\d\b", "NODE", text))
 
 

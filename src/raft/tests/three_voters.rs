@@ -13,7 +13,7 @@ use openraft::async_runtime::WatchReceiver;
 use super::{Recorder, change};
 use crate::db::CommitError;
 use crate::io::blobs::BlobStore;
-use crate::raft::membership::change_membership;
+use crate::raft::handle::change_membership;
 use crate::raft::types::Peer;
 use crate::raft::{Beginning, RaftNode, RaftOptions};
 use crate::store::{Candidate, ClusterError, MemberChange, Standing};

@@ -15,7 +15,7 @@ use super::wire::raft_server::{Raft, RaftServer as Generated};
 use super::{MESSAGE_BYTES_MAX, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
-use crate::raft::node::RaftHandle;
+use crate::raft::handle::RaftHandle;
 use crate::security::{CheckToken, MovedStream};
 use crate::types::LogIndex;
 

@@ -1,5 +1,6 @@
 //! Headers, frames and the scanner; WALs written by SQLite are in `tests/compat`.
 
+use crate::sqlite::wal_scanner::CommittedFrames;
 use proptest::prelude::*;
 
 use super::*;

@@ -121,7 +121,7 @@ fn primary(world: &World) -> Option<Arc<Live>> {
     world.all_live().into_iter().find(|live| live.store.access() == Access::Write)
 }
 
-/// An operator has a node vote no more, and after a while again, however often he has to say it.
+/// An operator has a node vote no more, and after a while again, repeated until the cluster takes it.
 async fn change_members(world: Arc<World>) {
     let Some(leader) = primary(&world) else { return };
     // No more than one at a time: all the invariants count on a majority of all nodes.

@@ -20,7 +20,7 @@ use super::{dice, large};
 use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::raft::acks::{Acks, Outstanding, Sent};
-use crate::raft::node::RaftHandle;
+use crate::raft::handle::RaftHandle;
 use crate::raft::transport::{BlobSender, Delivery};
 use crate::raft::types::{Peer, TypeConfig, Vote};
 use crate::types::LogIndex;

@@ -10,7 +10,7 @@ use super::databases::SimTarget;
 use super::history::History;
 use super::links::Links;
 use crate::raft::RaftNode;
-use crate::raft::node::RaftHandle;
+use crate::raft::handle::RaftHandle;
 use crate::store::Store;
 
 /// A node that runs.
