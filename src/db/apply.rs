@@ -115,7 +115,7 @@ impl Database {
             if path != WritePath::Wal {
                 // A full disk is found out before the first page is written: readers go on with what they have.
                 self.reserve_space(state, change).map_err(fail)?;
-                self.drop_staged().map_err(fail)?;
+                self.take_back_in_place(state).and_then(|()| self.drop_staged()).map_err(fail)?;
                 state.checksums.set_pending(index).map_err(fail)?;
             }
             match path {

@@ -39,6 +39,8 @@ pub struct Database {
     pub(super) has_undecided: AtomicBool,
     /// Whether a change set is landing on another thread than the one that heard its fate.
     pub(super) landing: UnderWay,
+    /// The kernel passes the database file through: what applications write to it is not seen.
+    pub(super) passed_through: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
     /// Holds SQLite's SHARED lock while a writer at work must not commit.
@@ -120,6 +122,7 @@ impl Database {
             journal_vanishes: AtomicBool::new(false),
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
+            passed_through: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::database::{Database, State};
@@ -136,6 +137,7 @@ impl Database {
             return;
         }
         self.overlay.rest();
+        self.passed_through.store(false, Ordering::SeqCst);
         if let Opened::Rollback(rollback) = &mut state.open {
             rollback.cached = None;
         }

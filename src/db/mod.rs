@@ -28,6 +28,7 @@ mod files;
 mod guarded_file;
 mod handles;
 mod import;
+mod in_place;
 mod incoming;
 mod landing;
 mod last_close;

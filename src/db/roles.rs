@@ -86,7 +86,10 @@ impl Database {
         let mut state = self.lock();
         let fenced = match state.open.wal_mut() {
             Some(wal) => self.set_fence(wal),
-            None => self.drop_staged().map_err(|source| self.io_error("ending its transaction", source)),
+            None => self
+                .take_back_in_place(&state)
+                .and_then(|()| self.drop_staged())
+                .map_err(|source| self.io_error("ending its transaction", source)),
         };
         drop(state);
         self.publish_what_is_durable()?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::cow::Cow;
 use super::database::{Database, State};
+use super::main_lock::HeldMainLock;
 use super::{DbError, FileKind, pin};
 use crate::io::read_or_zero;
 use crate::ltx;
@@ -42,6 +43,8 @@ enum Source {
     Wal {
         /// Open file whose shared lock is the read mark; unlocked when closed.
         _mark: File,
+        /// Keeps the last connection from moving the log into the file.
+        _main_lock: HeldMainLock,
         wal: File,
         file: File,
         frames: HashMap<Pgno, u32>,
@@ -49,6 +52,8 @@ enum Source {
     InPlace {
         cow: Arc<Cow>,
         file: File,
+        /// Keeps out writers whose writes are not seen.
+        _main_lock: Option<HeldMainLock>,
     },
     Empty,
 }
@@ -71,12 +76,13 @@ impl Database {
             self.attach(&mut state)?;
             self.read_mark(&mut state).map_err(fail)?
         } else {
+            let _main_lock = self.hold_against_passed_through()?;
             // Only committed pages are in the file.
             let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
             let file = self.open_backing(FileKind::Database)?;
             let (page_size, pages) = (state.page_size, state.pages);
             let cow = state.cow.begin(page_size, pages, saved);
-            Source::InPlace { cow, file }
+            Source::InPlace { cow, file, _main_lock }
         };
         let header = header_of(&state);
         // Counts as a handle: the database is not detached under the reader.
@@ -90,6 +96,9 @@ impl Database {
         shm.push("-shm");
         let mark = File::options().read(true).write(true).open(shm)?;
         let wal = state.open.wal_mut().expect("just attached");
+        let main_lock = wal.main_lock.try_hold()?.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::WouldBlock, "an application holds the database exclusively")
+        })?;
         let frame = wal.captured.frame;
         let slots = 1..READ_SLOTS;
         // With every slot taken by readers of other marks there is no place; they come and go.
@@ -114,6 +123,7 @@ impl Database {
         }
         Ok(Source::Wal {
             _mark: mark,
+            _main_lock: main_lock,
             wal: wal.backing_wal.try_clone()?,
             file: wal.database.try_clone()?,
             frames,
@@ -155,7 +165,7 @@ impl SnapshotReader {
                 ),
                 None => read_or_zero(file, offset, page),
             },
-            Source::InPlace { cow, file } => cow.read(file, pgno, page),
+            Source::InPlace { cow, file, .. } => cow.read(file, pgno, page),
             Source::Empty => {
                 page.fill(0);
                 Ok(())

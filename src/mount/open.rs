@@ -248,6 +248,9 @@ impl PendingOpen {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
+        if let (Some(db), Some(_), Target::File(_, FileKind::Database)) = (&db, &backing, &self.target) {
+            db.main_passed_through();
+        }
         let kind = Kind::File { file, db, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }

@@ -207,3 +207,44 @@ fn a_connection_that_does_not_share_its_wal_index_is_refused_and_commits_nothing
         assert_eq!(side_files(&path), Vec::<String>::new());
     });
 }
+
+#[test]
+fn a_lone_connection_leaves_wal_mode_and_what_it_then_writes_is_replicated() {
+    with_and_without_passthrough(|cluster| {
+        for journal in ["delete", "truncate", "persist"] {
+            let db = format!("{journal}.db");
+            let path = cluster.primary.path(&db);
+            let connection = wal(&path, "FULL");
+            sql::run(&connection, "CREATE TABLE t(v); INSERT INTO t VALUES(1),(2),(3)");
+            drop(connection);
+            let connection = sql::open(&path);
+            assert_eq!(sql::number(&connection, "SELECT count(*) FROM t"), 3);
+            assert_eq!(sql::text(&connection, &format!("PRAGMA journal_mode={journal}")), journal);
+            for row in 0..5 {
+                sql::run(
+                    &connection,
+                    &format!("INSERT INTO t VALUES({row}); INSERT INTO t VALUES(randomblob(20000))"),
+                );
+            }
+            sql::run(
+                &connection,
+                "BEGIN; DELETE FROM t; ROLLBACK; DELETE FROM t WHERE length(v) > 1000 AND rowid < 8",
+            );
+            cluster.converge(&db);
+            let rows = sql::number(&connection, "SELECT count(*) FROM t");
+            assert_eq!(count(&cluster.replicas[0].path(&db)), rows, "{journal}");
+            sql::run(&connection, "PRAGMA page_size=8192; VACUUM; INSERT INTO t VALUES(1)");
+            assert_eq!(sql::number(&connection, "PRAGMA page_size"), 8192);
+            cluster.converge(&db);
+            assert_eq!(count(&cluster.replicas[0].path(&db)), rows + 1, "{journal}");
+            sql::check_integrity(&connection);
+            drop(connection);
+            let again = sql::open(&path);
+            assert_eq!(sql::text(&again, "PRAGMA journal_mode"), journal);
+            sql::run(&again, "INSERT INTO t VALUES(2)");
+            drop(again);
+            assert_eq!(cluster.same_bytes(&db), std::fs::read(&path).unwrap(), "{journal}");
+            cluster.primary.must_client(&["db", "verify", &db]);
+        }
+    });
+}
