@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use crate::config::{
-    HostPort, LogFormat, OneOrMany, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
+    FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
 };
 use crate::http::{Client, ClientError, Credentials};
 use crate::node;
@@ -89,7 +89,7 @@ pub(super) struct MountArgs {
     /// The URL of the API that others are told [default: that of --http]
     #[arg(long, env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
     advertise_http: Option<String>,
-    /// Found a new cluster of one voter; refused where a cluster already lives
+    /// Found a new cluster of one voter, where the data directory has none yet
     #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     bootstrap: Option<bool>,
@@ -104,6 +104,18 @@ pub(super) struct MountArgs {
     #[arg(long, env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     allow_other: Option<bool>,
+    /// Owner that everything on the mount has on this node, a number or a name [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_UID", value_name = "USER")]
+    mount_uid: Option<Owner>,
+    /// Group that everything on the mount has on this node, a number or a name [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_GID", value_name = "GROUP")]
+    mount_gid: Option<Owner>,
+    /// Permissions that all files on the mount have on this node, such as 640 [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_FILE_MODE", value_name = "MODE")]
+    mount_file_mode: Option<FileMode>,
+    /// Permissions that all directories on the mount have on this node, such as 750 [default: as in the log]
+    #[arg(long, env = "SKEIN_MOUNT_DIR_MODE", value_name = "MODE")]
+    mount_dir_mode: Option<FileMode>,
     /// How often a primary says that it is there; at most half of --election-timeout [default: 100ms]
     #[arg(long, env = "SKEIN_HEARTBEAT", value_name = "TIME")]
     heartbeat: Option<Time>,
@@ -171,6 +183,10 @@ impl MountArgs {
             join: self.join,
             no_passthrough: self.no_passthrough,
             allow_other: self.allow_other,
+            mount_uid: self.mount_uid,
+            mount_gid: self.mount_gid,
+            mount_file_mode: self.mount_file_mode,
+            mount_dir_mode: self.mount_dir_mode,
             heartbeat: self.heartbeat,
             election_timeout: self.election_timeout,
             commit_timeout: self.commit_timeout,

@@ -26,6 +26,7 @@ use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
 use crate::config::ConfigError;
+use crate::node::NodeError;
 use args::{Cli, Command};
 
 /// Runs the program with these words, the first being its name; gives the exit code: 0, the supervised command's, 1
@@ -41,7 +42,12 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error_line(&format!("{error:#}"));
-            if is_wrong_usage(&error) { ExitCode::from(2) } else { ExitCode::FAILURE }
+            match error.downcast_ref() {
+                // As a shell says that there is no such command.
+                Some(NodeError::Command { .. }) => ExitCode::from(127),
+                _ if is_wrong_usage(&error) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

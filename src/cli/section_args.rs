@@ -19,6 +19,9 @@ pub(super) struct ExecArgs {
     /// How long CMD has to end after SIGTERM before it is killed [default: 10s]
     #[arg(long, env = "SKEIN_EXEC_STOP_TIMEOUT", value_name = "TIME")]
     exec_stop_timeout: Option<Time>,
+    /// User that CMD runs as, a name or a number; others than the daemon's imply --allow-other [default: the daemon's]
+    #[arg(long, env = "SKEIN_EXEC_USER", value_name = "USER")]
+    exec_user: Option<String>,
     /// Shell command to run when the node's role or the primary changes
     #[arg(long, env = "SKEIN_EXEC_ON_ROLE_CHANGE", value_name = "COMMAND")]
     exec_on_role_change: Option<String>,
@@ -32,6 +35,7 @@ impl ExecArgs {
             restart: self.exec_restart,
             restart_delay_max: self.exec_restart_delay_max,
             stop_timeout: self.exec_stop_timeout,
+            user: self.exec_user,
             on_role_change: self.exec_on_role_change,
         }
     }

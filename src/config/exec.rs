@@ -53,6 +53,8 @@ pub struct PartialExec {
     pub restart_delay_max: Option<Time>,
     /// How long it has to end.
     pub stop_timeout: Option<Time>,
+    /// User that the program runs as.
+    pub user: Option<String>,
     /// Shell command to run whenever the node's role or the primary changes.
     pub on_role_change: Option<String>,
 }
@@ -65,6 +67,7 @@ impl PartialExec {
             restart: self.restart.or(below.restart),
             restart_delay_max: self.restart_delay_max.or(below.restart_delay_max),
             stop_timeout: self.stop_timeout.or(below.stop_timeout),
+            user: self.user.or(below.user),
             on_role_change: self.on_role_change.or(below.on_role_change),
         }
     }
@@ -81,6 +84,8 @@ pub struct Exec {
     pub restart_delay_max: Duration,
     /// How long it has to end after SIGTERM before it is killed.
     pub stop_timeout: Duration,
+    /// User that the program runs as, by name or number; empty: as the daemon does.
+    pub user: String,
     /// Shell command to run whenever the node's role or the primary changes; may be empty.
     pub on_role_change: String,
 }
@@ -101,6 +106,7 @@ impl Exec {
             restart: partial.restart.unwrap_or_default(),
             restart_delay_max: partial.restart_delay_max.map_or(Self::RESTART_DELAY_MAX, Time::get),
             stop_timeout: partial.stop_timeout.map_or(Self::STOP_TIMEOUT, Time::get),
+            user: partial.user.unwrap_or_default(),
             on_role_change: partial.on_role_change.unwrap_or_default(),
         };
         if exec.restart_delay_max < Duration::from_millis(100) {

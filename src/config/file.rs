@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{
-    ConfigError, HostPort, LogFormat, PartialExec, PartialLimits, PartialTraces, ProxyPartial, Time,
-    TokenTexts, expand,
+    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialExec, PartialLimits, PartialTraces,
+    ProxyPartial, Time, TokenTexts, expand,
 };
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
@@ -39,6 +39,14 @@ pub struct Partial {
     pub no_passthrough: Option<bool>,
     /// Let other users into the mount.
     pub allow_other: Option<bool>,
+    /// Owner that everything on the mount has on this node.
+    pub mount_uid: Option<Owner>,
+    /// Group that everything on the mount has on this node.
+    pub mount_gid: Option<Owner>,
+    /// Permissions that all files on the mount have on this node.
+    pub mount_file_mode: Option<FileMode>,
+    /// Permissions that all directories on the mount have on this node.
+    pub mount_dir_mode: Option<FileMode>,
     /// How often a primary says that it is there.
     pub heartbeat: Option<Time>,
     /// Silence of the primary after which another one may be elected.
@@ -94,6 +102,10 @@ impl Partial {
             join: self.join.or(below.join),
             no_passthrough: self.no_passthrough.or(below.no_passthrough),
             allow_other: self.allow_other.or(below.allow_other),
+            mount_uid: self.mount_uid.or(below.mount_uid),
+            mount_gid: self.mount_gid.or(below.mount_gid),
+            mount_file_mode: self.mount_file_mode.or(below.mount_file_mode),
+            mount_dir_mode: self.mount_dir_mode.or(below.mount_dir_mode),
             heartbeat: self.heartbeat.or(below.heartbeat),
             election_timeout: self.election_timeout.or(below.election_timeout),
             commit_timeout: self.commit_timeout.or(below.commit_timeout),
@@ -166,13 +178,16 @@ fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial,
     Value::Table(settings).try_into().map_err(|error| one_line(error.message()))
 }
 
-/// A table is the first word of its keys: `[tls] ca` is `tls_ca`.
+/// A table is the first word of its keys: `[tls] ca` is `tls_ca`. `[mount]` is one too, where `dir` is the key `mount`.
 fn flatten(table: Table, keys: &[String]) -> Table {
     let mut flat = Table::new();
     for (name, value) in table {
         match value {
-            Value::Table(inner) if !keys.contains(&name) => {
-                flat.extend(inner.into_iter().map(|(key, value)| (format!("{name}_{key}"), value)));
+            Value::Table(inner) if !keys.contains(&name) || name == "mount" => {
+                flat.extend(inner.into_iter().map(|(key, value)| match (name.as_str(), key.as_str()) {
+                    ("mount", "dir") => (name.clone(), value),
+                    _ => (format!("{name}_{key}"), value),
+                }));
             }
             value => drop(flat.insert(name, value)),
         }
@@ -203,6 +218,12 @@ mod tests {
     fn a_table_is_the_first_word_of_its_keys() {
         let partial = of("[tls]\nca = '/ca.pem'\nhttp = true\n").unwrap();
         assert_eq!((partial.tls_ca, partial.tls_http), (Some("/ca.pem".into()), Some(true)));
+        let partial = of("[mount]\ndir = '/m'\nuid = 1000\ngid = 'app'\nfile_mode = '640'\n").unwrap();
+        assert_eq!(partial.mount, Some("/m".into()));
+        assert_eq!(partial.mount_uid, "1000".parse().ok());
+        assert_eq!((partial.mount_gid, partial.mount_file_mode), ("app".parse().ok(), "640".parse().ok()));
+        let error = of("mount_dir_mode = 'rwx'\n").unwrap_err();
+        assert!(error.contains("\"mount_dir_mode\""), "{error}");
         let error = of("[tls]\nkay = '/k'\n").unwrap_err();
         assert!(error.contains("\"tls_kay\""), "{error}");
     }

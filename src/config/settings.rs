@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
 };
-use crate::types::{NodeName, Role};
+use crate::types::{ForcedAttributes, NodeName, Role};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -33,6 +33,8 @@ pub struct Settings {
     pub passthrough: bool,
     /// Let other users into the mount.
     pub allow_other: bool,
+    /// Owner and permissions that files have on this node's mount, whatever the log says.
+    pub forced: ForcedAttributes,
     /// How often a primary says that it is there.
     pub heartbeat: Duration,
     /// Silence of the primary after which another one may be elected.
@@ -71,6 +73,7 @@ impl Settings {
     /// Where `mount` or `data` is missing, or values are not acceptable or contradict each other.
     pub fn resolve(partial: Partial, hostname: &str) -> Result<Self, ConfigError> {
         let security = Security::resolve(&partial)?;
+        let forced = super::mount::forced_attributes(&partial)?;
         let invalid = ConfigError::Invalid;
         let missing = |option, env| ConfigError::Missing { option, env, key: option };
         let mount = absolute(partial.mount.ok_or(missing("mount", "SKEIN_MOUNT"))?, "mount")?;
@@ -106,6 +109,7 @@ impl Settings {
             join: partial.join.unwrap_or_default(),
             passthrough: !partial.no_passthrough.unwrap_or(false),
             allow_other: partial.allow_other.unwrap_or(false),
+            forced,
             heartbeat: partial.heartbeat.map_or(Self::HEARTBEAT, Time::get),
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::db::{DbError, FileKind};
 use crate::ltx::ChangeSet;
-use crate::types::{DbName, LogIndex};
+use crate::types::{DbName, LogIndex, MountPath};
 
 /// Receives the answer of an operation that may wait; called exactly once, from any thread.
 pub type Done = Box<dyn FnOnce(Result<(), DbError>) + Send>;
@@ -33,6 +33,10 @@ pub trait ChangeSink: Send + Sync + 'static {
 pub trait KernelCache: Send + Sync + 'static {
     /// Directory entries of this database's file appeared or vanished.
     fn entry_changed(&self, db: &DbName, kind: FileKind);
+    /// Something else is under this path of the mount now: a database or directory appeared or vanished.
+    fn path_changed(&self, path: &str);
+    /// Owner, group or permissions changed. Never waits.
+    fn attributes_changed(&self, path: &MountPath);
     /// Content or size of the file changed behind the mount.
     fn data_changed(&self, db: &DbName, kind: FileKind);
     /// Whether `-wal` and `-shm` are passed through: what is mapped of them is the backing file then.

@@ -67,6 +67,11 @@ impl Database {
         tracing::error!(db = %self.name(), frames, file = %file.display(), "transactions that were not replicated before another node became primary are discarded and kept");
     }
 
+    /// Whether a crash left a WAL behind whose fate is not known yet.
+    pub fn has_tail(&self) -> bool {
+        self.lock().tail.is_some()
+    }
+
     fn tail_frames(&self) -> io::Result<Option<(PathBuf, Option<TailFrames>)>> {
         let (tail, captured) = {
             let state = self.lock();

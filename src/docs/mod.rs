@@ -19,6 +19,9 @@ pub mod rollback_overlay {}
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
 
+#[doc = include_str!("names.md")]
+pub mod names {}
+
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
 

@@ -55,11 +55,17 @@ impl Problem {
     /// The answer for an error of the store; `primary` is who takes writes.
     pub(super) fn of(error: &StoreError, primary: Option<&PrimaryInfo>) -> Self {
         let status = match error {
-            StoreError::Db(DbError::NotPrimary(_)) => return Self::not_primary(primary),
+            StoreError::Db(DbError::NotPrimary(_)) | StoreError::NotPrimary(_) => {
+                return Self::not_primary(primary);
+            }
             StoreError::NotFound(_) => StatusCode::NOT_FOUND,
             StoreError::Invalid(_) | StoreError::Db(DbError::Invalid { .. }) => StatusCode::BAD_REQUEST,
-            StoreError::Db(DbError::Conflict { .. }) => StatusCode::CONFLICT,
-            StoreError::Db(DbError::Unavailable { .. }) => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Db(DbError::Conflict { .. }) | StoreError::Exists(_) | StoreError::NotEmpty(_) => {
+                StatusCode::CONFLICT
+            }
+            StoreError::Db(DbError::Unavailable { .. })
+            | StoreError::Refused { .. }
+            | StoreError::Unknown { .. } => StatusCode::SERVICE_UNAVAILABLE,
             StoreError::Io { source, .. } | StoreError::Db(DbError::Io { source, .. })
                 if source.kind() == std::io::ErrorKind::StorageFull =>
             {

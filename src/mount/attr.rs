@@ -12,7 +12,7 @@ pub(super) const FOREVER: Duration = Duration::from_secs(3600);
 /// For what changes behind the kernel's back.
 pub(super) const NEVER: Duration = Duration::ZERO;
 
-/// Attributes of a backing file or directory under the inode number `ino`.
+/// Attributes of a backing file under the inode number `ino`.
 pub(super) fn of_metadata(ino: u64, metadata: &Metadata) -> FileAttr {
     FileAttr {
         ino: INodeNo(ino),
@@ -22,14 +22,30 @@ pub(super) fn of_metadata(ino: u64, metadata: &Metadata) -> FileAttr {
         mtime: metadata.modified().unwrap_or(UNIX_EPOCH),
         ctime: time(metadata.ctime(), metadata.ctime_nsec()),
         crtime: metadata.created().unwrap_or(UNIX_EPOCH),
-        kind: if metadata.is_dir() { FileType::Directory } else { FileType::RegularFile },
+        kind: FileType::RegularFile,
         perm: (metadata.mode() & 0o7777) as u16,
-        nlink: if metadata.is_dir() { 2 } else { 1 },
+        nlink: 1,
         uid: metadata.uid(),
         gid: metadata.gid(),
         rdev: 0,
         blksize: 4096,
         flags: 0,
+    }
+}
+
+/// Attributes of a directory under the inode number `ino`; `times` are those of the directory that backs it.
+pub(super) fn of_directory(ino: u64, changed: SystemTime, times: Option<&Metadata>) -> FileAttr {
+    let modified = times.and_then(|metadata| metadata.modified().ok()).unwrap_or(changed).max(changed);
+    FileAttr {
+        size: 4096,
+        blocks: 8,
+        atime: modified,
+        mtime: modified,
+        ctime: modified,
+        crtime: changed,
+        kind: FileType::Directory,
+        nlink: 2,
+        ..of_control_file(ino, 0, changed)
     }
 }
 

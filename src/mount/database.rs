@@ -11,6 +11,7 @@ use super::open::PendingOpen;
 use super::state::State;
 use super::upload::Staging;
 use crate::db::{Database, FileKind};
+use crate::store::StoreError;
 use crate::types::{Access, DbName, PageCount};
 
 const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
@@ -50,20 +51,28 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
 }
 
 fn create(open: PendingOpen, name: DbName) {
-    open.state.workers.clone().run(move || match open.state.store.create(&name) {
-        Ok(database) => {
-            open.adopt_owner();
-            if open.opener.is_foreign() || open.opener.excludes() {
-                upload(open, &name);
-            } else {
-                attach(open, database);
-            }
-        }
+    let state = open.state.clone();
+    let directory = name.as_str().rsplit_once('/').map_or("", |(directory, _)| directory);
+    let opener = &open.opener;
+    let attributes = state.attributes_of_new(directory, (opener.uid, opener.gid, opener.mode), false);
+    state.workers.clone().run(move || {
+        let db = name.clone();
+        // The answer comes on the log's thread, and what follows may wait.
+        let made = move |made| open.state.workers.clone().run(move || created(open, made, &db));
+        state.store.create_database(&name, attributes, Box::new(made));
+    });
+}
+
+fn created(open: PendingOpen, made: Result<Arc<Database>, StoreError>, name: &DbName) {
+    match made {
+        Ok(_) if open.opener.is_foreign() || open.opener.excludes() => upload(open, name),
+        Ok(database) => attach(open, database),
         Err(error) => {
+            open.state.store.abandon_creation(name);
             let errno = of_store(name.as_str(), Doing::Create, &error);
             open.fail(errno);
         }
-    });
+    }
 }
 
 /// Answers the open of a program that is not SQLite.

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::sync::Arc;
 
 use fuser::{
@@ -11,12 +10,13 @@ use fuser::{
 };
 
 use super::attr::{self, FOREVER, NEVER};
-use super::errno::{Doing, of_io, refuse};
+use super::errno::{Doing, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::names::{self, Target, join};
 use super::state::State;
 use super::{database, journal, super_journal, wal};
 use crate::db::FileKind;
+use crate::types::{Access, DbName};
 
 /// The directory's path, where the number is one's.
 pub(super) fn path_of(state: &State, ino: u64) -> Result<String, Errno> {
@@ -110,61 +110,110 @@ pub(super) fn read(state: &State, fh: u64, offset: u64, mut reply: ReplyDirector
     reply.ok();
 }
 
-/// Makes a subdirectory, on this node only: other nodes make theirs when a database in it arrives.
+/// Makes a subdirectory, on every node.
 pub(super) fn make(
-    state: &State,
+    state: &Arc<State>,
     parent: u64,
     name: &OsStr,
     (mode, uid, gid): (u32, u32, u32),
     reply: ReplyEntry,
 ) {
-    let made = path_of(state, parent).and_then(|directory| {
+    let checked = path_of(state, parent).and_then(|directory| {
         let path = join(&directory, name.to_str().ok_or(Errno::EINVAL)?);
+        let refused = |why: &str| refuse(&path, Doing::Create, Errno::EPERM, why);
         match names::classify(&path) {
-            Ok(Target::File(_, FileKind::Database)) => {}
-            Ok(_) => {
-                return Err(refuse(
-                    &path,
-                    Doing::Create,
-                    Errno::EPERM,
-                    "the name is one of SQLite's side files",
-                ));
-            }
-            Err(why) => return Err(refuse(&path, Doing::Create, Errno::EPERM, why)),
+            Ok(Target::File(db, FileKind::Database)) => Ok((directory, db)),
+            Ok(_) => Err(refused("the name is one of SQLite's side files")),
+            Err(why) => Err(refused(&why)),
         }
-        let backing = state.tree.root().join(&path);
-        fs::create_dir(&backing).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Errno::EEXIST,
-            _ => of_io(&path, Doing::Create, &error),
-        })?;
-        // Without the right to change owners the daemon serves its own user only.
-        let _ = chown(&backing, Some(uid), Some(gid));
-        let _ = fs::set_permissions(&backing, fs::Permissions::from_mode(mode & 0o7777));
-        state.look_up(&Target::Directory(path))
     });
-    match made {
-        Ok((attr, ttl)) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, Generation(0)),
-        Err(errno) => reply.error(errno),
+    let (directory, path) = match checked {
+        Ok(checked) => checked,
+        Err(errno) => return reply.error(errno),
+    };
+    if let Err(errno) = writable(state, path.as_str(), Doing::Create) {
+        return reply.error(errno);
+    }
+    let attributes = state.attributes_of_new(&directory, (uid, gid, mode), true);
+    let (after, target) = (state.clone(), Target::Directory(path.to_string()));
+    let made = move |made| {
+        let found = match made {
+            Ok(()) => after.look_up(&target),
+            Err(error) => Err(of_store(&target.path(), Doing::Create, &error)),
+        };
+        match found {
+            Ok((attr, ttl)) => reply.entry_with_ttls(&ttl, &FOREVER, &attr, Generation(0)),
+            Err(errno) => reply.error(errno),
+        }
+    };
+    let store = state.store.clone();
+    state.workers.run(move || store.make_directory(&path, attributes, Box::new(made)));
+}
+
+/// Refuses a change of names where this node may not write.
+fn writable(state: &State, path: &str, doing: Doing) -> Result<(), Errno> {
+    if state.store.access() == Access::Write {
+        return Ok(());
+    }
+    Err(refuse(path, doing, Errno::EROFS, "this node is not primary; .primary names the host that is"))
+}
+
+/// Removes an empty subdirectory, on every node.
+pub(super) fn remove(state: &Arc<State>, parent: u64, name: &OsStr, reply: ReplyEmpty) {
+    let target = match find(state, parent, name) {
+        Ok(target) => target,
+        Err(errno) => return reply.error(errno),
+    };
+    let Some(path) = directory_path(&target) else { return reply.error(Errno::ENOTDIR) };
+    if let Err(errno) = writable(state, path.as_str(), Doing::Unlink) {
+        return reply.error(errno);
+    }
+    let after = state.clone();
+    let removed = move |removed| match removed {
+        Ok(()) => {
+            after.inodes.detach(&target);
+            reply.ok();
+        }
+        Err(error) => reply.error(of_store(&target.path(), Doing::Unlink, &error)),
+    };
+    let store = state.store.clone();
+    state.workers.run(move || store.remove_directory(&path, Box::new(removed)));
+}
+
+/// The path of a directory that can be removed or renamed.
+fn directory_path(target: &Target) -> Option<DbName> {
+    match target {
+        Target::Directory(path) => DbName::new(path).ok(),
+        _ => None,
     }
 }
 
-/// Removes an empty subdirectory, on this node only.
-pub(super) fn remove(state: &State, parent: u64, name: &OsStr, reply: ReplyEmpty) {
-    let removed = find(state, parent, name).and_then(|target| match &target {
-        Target::Directory(path) => {
-            fs::remove_dir(state.tree.root().join(path)).map_err(|error| match error.kind() {
-                std::io::ErrorKind::DirectoryNotEmpty => Errno::ENOTEMPTY,
-                _ => of_io(path, Doing::Unlink, &error),
-            })?;
-            state.inodes.detach(&target);
-            Ok(())
-        }
-        _ => Err(Errno::ENOTDIR),
-    });
-    match removed {
-        Ok(()) => reply.ok(),
-        Err(errno) => reply.error(errno),
+/// Renames a directory, on every node, with the databases in it.
+fn rename_directory(state: &Arc<State>, from: Target, to: Target, flags: RenameFlags, reply: ReplyEmpty) {
+    let (Some(old), Target::File(new, FileKind::Database)) = (directory_path(&from), to) else {
+        let why = "a directory cannot have the name of one of SQLite's side files";
+        return reply.error(refuse(&from.path(), Doing::Rename, Errno::EPERM, why));
+    };
+    if let Err(errno) = writable(state, old.as_str(), Doing::Rename) {
+        return reply.error(errno);
     }
+    if state.tree.has_database(&new) {
+        return reply.error(Errno::ENOTDIR);
+    }
+    if state.store.is_directory(new.as_str()) && flags.contains(RenameFlags::RENAME_NOREPLACE) {
+        return reply.error(Errno::EEXIST);
+    }
+    let (after, renamed) = (state.clone(), (old.clone(), new.clone()));
+    let done = move |done| match done {
+        Ok(()) => {
+            after.inodes.detach(&Target::Directory(renamed.1.to_string()));
+            after.inodes.rename_directory(renamed.0.as_str(), renamed.1.as_str());
+            reply.ok();
+        }
+        Err(error) => reply.error(of_store(&from.path(), Doing::Rename, &error)),
+    };
+    let store = state.store.clone();
+    state.workers.run(move || store.rename_directory(&old, &new, Box::new(done)));
 }
 
 /// Removes a file; of a database, a journal and a super-journal that is an event.
@@ -206,7 +255,7 @@ fn unlink_plain(state: &State, target: &Target, reply: ReplyEmpty) {
     }
 }
 
-/// Renames a database onto a new name, or over another database.
+/// Renames a database onto a new name, or over another database; or a directory.
 pub(super) fn rename(
     state: &Arc<State>,
     (parent, name): (u64, &OsStr),
@@ -216,29 +265,29 @@ pub(super) fn rename(
 ) {
     let to = path_of(state, new_parent)
         .and_then(|directory| Ok(join(&directory, names::text(new_name)?)))
-        .map(|path| (names::classify(&path), path));
-    let (from, (to, to_path)) = match (find(state, parent, name), to) {
+        .map(|path| names::classify(&path));
+    let (from, to) = match (find(state, parent, name), to) {
         (Ok(from), Ok(to)) => (from, to),
         (Err(errno), _) | (_, Err(errno)) => return reply.error(errno),
     };
+    if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+        let why = "databases and directories cannot be exchanged";
+        return reply.error(refuse(&from.path(), Doing::Rename, Errno::EINVAL, why));
+    }
+    if let (Target::Directory(_), Ok(to)) = (&from, &to) {
+        let to = to.clone();
+        return rename_directory(state, from, to, flags, reply);
+    }
     let denied = |why: &str| refuse(&from.path(), Doing::Rename, Errno::EPERM, why);
     let (Target::File(old, FileKind::Database), Ok(Target::File(new, FileKind::Database))) = (&from, to)
     else {
         return reply.error(denied("only databases can be renamed, and only to the name of a database; a -wal or -journal beside one does not count: use skein db import"));
     };
-    if flags.contains(RenameFlags::RENAME_EXCHANGE) {
-        return reply.error(refuse(
-            &from.path(),
-            Doing::Rename,
-            Errno::EINVAL,
-            "databases cannot be exchanged",
-        ));
-    }
     let new_exists = state.tree.has_database(&new);
     if new_exists && flags.contains(RenameFlags::RENAME_NOREPLACE) {
         return reply.error(Errno::EEXIST);
     }
-    if !new_exists && state.tree.root().join(&to_path).is_dir() {
+    if !new_exists && state.store.is_directory(new.as_str()) {
         return reply.error(Errno::EISDIR);
     }
     database::rename(state, old.clone(), new, reply);

@@ -27,6 +27,8 @@ pub(super) enum Doing {
     Rename,
     /// Sending a whole database file.
     Upload,
+    /// Changing owner, group or permissions.
+    Attributes,
     /// Reading or looking up.
     Read,
 }
@@ -42,6 +44,7 @@ impl Doing {
             Doing::Unlink => "unlink",
             Doing::Rename => "rename",
             Doing::Upload => "upload",
+            Doing::Attributes => "change attributes of",
             Doing::Read => "read",
         }
     }
@@ -75,6 +78,11 @@ pub(super) fn of_store(path: &str, doing: Doing, error: &StoreError) -> Errno {
     let errno = match error {
         StoreError::Db(error) => db_number(doing, error),
         StoreError::NotFound(_) => Errno::ENOENT,
+        StoreError::Exists(_) => Errno::EEXIST,
+        StoreError::NotEmpty(_) => Errno::ENOTEMPTY,
+        StoreError::NotPrimary(_) if doing == Doing::Create => Errno::EACCES,
+        StoreError::NotPrimary(_) => Errno::EROFS,
+        StoreError::Refused { .. } | StoreError::Unknown { .. } => Errno::EIO,
         StoreError::Invalid(_) => Errno::EINVAL,
         StoreError::Fatal(_) => Errno::EIO,
         StoreError::Io { source, .. } => number(source),
@@ -98,7 +106,7 @@ fn db_number(doing: Doing, error: &DbError) -> Errno {
     match error {
         DbError::NotPrimary(_) => match doing {
             Doing::Open | Doing::Create | Doing::Upload => Errno::EACCES,
-            Doing::Unlink | Doing::Rename | Doing::Truncate => Errno::EROFS,
+            Doing::Unlink | Doing::Rename | Doing::Truncate | Doing::Attributes => Errno::EROFS,
             Doing::Write | Doing::Sync | Doing::Read => Errno::EIO,
         },
         DbError::Conflict { .. } => Errno::EBUSY,

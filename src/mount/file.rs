@@ -8,14 +8,14 @@ use std::time::SystemTime;
 
 use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 
-use super::errno::{Doing, of_db, of_io, refuse};
+use super::errno::{Doing, of_db, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::names::Target;
 use super::state::State;
 use super::upload;
 use crate::db::{DbError, Done, FileKind};
 use crate::io::read_up_to;
-use crate::types::Access;
+use crate::types::{Access, AttributesChange, DbName, MountPath};
 
 /// Reads from what the handle stands for, for the thread `by`.
 pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32, reply: ReplyData) {
@@ -117,17 +117,16 @@ pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
 /// The last descriptor of a handle is closed.
 pub(super) fn release(state: &Arc<State>, fh: u64) {
     let Some(handle) = state.handles.remove(fh) else { return };
+    if handle.counts() {
+        state.inodes.close(handle.ino);
+    }
     if matches!(handle.kind, Kind::Upload { .. }) {
         return upload::released(state, handle);
-    }
-    let staging = handle.staging().is_some();
-    if handle.file().is_some() && !staging {
-        state.inodes.close(handle.ino);
     }
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
         db.app_closed();
     }
-    if staging {
+    if handle.staging().is_some() {
         return upload::released(state, handle);
     }
     if let (Some(db), Target::File(_, FileKind::Journal)) = (handle.app_db(), &handle.target) {
@@ -228,13 +227,46 @@ pub(super) fn change(
     reply: ReplyAttr,
 ) {
     let Some(known) = state.inodes.get(ino) else { return reply.error(Errno::ESTALE) };
-    let handle = fh.and_then(|fh| state.handles.get(fh));
     if let Err(errno) = change_plain(state, &known.target, &changes) {
         return reply.error(errno);
     }
-    let Some(size) = changes.size else { return answer_attr(state, ino, fh, by, reply) };
+    let change = AttributesChange { uid: changes.uid, gid: changes.gid, mode: changes.mode };
+    let path = match &known.target {
+        Target::Directory(path) => DbName::new(path).map_or(MountPath::Root, MountPath::Directory),
+        Target::File(db, FileKind::Database) => MountPath::Database(db.clone()),
+        // Side files have owner and permissions of their database, control files those of the mount: asked for what a
+        // database below the same directory is given, as `chown -R` does, they say yes.
+        _ => return change_size(state, (own, by), &known.target, (ino, fh), changes.size, reply),
+    };
+    if own || change.is_empty() {
+        return change_size(state, (own, by), &known.target, (ino, fh), changes.size, reply);
+    }
+    if state.store.access() != Access::Write {
+        let why = "this node is not primary; .primary names the host that is";
+        return reply.error(refuse(&known.target.path(), Doing::Attributes, Errno::EROFS, why));
+    }
+    let (after, target, size) = (state.clone(), known.target, changes.size);
+    let done = move |changed| match changed {
+        Ok(()) => change_size(&after, (own, by), &target, (ino, fh), size, reply),
+        Err(error) => reply.error(of_store(&target.path(), Doing::Attributes, &error)),
+    };
+    let store = state.store.clone();
+    state.workers.run(move || store.set_attributes(&path, change, Box::new(done)));
+}
+
+/// Changes the size, where that was asked for too, and answers.
+fn change_size(
+    state: &Arc<State>,
+    (own, by): (bool, u32),
+    target: &Target,
+    (ino, fh): (u64, Option<u64>),
+    size: Option<u64>,
+    reply: ReplyAttr,
+) {
+    let handle = fh.and_then(|fh| state.handles.get(fh));
+    let Some(size) = size else { return answer_attr(state, ino, fh, by, reply) };
     let own = own || handle.as_ref().is_some_and(|handle| handle.own);
-    match (&handle, &known.target) {
+    match (&handle, target) {
         (Some(handle), _) if handle.staging().is_some() => {
             return truncate_staged(state, handle.clone(), fh.unwrap_or_default(), by, size, reply);
         }
@@ -243,7 +275,7 @@ pub(super) fn change(
         }
         _ => {}
     }
-    truncate(state, own, &known.target, handle.as_deref(), size, ino, reply);
+    truncate(state, own, target, handle.as_deref(), size, ino, reply);
 }
 
 /// Cuts or extends through a handle that may not be SQLite's.
@@ -308,13 +340,21 @@ fn truncate(
     }
 }
 
-/// Owner, permissions and times go to the backing file and stay there.
+/// Times go to the backing file and stay there, and so do owner and permissions of a file of this node alone.
 fn change_plain(state: &State, target: &Target, changes: &Changes) -> Result<(), Errno> {
-    let Changes { mode, uid, gid, atime, mtime, size: _ } = *changes;
-    if mode.is_none() && uid.is_none() && gid.is_none() && atime.is_none() && mtime.is_none() {
+    let Changes { mut mode, mut uid, mut gid, atime, mtime, size: _ } = *changes;
+    if !matches!(target, Target::SuperJournal(_) | Target::Temporary(_)) {
+        (mode, uid, gid) = (None, None, None);
+    }
+    let times = atime.is_some() || mtime.is_some();
+    if mode.is_none() && uid.is_none() && gid.is_none() && !times {
         return Ok(());
     }
     let path = state.tree.backing(target).ok_or(Errno::EPERM)?;
+    if matches!(target, Target::Directory(_)) && !path.is_dir() {
+        // It has no times of its own before there is a database in it.
+        return Ok(());
+    }
     let apply = || -> io::Result<()> {
         if uid.is_some() || gid.is_some() {
             chown(&path, uid, gid)?;
@@ -322,7 +362,7 @@ fn change_plain(state: &State, target: &Target, changes: &Changes) -> Result<(),
         if let Some(mode) = mode {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777))?;
         }
-        if atime.is_some() || mtime.is_some() {
+        if times {
             let mut times = fs::FileTimes::new();
             times = atime.map_or(times, |atime| times.set_accessed(moment(atime)));
             times = mtime.map_or(times, |mtime| times.set_modified(moment(mtime)));

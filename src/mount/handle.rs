@@ -31,6 +31,8 @@ pub(super) enum Kind {
         file: File,
         /// Its database; super-journals have none.
         db: Option<Arc<Database>>,
+        /// Whether it is counted among the inode's open handles.
+        counts: bool,
         /// Where it may turn out not to be SQLite that writes the database file.
         staging: Option<Box<Staging>>,
         /// Keeps the kernel's reference to the backing file while the handle is open.
@@ -58,6 +60,11 @@ impl Handle {
             Kind::File { file, .. } | Kind::Upload { file, .. } => Some(file),
             _ => None,
         }
+    }
+
+    /// Whether it is counted among the inode's open handles, see [`Inodes`](super::inode::Inodes).
+    pub fn counts(&self) -> bool {
+        matches!(self.kind, Kind::File { counts: true, .. })
     }
 
     /// What a program other than SQLite writes, or may come to write.

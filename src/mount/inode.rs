@@ -28,7 +28,7 @@ struct Node {
     target: Target,
     incarnation: Option<Incarnation>,
     lookups: u64,
-    /// Open handles whose I/O the kernel caches or passes through; direct ones do not count.
+    /// Open handles that the kernel counts as cached or passed through.
     opens: u32,
     backing: Option<Arc<BackingId>>,
     /// The last of them: while a handle has it open, the kernel takes no other one for the inode.
@@ -60,11 +60,11 @@ pub(super) struct Opening {
 }
 
 impl Inodes {
-    /// Knows the root only.
-    pub fn new() -> Self {
+    /// Knows the root only; the numbers of all others begin at `first`.
+    pub fn new(first: u64) -> Self {
         let root = Target::Directory(String::new());
         let nodes = HashMap::from([(ROOT, Node::new(root.clone(), None, 1))]);
-        Self(Mutex::new(Table { nodes, by_target: HashMap::from([(root, ROOT)]), next: ROOT + 1 }))
+        Self(Mutex::new(Table { nodes, by_target: HashMap::from([(root, ROOT)]), next: first }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
@@ -131,6 +131,23 @@ impl Inodes {
                 node.target = to.clone();
             }
             table.by_target.insert(to.clone(), ino);
+        }
+    }
+
+    /// A directory has another path now, and all below it with it.
+    pub fn rename_directory(&self, from: &str, to: &str) {
+        let mut table = self.lock();
+        let below: Vec<(Target, Target)> = table
+            .by_target
+            .keys()
+            .filter_map(|target| Some((target.clone(), target.in_renamed_directory(from, to)?)))
+            .collect();
+        for (old, new) in below {
+            let Some(ino) = table.by_target.remove(&old) else { continue };
+            if let Some(node) = table.nodes.get_mut(&ino) {
+                node.target = new.clone();
+            }
+            table.by_target.insert(new, ino);
         }
     }
 
@@ -236,7 +253,7 @@ mod tests {
 
     #[test]
     fn two_lookups_of_a_file_give_one_number_until_the_last_is_forgotten() {
-        let (inodes, file) = (Inodes::new(), incarnation());
+        let (inodes, file) = (Inodes::new(ROOT + 1), incarnation());
         let ino = inodes.looked_up(&target("a"), file);
         assert_eq!(inodes.looked_up(&target("a"), file), ino);
         inodes.forget(ino, 1);
@@ -248,7 +265,7 @@ mod tests {
 
     #[test]
     fn a_file_made_again_gets_a_new_number_while_the_old_one_lives() {
-        let (inodes, old) = (Inodes::new(), incarnation());
+        let (inodes, old) = (Inodes::new(ROOT + 1), incarnation());
         let first = inodes.looked_up(&target("a"), old);
         let second = inodes.looked_up(&target("a"), incarnation());
         assert_ne!(first, second);
@@ -259,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_renamed_file_keeps_its_number() {
-        let inodes = Inodes::new();
+        let inodes = Inodes::new(ROOT + 1);
         let (a, b) =
             (inodes.looked_up(&target("a"), incarnation()), inodes.looked_up(&target("b"), incarnation()));
         inodes.rename(&target("a"), &target("b"));
@@ -269,8 +286,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_renamed_directory_keeps_its_number() {
+        let inodes = Inodes::new(ROOT + 1);
+        let directory = inodes.looked_up(&Target::Directory("a".into()), None);
+        let file = inodes.looked_up(&target("a/x"), incarnation());
+        let other = inodes.looked_up(&target("ab"), incarnation());
+        inodes.rename_directory("a", "b/c");
+        assert_eq!(inodes.number(&Target::Directory("b/c".into())), Some(directory));
+        assert_eq!(inodes.number(&target("b/c/x")), Some(file));
+        assert_eq!(inodes.number(&target("ab")), Some(other));
+        assert_eq!(inodes.get(file).unwrap().target, target("b/c/x"));
+    }
+
+    #[test]
     fn the_cache_is_kept_from_open_to_open_until_the_content_changes() {
-        let inodes = Inodes::new();
+        let inodes = Inodes::new(ROOT + 1);
         let ino = inodes.looked_up(&target("a"), incarnation());
         assert!(!open(&inodes, ino).keep_cache);
         inodes.close(ino);
@@ -282,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_passed_through_is_opened_cached() {
-        let inodes = Inodes::new();
+        let inodes = Inodes::new(ROOT + 1);
         let ino = inodes.looked_up(&target("a"), incarnation());
         let opening = inodes.open(ino, Some(|| Err(io::Error::from_raw_os_error(nix::libc::EPERM))));
         assert!(opening.backing.is_none());
@@ -293,7 +323,7 @@ mod tests {
 
     #[test]
     fn the_root_is_never_forgotten() {
-        let inodes = Inodes::new();
+        let inodes = Inodes::new(ROOT + 1);
         inodes.forget(ROOT, 100);
         assert_eq!(inodes.get(ROOT).unwrap().target, Target::Directory(String::new()));
     }

@@ -43,7 +43,6 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         if let Err(error) = database.journal_created() {
             return open.fail_db(Doing::Create, &error);
         }
-        open.adopt_owner();
         return open.finish(Some(database), passthrough);
     }
     let same = database.clone();

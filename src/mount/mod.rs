@@ -18,6 +18,7 @@ mod handle;
 mod inode;
 mod journal;
 mod log_rate_limit;
+mod mark;
 mod mount_table;
 mod names;
 mod notify;
@@ -33,6 +34,7 @@ mod upload;
 mod wal;
 mod workers;
 
+pub use mark::MountMark;
 pub use processes::GUARD_COMMAND;
 pub use session::{Mount, MountError, MountOptions};
 pub use stale::{StaleMount, abort_dead_mount, is_used, stale_mount};

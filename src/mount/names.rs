@@ -48,6 +48,23 @@ impl Target {
         }
     }
 
+    /// What this is where a directory it is, or is in, has another path; `None` where it is elsewhere.
+    pub fn in_renamed_directory(&self, from: &str, to: &str) -> Option<Target> {
+        let renamed = |path: &str| {
+            let rest = path.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/'))?;
+            Some(format!("{to}{rest}"))
+        };
+        let database = |db: &DbName| DbName::new(&renamed(db.as_str())?).ok();
+        match self {
+            Target::Directory(path) => renamed(path).map(Target::Directory),
+            Target::SuperJournal(path) => renamed(path).map(Target::SuperJournal),
+            Target::Temporary(path) => renamed(path).map(Target::Temporary),
+            Target::File(db, kind) => database(db).map(|db| Target::File(db, *kind)),
+            Target::Pos(db) => database(db).map(Target::Pos),
+            Target::Primary | Target::Lag => None,
+        }
+    }
+
     /// The database, where the path belongs to one.
     pub fn db(&self) -> Option<&DbName> {
         match self {

@@ -11,7 +11,7 @@ use fuser::{INodeNo, Notifier};
 use super::inode::Inodes;
 use super::names::{Target, join};
 use crate::db::{FileKind, KernelCache};
-use crate::types::DbName;
+use crate::types::{DbName, MountPath};
 
 /// Invalidates entries and contents the kernel has cached.
 ///
@@ -85,10 +85,33 @@ impl Notify {
 
 impl KernelCache for Notify {
     fn entry_changed(&self, db: &DbName, kind: FileKind) {
-        let Some((parent, name)) = self.entry(&Target::File(db.clone(), kind).path()) else { return };
+        self.path_changed(&Target::File(db.clone(), kind).path());
+    }
+
+    fn path_changed(&self, path: &str) {
+        let Some((parent, name)) = self.entry(path) else { return };
         if let Some(connection) = self.lock().as_ref() {
             // The thread ends only after this sender is gone.
             let _ = connection.entries.send((INodeNo(parent), name.into()));
+        }
+    }
+
+    fn attributes_changed(&self, path: &MountPath) {
+        let Some(notifier) = self.lock().as_ref().map(|connection| connection.notifier.clone()) else {
+            return;
+        };
+        let targets = match path {
+            MountPath::Root => vec![Target::Directory(String::new())],
+            MountPath::Directory(path) => vec![Target::Directory(path.to_string())],
+            MountPath::Database(name) => {
+                FileKind::ALL.into_iter().map(|kind| Target::File(name.clone(), kind)).collect()
+            }
+        };
+        for ino in targets.iter().filter_map(|target| self.inodes.number(target)) {
+            // An offset below zero leaves the content alone, so this waits for no page.
+            if let Err(error) = notifier.inval_inode(INodeNo(ino), -1, 0) {
+                tracing::debug!(%path, "invalidating attributes: {error}");
+            }
         }
     }
 
@@ -115,7 +138,7 @@ mod tests {
 
     #[test]
     fn the_deepest_directory_the_kernel_knows_is_told() {
-        let inodes = Arc::new(Inodes::new());
+        let inodes = Arc::new(Inodes::new(2));
         let notify = Notify::new(inodes.clone(), PathBuf::from("/mnt"));
         assert_eq!(notify.entry("a/b/app.db"), Some((1, "a".into())));
         let a = inodes.looked_up(&Target::Directory("a".into()), None);

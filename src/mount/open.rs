@@ -1,8 +1,8 @@
 //! Opening and creating files: what is common to all kinds, and which kind is asked.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::sync::Arc;
 
 use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
@@ -181,41 +181,32 @@ impl PendingOpen {
         self.reply.error(errno);
     }
 
-    /// Creates the empty backing file; side files get owner and permissions of their database, as SQLite does it.
+    /// Creates the empty backing file of a side file, which is shown with owner and permissions of its database, or of a
+    /// file of this node alone, which has them itself.
     pub fn create_backing(&self) -> Result<(), Errno> {
         let path = self.state.tree.backing(&self.target).ok_or(Errno::EPERM)?;
-        let created = File::options().write(true).create_new(true).mode(0o600).open(&path).map(drop);
-        match created {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(of_io(&self.target.path(), Doing::Create, &error));
-            }
-            _ => self.adopt_owner(),
+        let failed = |error| of_io(&self.target.path(), Doing::Create, &error);
+        let alone = matches!(self.target, Target::SuperJournal(_) | Target::Temporary(_));
+        if alone && let Some(directory) = path.parent() {
+            // One in which there never was a database is not there yet.
+            fs::create_dir_all(directory).map_err(failed)?;
+        }
+        match File::options().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(file) if alone => self.adopt_owner(&file),
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
+            _ => {}
         }
         Ok(())
     }
 
-    /// Gives a new backing file its owner and permissions. Failing that is no reason to fail the open: without the
-    /// right to change owners the daemon serves its own user only.
-    pub fn adopt_owner(&self) {
-        let Some(path) = self.state.tree.backing(&self.target) else { return };
-        let like = match &self.target {
-            Target::File(db, kind) if *kind != FileKind::Database => {
-                self.state.tree.files(db).path(FileKind::Database).metadata().ok()
-            }
-            _ => None,
-        };
-        let (uid, gid, mode) = like
-            .map_or((self.opener.uid, self.opener.gid, self.opener.mode), |database| {
-                (database.uid(), database.gid(), database.mode())
-            });
-        if let Err(error) = chown(&path, Some(uid), Some(gid)) {
-            tracing::debug!(path = self.target.path(), "owner of the new file stays as it is: {error}");
-        }
-        if let Err(error) = fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o7777)) {
-            tracing::debug!(
-                path = self.target.path(),
-                "permissions of the new file stay as they are: {error}"
-            );
+    /// Gives a new backing file its owner and permissions. Failing that is no reason to fail the open: without the right to
+    /// change owners the daemon serves its own user only.
+    fn adopt_owner(&self, file: &File) {
+        let Opener { uid, gid, mode, .. } = self.opener;
+        let owned = fchown(file, Some(uid), Some(gid))
+            .and_then(|()| file.set_permissions(Permissions::from_mode(mode & 0o7777)));
+        if let Err(error) = owned {
+            tracing::debug!(path = self.target.path(), "owner and permissions stay as they are: {error}");
         }
     }
 
@@ -231,7 +222,15 @@ impl PendingOpen {
     }
 
     /// Answers with a handle of the backing file; `passthrough` where the kernel may use that file itself.
+    ///
+    /// A process of another process namespace (another container) may outlive this program together with the process that
+    /// fences applications after its death: what ends one namespace ends both. So such a process writes `-wal` through this
+    /// program, and cannot write it any more the moment this program is gone.
     pub fn finish(self, db: Option<Arc<Database>>, passthrough: bool) {
+        let wal = matches!(self.target, Target::File(_, FileKind::Wal));
+        if passthrough && self.opener.thread == 0 && wal && self.state.passthrough() {
+            return self.finish_through_this_program(db);
+        }
         let (file, ino) = match self.open_backing_file() {
             Ok(opened) => opened,
             Err(errno) => {
@@ -251,8 +250,19 @@ impl PendingOpen {
         if let (Some(db), Some(_), Target::File(_, FileKind::Database)) = (&db, &backing, &self.target) {
             db.main_passed_through();
         }
-        let kind = Kind::File { file, db, staging: None, _backing: backing.clone() };
+        let kind = Kind::File { file, db, counts: true, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
+    }
+
+    /// Answers with a handle of `-wal` all of whose reads and writes come here, whatever other handles of it do.
+    fn finish_through_this_program(self, db: Option<Arc<Database>>) {
+        self.finish_direct(None, |file, backing| Kind::File {
+            file,
+            db,
+            counts: false,
+            staging: None,
+            _backing: backing,
+        });
     }
 
     /// Answers with a handle whose writes make up a new content of the database.
@@ -271,6 +281,7 @@ impl PendingOpen {
         self.finish_direct(Some(same), |file, backing| Kind::File {
             file,
             db: Some(db),
+            counts: false,
             staging,
             _backing: backing,
         });

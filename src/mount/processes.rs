@@ -3,16 +3,19 @@
 use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 
-/// Processes, other than this one, that have a file of the device `0:minor` open, mapped, or as a directory.
+/// Processes, other than this one, that have a file of the device `0:minor` open, mapped, or as a directory; with `inodes`
+/// only those that have a file with such a number.
 ///
-/// Sees what this user may see: processes of other users and of other process namespaces may be missing.
-pub(super) fn using(minor: u32) -> Vec<i32> {
-    others(|pid| !is_guard(pid) && uses(pid, minor))
+/// Sees what this user may see: processes of other users and of other process namespaces may be missing. Those of other
+/// process namespaces can do no harm on a dead mount, see [`PendingOpen::finish`](super::open::PendingOpen::finish).
+pub(super) fn using(minor: u32, inodes: Option<&Range<u64>>) -> Vec<i32> {
+    others(|pid| !is_guard(pid) && uses(pid, minor, inodes))
 }
 
 /// Processes, other than this one, that have a file below `dir` open; `dir` as the kernel names it.
@@ -60,26 +63,35 @@ fn guarded(pid: i32) -> Option<String> {
     String::from_utf8(words.next()?.to_vec()).ok()
 }
 
-fn uses(pid: i32, minor: u32) -> bool {
+fn uses(pid: i32, minor: u32, inodes: Option<&Range<u64>>) -> bool {
     let process = Path::new("/proc").join(pid.to_string());
     let places = ["cwd", "root", "exe"].into_iter().map(|name| process.join(name));
-    open_files(pid).chain(places).any(|link| minor_of(&link) == Some(minor))
-        || maps(&process.join("maps"), minor)
+    let is_of_mount =
+        |(device, inode): (u32, u64)| device == minor && inodes.is_none_or(|inodes| inodes.contains(&inode));
+    open_files(pid).chain(places).any(|link| file_of(&link).is_some_and(is_of_mount))
+        || maps(&process.join("maps"), is_of_mount)
 }
 
 /// Source: proc_pid_maps(5): address, permissions, offset, device as hexadecimal `major:minor`, inode, path.
-fn maps(path: &Path, minor: u32) -> bool {
-    let device = |line: &str| {
-        let (major, minor) = line.split_whitespace().nth(3)?.split_once(':')?;
-        Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
+fn maps(path: &Path, is_of_mount: impl Fn((u32, u64)) -> bool) -> bool {
+    let file = |line: &str| {
+        let mut fields = line.split_whitespace().skip(3);
+        let (major, minor) = fields.next()?.split_once(':')?;
+        let major = u32::from_str_radix(major, 16).ok()?;
+        (major == 0).then_some((u32::from_str_radix(minor, 16).ok()?, fields.next()?.parse().ok()?))
     };
-    fs::read_to_string(path).is_ok_and(|maps| maps.lines().any(|line| device(line) == Some((0, minor))))
+    fs::read_to_string(path).is_ok_and(|maps| maps.lines().any(|line| file(line).is_some_and(&is_of_mount)))
 }
 
 /// The minor number of the device `path` is on, where its major number is 0 (no block device).
+pub(super) fn minor_of(path: &Path) -> Option<u32> {
+    file_of(path).map(|(minor, _)| minor)
+}
+
+/// The same, and the inode number there.
 ///
 /// Asks the kernel only, never the file system: the daemon behind a mount may be dead, or be the caller.
-pub(super) fn minor_of(path: &Path) -> Option<u32> {
+fn file_of(path: &Path) -> Option<(u32, u64)> {
     let path = CString::new(path.as_os_str().as_bytes()).ok()?;
     let mut status = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: `path` is a C string and `status` has room for the structure; both live through the call. An all-zero
@@ -89,16 +101,18 @@ pub(super) fn minor_of(path: &Path) -> Option<u32> {
             libc::AT_FDCWD,
             path.as_ptr(),
             libc::AT_STATX_DONT_SYNC | libc::AT_NO_AUTOMOUNT,
-            libc::STATX_TYPE,
+            libc::STATX_TYPE | libc::STATX_INO,
             status.as_mut_ptr(),
         );
         (answer == 0).then(|| status.assume_init())?
     };
-    (status.stx_dev_major == 0).then_some(status.stx_dev_minor)
+    (status.stx_dev_major == 0).then_some((status.stx_dev_minor, status.stx_ino))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[test]
@@ -107,9 +121,12 @@ mod tests {
         let minor = minor_of(Path::new("/proc/version")).unwrap();
         let file = fs::File::open("/proc/version").unwrap();
         let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
-        let users = using(minor);
+        let inode = fs::metadata("/proc/version").unwrap().ino();
+        let (users, same) = (using(minor, None), using(minor, Some(&(inode..inode + 1))));
+        let others = using(minor, Some(&(inode + 1..inode + 2)));
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(same.contains(&(child.id() as i32)) && !others.contains(&(child.id() as i32)));
         assert!(users.contains(&(child.id() as i32)));
         assert!(!users.contains(&(std::process::id() as i32)));
     }

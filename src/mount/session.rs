@@ -6,20 +6,26 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fuser::{BackgroundSession, BackingId, Config, MountOption, Session, SessionACL};
 
 use super::filesystem::Skein;
 use super::inode::Inodes;
+use super::mark::MountMark;
 use super::notify::Notify;
 use super::state::State;
 use super::tree::Tree;
 use super::{below_mount, mount_table, processes, stale};
 use crate::store::Store;
+use crate::types::ForcedAttributes;
 
 /// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
 /// runs. None of them waits for anything but local files.
 const THREADS: usize = 4;
+
+/// How long the filesystem's threads have to end once it is unmounted.
+const UNMOUNT_MAX: Duration = Duration::from_secs(2);
 
 /// What to mount, and where.
 pub struct MountOptions {
@@ -31,6 +37,8 @@ pub struct MountOptions {
     pub store: Arc<Store>,
     /// Let the kernel read and write files of WAL databases by itself, where it can.
     pub passthrough: bool,
+    /// Owner and permissions that files have on this mount, whatever the log says.
+    pub forced: ForcedAttributes,
     /// Let other users in, as far as the files' permissions do.
     pub allow_other: bool,
 }
@@ -42,6 +50,7 @@ pub struct Mount {
     mount_point: PathBuf,
     passthrough: bool,
     connection: u64,
+    mark: MountMark,
     device: fs::File,
 }
 
@@ -112,16 +121,17 @@ impl Mount {
     /// See [`MountError`].
     pub fn start(options: MountOptions) -> Result<Self, MountError> {
         let mount_point = check(&options.mount_point, options.own)?;
-        let tree = Tree::new(options.store.layout().dbs());
+        let tree = Tree::new(options.store.clone());
         let failed = |what: &str| {
             let what = what.to_owned();
             move |source| MountError::Io { what, source }
         };
         fs::create_dir_all(tree.root()).map_err(failed("creating the directory of the databases"))?;
-        let inodes = Arc::new(Inodes::new());
+        let mark = MountMark::draw();
+        let inodes = Arc::new(Inodes::new(mark.first_inode()));
         let notify = Arc::new(Notify::new(inodes.clone(), mount_point.clone()));
-        let state =
-            State::new(options.store.clone(), tree, inodes).map_err(failed("reading /proc/self/task"))?;
+        let state = State::new(options.store.clone(), tree, inodes, options.forced)
+            .map_err(failed("reading /proc/self/task"))?;
         let state = Arc::new(state);
         let offered = Arc::new(AtomicBool::new(false));
         let filesystem = Skein {
@@ -147,6 +157,7 @@ impl Mount {
             mount_point,
             passthrough,
             connection: 0,
+            mark,
             device: device.into(),
         };
         mount.connect(&options.store)?;
@@ -178,6 +189,11 @@ impl Mount {
     /// using the mount, also when this program dies.
     pub fn connection(&self) -> u64 {
         self.connection
+    }
+
+    /// Tells this mount from all others that will have its connection's number.
+    pub fn mark(&self) -> &MountMark {
+        &self.mark
     }
 
     /// Directory it is mounted on.
@@ -218,17 +234,40 @@ impl Mount {
         self.end()
     }
 
+    /// Unmounts and waits for the threads of the filesystem, but not for long: a copy of the mount in another mount
+    /// namespace (a container's) keeps the connection. It is aborted then, and the copy is dead. `None` where the threads do
+    /// not end even so; they end with this process.
+    fn unmount_session(&self, session: BackgroundSession) -> Result<Option<io::Result<()>>, MountError> {
+        let (sender, ended) = std::sync::mpsc::channel();
+        let unmounting = std::thread::Builder::new().name("skein-unmount".into()).spawn(move || {
+            // Nobody waits any more where it took too long.
+            let _ = sender.send(session.umount_and_join());
+        });
+        unmounting.map_err(|source| MountError::Io { what: "starting a thread".into(), source })?;
+        if let Ok(done) = ended.recv_timeout(UNMOUNT_MAX) {
+            return Ok(Some(done));
+        }
+        tracing::warn!(
+            mount_point = %self.mount_point.display(),
+            "the mount is gone here and goes on elsewhere, as in a container's mount namespace; what uses it there gets errors now"
+        );
+        if let Err(error) = stale::abort(self.connection) {
+            tracing::debug!(%error, "the connection ends with this process");
+        }
+        Ok(ended.recv_timeout(UNMOUNT_MAX).ok())
+    }
+
     fn end(&mut self) -> Result<(), MountError> {
         let Some(session) = self.session.take() else { return Ok(()) };
         self.notify.disconnect();
-        let Err(error) = session.umount_and_join() else { return Ok(()) };
+        let Some(Err(error)) = self.unmount_session(session)? else { return Ok(()) };
         if mount_table::at(&self.mount_point)
             .is_none_or(|mounted| mounted.device != (0, self.connection as u32))
         {
             // Somebody has unmounted it by hand.
             return Ok(());
         }
-        let pids = processes::using(self.connection as u32);
+        let pids = processes::using(self.connection as u32, None);
         let path = self.mount_point.display();
         let by = if pids.is_empty() { "this program itself" } else { "the processes named" };
         tracing::warn!(mount_point = %path, ?pids, "unmounting lazily, files are still open by {by}: {error}");
@@ -266,7 +305,7 @@ fn check(path: &Path, own: bool) -> Result<PathBuf, MountError> {
     if stale::is_dead(path)
         && let Some(mounted) = mount_table::at(path)
     {
-        let pids = processes::using(mounted.device.1);
+        let pids = processes::using(mounted.device.1, None);
         if !pids.is_empty() {
             return Err(MountError::Dead { path: path.to_owned(), pids });
         }

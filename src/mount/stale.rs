@@ -6,6 +6,7 @@ use std::path::Path;
 
 use nix::mount::{MntFlags, umount2};
 
+use super::mark::MountMark;
 use super::mount_table;
 use super::processes;
 
@@ -24,9 +25,13 @@ pub struct StaleMount {
     pub pids: Vec<i32>,
 }
 
-/// Looks for the mount an earlier run of this node left behind, whose FUSE connection number was `connection`.
-/// A dead mount that nobody uses is removed from `mount_point` on the way, and is no stale mount any more.
-pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
+/// Looks for the mount an earlier run of this node left behind, whose FUSE connection number was `connection`, and whose mark
+/// is known unless that was an earlier version. A dead mount that nobody uses is removed from `mount_point` on the way, and
+/// is no stale mount any more.
+pub fn stale_mount(connection: u64, mount_point: &Path, mark: Option<&MountMark>) -> Option<StaleMount> {
+    if mark.is_some_and(MountMark::is_of_an_earlier_boot) {
+        return None;
+    }
     let minor = u32::try_from(connection).ok()?;
     let mounted = mount_table::all().into_iter().find(|mounted| mounted.device == (0, minor));
     if let Some(mounted) = &mounted
@@ -40,7 +45,8 @@ pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
     if mounted.is_none() && listed && !lives {
         return None;
     }
-    let pids = processes::using(minor);
+    let inodes = mark.map(MountMark::inodes);
+    let pids = processes::using(minor, inodes.as_ref());
     if pids.is_empty() {
         // Nobody is left to be fenced.
         dismiss_guards(connection);
@@ -60,7 +66,7 @@ pub fn stale_mount(connection: u64, mount_point: &Path) -> Option<StaleMount> {
 /// Whether applications still use the file system with this connection number; the process that watches over it does
 /// not count.
 pub fn is_used(connection: u64) -> bool {
-    u32::try_from(connection).is_ok_and(|minor| !processes::using(minor).is_empty())
+    u32::try_from(connection).is_ok_and(|minor| !processes::using(minor, None).is_empty())
 }
 
 /// Ends the processes that fenced a mount nobody uses any more.
@@ -108,11 +114,14 @@ pub fn abort_dead_mount(mount_point: &Path, connection: u64) -> io::Result<()> {
     match umount2(mount_point, MntFlags::MNT_FORCE | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) | Err(nix::errno::Errno::EBUSY | nix::errno::Errno::EINVAL) => Ok(()),
         // Without CAP_SYS_ADMIN: the file belongs to the user who mounted.
-        Err(nix::errno::Errno::EPERM) => {
-            fs::write(Path::new(CONNECTIONS).join(connection.to_string()).join("abort"), "1")
-        }
+        Err(nix::errno::Errno::EPERM) => abort(connection),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// Ends all requests of a connection, and the connection with them.
+pub(super) fn abort(connection: u64) -> io::Result<()> {
+    fs::write(Path::new(CONNECTIONS).join(connection.to_string()).join("abort"), "1")
 }
 
 /// Takes a mount out of the tree at once; it ends when the last process stops using it.
@@ -137,13 +146,28 @@ mod tests {
 
     #[test]
     fn a_connection_that_never_was_is_not_stale() {
-        assert_eq!(stale_mount(999_999_999, Path::new("/no/such/mount")), None);
-        assert_eq!(stale_mount(u64::MAX, Path::new("/no/such/mount")), None);
+        assert_eq!(stale_mount(999_999_999, Path::new("/no/such/mount"), None), None);
+        assert_eq!(stale_mount(u64::MAX, Path::new("/no/such/mount"), None), None);
+    }
+
+    #[test]
+    fn strangers_who_use_a_number_again_are_no_applications_of_the_old_mount() {
+        // A FUSE mount of somebody else cannot be had in a unit test; a file of /proc has a device without a major number, too.
+        let minor = processes::minor_of(Path::new("/proc/version")).unwrap();
+        let file = fs::File::open("/proc/version").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+        let mark = MountMark::draw();
+        let users = processes::using(minor, Some(&mark.inodes()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(users, Vec::<i32>::new());
+        let earlier = MountMark { boot_id: "another".into(), ..mark };
+        assert_eq!(stale_mount(u64::from(minor), Path::new("/proc"), Some(&earlier)), None);
     }
 
     #[test]
     fn a_number_that_another_file_system_has_now_is_not_stale() {
         let proc = mount_table::at(Path::new("/proc")).unwrap();
-        assert_eq!(stale_mount(u64::from(proc.device.1), Path::new("/mnt/skein")), None);
+        assert_eq!(stale_mount(u64::from(proc.device.1), Path::new("/mnt/skein"), None), None);
     }
 }

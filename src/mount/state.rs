@@ -18,10 +18,13 @@ use super::tree::{Incarnation, Tree};
 use super::workers::Workers;
 use crate::db::{Database, DbError, FileKind};
 use crate::store::Store;
-use crate::types::DbName;
+use crate::types::{Attributes, DbName, ForcedAttributes, MountPath};
 
 /// How long directory attributes are believed; nothing but `ls` looks at them.
 const DIRECTORY_TTL: Duration = Duration::from_secs(1);
+
+/// `S_ISGID`: what is made in a directory gets the directory's group.
+const SET_GROUP_ID: u32 = 0o2000;
 
 /// The filesystem's state, shared by its threads.
 pub(super) struct State {
@@ -37,6 +40,7 @@ pub(super) struct State {
     pub workers: Workers,
     /// Which requests are this program's own.
     pub callers: Callers,
+    forced: ForcedAttributes,
     passthrough: AtomicBool,
 }
 
@@ -45,7 +49,12 @@ impl State {
     ///
     /// # Errors
     /// Where `/proc` is not there.
-    pub fn new(store: Arc<Store>, tree: Tree, inodes: Arc<Inodes>) -> io::Result<Self> {
+    pub fn new(
+        store: Arc<Store>,
+        tree: Tree,
+        inodes: Arc<Inodes>,
+        forced: ForcedAttributes,
+    ) -> io::Result<Self> {
         Ok(Self {
             store,
             tree,
@@ -53,6 +62,7 @@ impl State {
             handles: Handles::new(),
             workers: Workers::new(),
             callers: Callers::new()?,
+            forced,
             passthrough: AtomicBool::new(false),
         })
     }
@@ -102,11 +112,18 @@ impl State {
                 let ino = self.inodes.looked_up(target, None);
                 Ok((self.control_file(ino, target), NEVER))
             }
+            Target::Directory(path) => {
+                let attr = |ino| self.directory(ino, path);
+                if !self.store.is_directory(path) {
+                    return Err(Errno::ENOENT);
+                }
+                // A directory stays the same one however its entries change.
+                Ok((attr(self.inodes.looked_up(target, None)), DIRECTORY_TTL))
+            }
             _ => {
                 let found =
                     self.tree.metadata(target).map_err(|error| of_io(&target.path(), Doing::Read, &error))?;
                 let metadata = found.ok_or(Errno::ENOENT)?;
-                // A directory stays the same one however its entries change.
                 let ino = self.inodes.looked_up(target, Some(Incarnation::of(&metadata)));
                 Ok((self.shown(ino, target, &metadata, 0), self.attr_ttl(ino, target)))
             }
@@ -123,22 +140,27 @@ impl State {
         if matches!(known.target, Target::Pos(_) | Target::Primary | Target::Lag) {
             return Ok((self.control_file(ino, &known.target), NEVER));
         }
+        if let Target::Directory(path) = &known.target {
+            if !self.store.is_directory(path) {
+                return Err(Errno::ESTALE);
+            }
+            return Ok((self.directory(ino, path), DIRECTORY_TTL));
+        }
         let by_name = self.tree.metadata(&known.target).ok().flatten();
         if let Target::File(db, FileKind::Shm) = &known.target
             && let Some(database) = self.store.get(db)
         {
             database.shm_measured();
         }
-        // The root is known before anything is looked up.
         if let Some(metadata) = by_name
-            && (known.incarnation.is_none() || known.incarnation == Some(Incarnation::of(&metadata)))
+            && known.incarnation == Some(Incarnation::of(&metadata))
         {
             return Ok((self.shown(ino, &known.target, &metadata, by), self.attr_ttl(ino, &known.target)));
         }
         let handle = fh.and_then(|fh| self.handles.get(fh)).or_else(|| self.handles.any_of(ino));
         let metadata =
             handle.as_ref().and_then(|handle| handle.file()?.metadata().ok()).ok_or(Errno::ESTALE)?;
-        let mut attr = attr::of_metadata(ino, &metadata);
+        let mut attr = self.owned(attr::of_metadata(ino, &metadata), &known.target);
         if let Some((staged, _)) = self.handles.staged_size(ino) {
             attr.size = staged;
         }
@@ -161,12 +183,52 @@ impl State {
             }
             _ => (self.primary().map_or(0, |content| content.len() as u64), now),
         };
-        attr::of_control_file(ino, size, time)
+        let mut attr = attr::of_control_file(ino, size, time);
+        (attr.uid, attr.gid) = (self.forced.uid.unwrap_or(attr.uid), self.forced.gid.unwrap_or(attr.gid));
+        attr
+    }
+
+    fn directory(&self, ino: u64, path: &str) -> FileAttr {
+        let of = DbName::new(path).map_or(MountPath::Root, MountPath::Directory);
+        let changed = attr::of_ms(self.store.attributes(&of).changed_ms);
+        let backing = std::fs::metadata(self.tree.root().join(path)).ok();
+        let attr = attr::of_directory(ino, changed, backing.as_ref());
+        self.owned(attr, &Target::Directory(path.to_owned()))
+    }
+
+    /// The attributes with owner and permissions as the log has them; side files have those of their database.
+    fn owned(&self, attr: FileAttr, target: &Target) -> FileAttr {
+        let (of, directory) = match target {
+            Target::File(db, _) => (MountPath::Database(db.clone()), false),
+            Target::Directory(path) => {
+                (DbName::new(path).map_or(MountPath::Root, MountPath::Directory), true)
+            }
+            _ => return attr,
+        };
+        let Attributes { uid, gid, mode } =
+            self.forced.over(self.store.attributes(&of).attributes, directory);
+        FileAttr { uid, gid, perm: (mode & 0o7777) as u16, ..attr }
+    }
+
+    /// The attributes of what somebody makes in a directory. A directory with the set-group-ID bit passes its group on,
+    /// and to directories the bit itself.
+    pub fn attributes_of_new(
+        &self,
+        parent: &str,
+        (uid, gid, mode): (u32, u32, u32),
+        directory: bool,
+    ) -> Attributes {
+        let parent = DbName::new(parent).map_or(MountPath::Root, MountPath::Directory);
+        let parent = self.store.attributes(&parent).attributes;
+        if parent.mode & SET_GROUP_ID == 0 {
+            return Attributes::new(uid, gid, mode);
+        }
+        Attributes::new(uid, parent.gid, if directory { mode | SET_GROUP_ID } else { mode })
     }
 
     /// The attributes of a backing file; of a database in the middle of a transaction the size its writer sees.
     fn shown(&self, ino: u64, target: &Target, metadata: &std::fs::Metadata, by: u32) -> FileAttr {
-        let mut attr = attr::of_metadata(ino, metadata);
+        let mut attr = self.owned(attr::of_metadata(ino, metadata), target);
         let Target::File(name, FileKind::Database) = target else { return attr };
         if let Some(size) = self.store.get(name).and_then(|database| database.database_bytes()) {
             attr.size = size;

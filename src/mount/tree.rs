@@ -1,19 +1,23 @@
-//! The backing tree that mirrors the mount: which of its files exist, and where they are.
+//! What the mount shows: which files and directories exist, and where the backing files are.
 
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::names::{self, Target, join};
 use crate::db::{DbFiles, FileKind};
+use crate::store::{Child, Store};
 use crate::types::DbName;
 
-/// The directory `dbs/`; see [`Layout::dbs`](crate::store::Layout::dbs) for its shape.
-#[derive(Clone, Debug)]
+/// The directory `dbs/`, see [`Layout::dbs`](crate::store::Layout::dbs) for its shape, and the store, which knows what the
+/// directories are.
+#[derive(Clone)]
 pub(super) struct Tree {
     dbs: PathBuf,
+    store: Arc<Store>,
 }
 
 /// Identity of a backing file: a file removed and made again is another one, even where the file system gives it the
@@ -33,9 +37,9 @@ impl Incarnation {
 }
 
 impl Tree {
-    /// The tree below `dbs`.
-    pub fn new(dbs: PathBuf) -> Self {
-        Self { dbs }
+    /// The tree of a store.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self { dbs: store.layout().dbs(), store }
     }
 
     /// The tree's directory.
@@ -90,13 +94,13 @@ impl Tree {
         let found = match &target {
             Target::Primary | Target::Lag => true,
             Target::Pos(db) => self.has_database(db),
-            Target::File(db, FileKind::Database) => match fs::symlink_metadata(self.dbs.join(&path)) {
-                Ok(metadata) if !metadata.is_dir() => false,
-                Ok(_) if self.has_database(db) => true,
-                Ok(_) => return Ok(Some(Target::Directory(path))),
-                Err(error) if absent(&error) => false,
-                Err(error) => return Err(error),
-            },
+            Target::File(db, FileKind::Database) => {
+                let database = self.has_database(db);
+                if !database && self.store.is_directory(&path) {
+                    return Ok(Some(Target::Directory(path)));
+                }
+                database
+            }
             _ => self.metadata(&target)?.is_some(),
         };
         Ok(found.then_some(target))
@@ -109,32 +113,44 @@ impl Tree {
     /// Where the directory cannot be read.
     pub fn list(&self, directory: &str) -> io::Result<Vec<(String, Target)>> {
         let mut listed = Vec::new();
-        for entry in fs::read_dir(self.dbs.join(directory))? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let kind = entry.file_type()?;
-            let Ok(target) = names::classify(&join(directory, &name)) else { continue };
-            match target {
-                Target::SuperJournal(_) if kind.is_file() => listed.push((name, target)),
-                Target::File(db, FileKind::Database) if kind.is_dir() => {
-                    self.list_one(name, db, &mut listed)?
+        for child in self.store.children(directory) {
+            match child {
+                Child::Directory(name) => {
+                    let path = join(directory, &name);
+                    listed.push((name, Target::Directory(path)));
                 }
-                _ => {}
+                Child::Database(db) => self.list_one(db, &mut listed)?,
             }
         }
+        self.list_super_journals(directory, &mut listed)?;
         listed.sort_by(|a, b| a.0.cmp(&b.0));
         Ok(listed)
     }
 
-    fn list_one(&self, name: String, db: DbName, listed: &mut Vec<(String, Target)>) -> io::Result<()> {
-        if !self.has_database(&db) {
-            let path = db.as_str().to_owned();
-            listed.push((name, Target::Directory(path)));
-            return Ok(());
+    fn list_super_journals(&self, directory: &str, listed: &mut Vec<(String, Target)>) -> io::Result<()> {
+        let entries = match fs::read_dir(self.dbs.join(directory)) {
+            Ok(entries) => entries,
+            // A directory in which there never was a database.
+            Err(error) if absent(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if let Ok(target @ Target::SuperJournal(_)) = names::classify(&join(directory, &name))
+                && entry.file_type()?.is_file()
+            {
+                listed.push((name, target));
+            }
         }
+        Ok(())
+    }
+
+    fn list_one(&self, db: DbName, listed: &mut Vec<(String, Target)>) -> io::Result<()> {
+        let name = db.as_str().rsplit('/').next().unwrap_or(db.as_str()).to_owned();
         for kind in FileKind::ALL {
             let target = Target::File(db.clone(), kind);
-            if kind == FileKind::Database || self.metadata(&target)?.is_some() {
+            if self.metadata(&target)?.is_some() {
                 listed.push((format!("{name}{}", kind.suffix()), target));
             }
         }
@@ -167,24 +183,31 @@ pub(super) fn absent(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::blobs::BlobStore;
+    use crate::store::{Layout, StoreOptions};
+    use crate::types::{Access, NodeId};
 
-    fn tree() -> (tempfile::TempDir, Tree) {
+    /// A store with the databases `app.db` and `sub/other`, and its directory `dbs`.
+    fn tree() -> (tempfile::TempDir, PathBuf, Tree) {
         let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_path_buf());
+        let dbs = layout.dbs();
         for database in ["app.db", "sub/other"] {
-            fs::create_dir_all(dir.path().join(database)).unwrap();
-            fs::write(dir.path().join(database).join("database"), b"").unwrap();
-            fs::write(dir.path().join(database).join("pages"), b"").unwrap();
+            fs::create_dir_all(dbs.join(database)).unwrap();
+            fs::write(dbs.join(database).join("database"), b"").unwrap();
         }
-        fs::write(dir.path().join("app.db/database-wal"), b"").unwrap();
-        fs::write(dir.path().join("app.db-mj0000009FF9"), b"").unwrap();
-        fs::write(dir.path().join("app.db-mj00ABCD9F0"), b"").unwrap();
-        let tree = Tree::new(dir.path().to_owned());
-        (dir, tree)
+        let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
+        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let tree = Tree::new(Store::open(options).unwrap());
+        fs::write(dbs.join("app.db/database-wal"), b"").unwrap();
+        fs::write(dbs.join("app.db-mj0000009FF9"), b"").unwrap();
+        fs::write(dbs.join("app.db-mj00ABCD9F0"), b"").unwrap();
+        (dir, dbs, tree)
     }
 
     #[test]
     fn a_directory_shows_databases_side_files_and_subdirectories_but_no_positions() {
-        let (_dir, tree) = tree();
+        let (_dir, _dbs, tree) = tree();
         let names: Vec<String> = tree.list("").unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["app.db", "app.db-mj00ABCD9F0", "app.db-wal", "sub"]);
         let names: Vec<String> = tree.list("sub").unwrap().into_iter().map(|(name, _)| name).collect();
@@ -193,7 +216,7 @@ mod tests {
 
     #[test]
     fn the_files_inside_a_database_directory_cannot_be_reached() {
-        let (_dir, tree) = tree();
+        let (_dir, _dbs, tree) = tree();
         assert_eq!(tree.find("app.db", "database").unwrap(), None);
         assert_eq!(tree.find("app.db", "pages").unwrap(), None);
         assert_eq!(tree.find("", "app.db-journal").unwrap(), None);
@@ -204,11 +227,11 @@ mod tests {
 
     #[test]
     fn a_file_made_again_is_another_incarnation() {
-        let (dir, tree) = tree();
+        let (_dir, dbs, tree) = tree();
         let wal = Target::File(DbName::new("app.db").unwrap(), FileKind::Wal);
         let before = Incarnation::of(&tree.metadata(&wal).unwrap().unwrap());
         assert_eq!(before, Incarnation::of(&tree.metadata(&wal).unwrap().unwrap()));
-        let path = dir.path().join("app.db/database-wal");
+        let path = dbs.join("app.db/database-wal");
         fs::remove_file(&path).unwrap();
         fs::write(&path, b"").unwrap();
         assert_ne!(before, Incarnation::of(&tree.metadata(&wal).unwrap().unwrap()));
@@ -216,15 +239,15 @@ mod tests {
 
     #[test]
     fn the_header_and_the_journals_first_byte_decide() {
-        let (dir, tree) = tree();
+        let (_dir, dbs, tree) = tree();
         let db = DbName::new("app.db").unwrap();
         assert!(!tree.is_wal(&db) && !tree.has_hot_journal(&db));
         let mut header = vec![0; 100];
         header[18..20].copy_from_slice(&[2, 2]);
-        fs::write(dir.path().join("app.db/database"), &header).unwrap();
-        fs::write(dir.path().join("app.db/database-journal"), [0; 28]).unwrap();
+        fs::write(dbs.join("app.db/database"), &header).unwrap();
+        fs::write(dbs.join("app.db/database-journal"), [0; 28]).unwrap();
         assert!(tree.is_wal(&db) && !tree.has_hot_journal(&db));
-        fs::write(dir.path().join("app.db/database-journal"), [0xd9; 28]).unwrap();
+        fs::write(dbs.join("app.db/database-journal"), [0xd9; 28]).unwrap();
         assert!(tree.has_hot_journal(&db));
     }
 }

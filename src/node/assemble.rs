@@ -57,6 +57,7 @@ pub(super) struct Running {
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
     let endpoints = EndpointSecurity::load(settings)?;
     let (identity, mode) = identify(settings)?;
+    let settings = &with_followed(settings, &identity.get())?;
     wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
@@ -190,7 +191,8 @@ async fn mount_guarded(
         store.set_mount_guard(guard.clone());
     }
     let last_mount = Some((mount.connection(), settings.mount.clone()));
-    identity.update(|identity| identity.last_mount = last_mount)?;
+    let last_mark = Some(mount.mark().clone());
+    identity.update(|identity| (identity.last_mount, identity.last_mark) = (last_mount, last_mark))?;
     Ok((mount, guard))
 }
 
@@ -264,6 +266,20 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, StartMode), NodeE
     Ok((Arc::new(IdentityFile::new(data, identity)?), mode))
 }
 
+/// The settings of a replica that is told nobody to follow: it goes on with those it followed.
+fn with_followed(settings: &Settings, identity: &NodeIdentity) -> Result<Settings, NodeError> {
+    let mut settings = settings.clone();
+    if settings.role == Role::Replica && settings.join.is_empty() {
+        let parsed: Result<_, _> = identity.follows.iter().map(|addr| addr.parse()).collect();
+        settings.join = parsed.map_err(|error| {
+            NodeError::Cluster(format!(
+                "node.toml names a node to follow that is none ({error}): give --join"
+            ))
+        })?;
+    }
+    Ok(settings)
+}
+
 /// Connections of other nodes' proxies that this node's proxy has not taken yet.
 const PEERS_WAITING_MAX: usize = 1024;
 /// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
@@ -275,7 +291,8 @@ async fn wait_for_stale_mount(identity: &NodeIdentity) -> Result<(), NodeError> 
     let deadline = Instant::now() + STALE_MAX;
     let mut said = false;
     loop {
-        let Some(stale) = stale_mount(*connection, mount_point) else { return Ok(()) };
+        let mark = identity.last_mark.as_ref();
+        let Some(stale) = stale_mount(*connection, mount_point, mark) else { return Ok(()) };
         let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
         let pids = pids.join(", ");
         if Instant::now() >= deadline {
@@ -396,7 +413,9 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         own,
         store,
         passthrough: settings.passthrough,
-        allow_other: settings.allow_other,
+        forced: settings.forced,
+        // The kernel lets nobody but the mounting user in otherwise.
+        allow_other: settings.allow_other || !settings.exec.user.is_empty(),
     };
     let path = settings.mount.clone();
     let mounted = blocking(move || {

@@ -5,10 +5,11 @@ use std::process::ExitStatus;
 use std::sync::mpsc as std_mpsc;
 
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, geteuid, setgid, setgroups, setuid};
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
+use super::run_as::RunAs;
 use super::{NodeError, systemd};
 
 /// The program while it runs.
@@ -26,7 +27,7 @@ impl Supervised {
     ///
     /// # Errors
     /// Where the program is not found or not executable.
-    pub(super) async fn spawn(words: &[String]) -> Result<Self, NodeError> {
+    pub(super) async fn spawn(words: &[String], user: Option<&RunAs>) -> Result<Self, NodeError> {
         let Some((program, arguments)) = words.split_first() else {
             return Err(NodeError::Command { command: String::new(), why: "no program is named".into() });
         };
@@ -34,7 +35,10 @@ impl Supervised {
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         systemd::hide_from(&mut command);
-        die_with_parent(&mut command);
+        if let Some(user) = user {
+            command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
+        }
+        die_with_parent(&mut command, user.cloned());
         let (parent, lives) = std_mpsc::channel();
         let (answer, spawned) = oneshot::channel();
         let runtime = tokio::runtime::Handle::current();
@@ -74,14 +78,22 @@ fn exit_code(status: ExitStatus) -> i32 {
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1)
 }
 
-/// Lets the kernel kill the program when its parent dies.
+/// Lets the kernel kill the program when its parent dies, and runs it as another user.
 #[allow(unsafe_code)]
-fn die_with_parent(command: &mut Command) {
+fn die_with_parent(command: &mut Command, user: Option<RunAs>) {
     let parent = Pid::this();
-    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes two plain system calls
-    // (prctl and getppid), allocates nothing, takes no lock, and captures one integer; its errors carry a number only.
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The closure makes plain system calls
+    // (setgroups, setgid, setuid, prctl and getppid), allocates nothing, takes no lock, and only reads what it captured;
+    // its errors carry a number only.
     unsafe {
         command.pre_exec(move || {
+            // The groups first: afterwards it may not. A process that is root already has the user's rights.
+            if let Some(user) = user.as_ref().filter(|user| user.uid != geteuid()) {
+                setgroups(&user.groups)?;
+                setgid(user.gid)?;
+                setuid(user.uid)?;
+            }
+            // A change of the user takes the request back (prctl(2)), so it comes last.
             nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
             // The parent may have died before the request was in place.
             if Pid::parent() == parent { Ok(()) } else { Err(nix::errno::Errno::ESRCH.into()) }
@@ -99,15 +111,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_exit_code_is_the_programs_or_names_its_signal() {
-        assert_eq!(Supervised::spawn(&words("exit 7")).await.unwrap().wait().await.unwrap(), 7);
-        assert_eq!(Supervised::spawn(&words("kill -9 $$")).await.unwrap().wait().await.unwrap(), 137);
-        let missing = Supervised::spawn(&["/no/such/program".to_owned()]).await.err().unwrap().to_string();
+        assert_eq!(Supervised::spawn(&words("exit 7"), None).await.unwrap().wait().await.unwrap(), 7);
+        assert_eq!(Supervised::spawn(&words("kill -9 $$"), None).await.unwrap().wait().await.unwrap(), 137);
+        let missing =
+            Supervised::spawn(&["/no/such/program".to_owned()], None).await.err().unwrap().to_string();
         assert!(missing.contains("/no/such/program"), "{missing}");
     }
 
     #[tokio::test]
     async fn signals_reach_the_program() {
-        let mut child = Supervised::spawn(&words("exec sleep 60")).await.unwrap();
+        let mut child = Supervised::spawn(&words("exec sleep 60"), None).await.unwrap();
         child.signal(Signal::SIGTERM);
         assert_eq!(child.wait().await.unwrap(), 128 + 15);
     }

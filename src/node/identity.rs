@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeError;
 use crate::io::durable;
+use crate::mount::MountMark;
 use crate::store::Layout;
 use crate::types::{NodeId, NodeName, Role};
 
@@ -30,6 +31,8 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `founding` | true from drawing a new cluster's id until its log exists |
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
+/// | `boot_id`, `inode_place` | what tells the last mount from a later one with its number: see [`MountMark`] |
+/// | `follows` | HOST:PORT of the nodes that a replica followed or could have followed last |
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeIdentity {
     /// The node's number.
@@ -44,6 +47,10 @@ pub struct NodeIdentity {
     pub founding: bool,
     /// The FUSE connection of the last run and where it was mounted.
     pub last_mount: Option<(u64, PathBuf)>,
+    /// What tells that mount from others; `None` of a version that noted none.
+    pub last_mark: Option<MountMark>,
+    /// HOST:PORT of the nodes a replica followed, or could have followed, when it last ran; the last one first.
+    pub follows: Vec<String>,
 }
 
 /// A data directory that no other daemon can use meanwhile.
@@ -67,6 +74,12 @@ struct Record {
     fuse_connection: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mount_point: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    inode_place: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    follows: Vec<String>,
 }
 
 impl DataDir {
@@ -207,7 +220,17 @@ impl NodeIdentity {
     pub fn draw(name: NodeName, role: Role) -> Result<Self, NodeError> {
         // 0 is LTX's "unknown node".
         let node = NodeId::new(u64::from_be_bytes(random()?).max(1));
-        Ok(Self { node, name, role, cluster: None, founding: false, last_mount: None })
+        let (last_mount, last_mark) = (None, None);
+        Ok(Self {
+            node,
+            name,
+            role,
+            cluster: None,
+            founding: false,
+            last_mount,
+            last_mark,
+            follows: Vec::new(),
+        })
     }
 }
 
@@ -259,6 +282,9 @@ fn encode(identity: &NodeIdentity) -> String {
         founding: identity.founding,
         fuse_connection,
         mount_point,
+        boot_id: identity.last_mark.as_ref().map(|mark| mark.boot_id.clone()),
+        inode_place: identity.last_mark.as_ref().map(|mark| mark.place),
+        follows: identity.follows.clone(),
     };
     let body = toml::to_string(&record).expect("an identity is plain data");
     format!("# Identity of a Skein node. Do not edit, and do not copy to another node.\n{body}")
@@ -280,6 +306,7 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
     }
     let record: Record = table.try_into().map_err(|e: toml::de::Error| damaged(e.message().trim()))?;
     let node = (record.node.len() == 16).then(|| u64::from_str_radix(&record.node, 16).ok()).flatten();
+    let last_mark = record.boot_id.zip(record.inode_place);
     let last_mount = record.fuse_connection.zip(record.mount_point);
     Ok(NodeIdentity {
         node: NodeId::new(node.ok_or_else(|| damaged("node"))?),
@@ -288,6 +315,8 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         cluster: record.cluster,
         founding: record.founding,
         last_mount,
+        last_mark: last_mark.map(|(boot_id, place)| MountMark { boot_id, place }),
+        follows: record.follows,
     })
 }
 
@@ -299,6 +328,8 @@ mod tests {
         NodeIdentity {
             cluster: Some(draw_cluster_id().unwrap()),
             last_mount: Some((51, "/mnt/a b".into())),
+            last_mark: Some(MountMark { boot_id: "b-1".into(), place: 77 }),
+            follows: vec!["10.0.0.1:20203".into(), "[::1]:20203".into()],
             ..NodeIdentity::draw("n1".parse().unwrap(), Role::Replica).unwrap()
         }
     }

@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::assemble::{Running, start};
+use super::run_as::{RunAs, check_command};
 use super::signals::{Signals, ends};
 use super::supervise::supervise;
 use super::systemd;
@@ -18,6 +19,9 @@ use crate::config::Settings;
 /// Where the node cannot start or go on; everything is unmounted and stopped then.
 pub async fn run(settings: Settings) -> Result<i32, NodeError> {
     let mut signals = Signals::listen()?;
+    // Before anything is mounted: what cannot be run leaves nothing behind.
+    check_command(&settings.command)?;
+    RunAs::find(&settings.exec.user).map_err(NodeError::System)?;
     let shutdown = CancellationToken::new();
     // Whatever way this function is left, the tasks of the node end.
     let _ends_with_this = shutdown.clone().drop_guard();
@@ -38,7 +42,9 @@ pub async fn run(settings: Settings) -> Result<i32, NodeError> {
     systemd::stopping();
     // The mount is about to go.
     drop(watchdog);
-    let stopped = running.stop(outcome.is_err()).await;
+    // Where the command never ran there is no application to keep from the empty directory below the mount.
+    let failed = outcome.as_ref().is_err_and(|error| !matches!(error, NodeError::Command { .. }));
+    let stopped = running.stop(failed).await;
     let code = outcome?;
     stopped?;
     Ok(code)

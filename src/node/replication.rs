@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
+use super::followed::remember_followed;
 use super::followers_of_voters::watch_followers;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
@@ -153,6 +154,7 @@ impl Replication {
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
     pub(super) fn follow(parts: Parts, upstreams: Vec<String>) -> Result<Self, NodeError> {
         let identity = parts.identity.get();
+        let configured = upstreams.clone();
         let known = identity.cluster.as_deref().map(parse_cluster).transpose()?;
         let adopted = watch::Sender::new(known.clone());
         let mut adoption = adopted.subscribe();
@@ -174,6 +176,12 @@ impl Replication {
         let follower = Arc::new(follower);
         let serving = Arc::new(OnceLock::new());
         let (tasks, shutdown) = (parts.tasks.clone(), parts.shutdown.clone());
+        tasks.spawn(remember_followed(
+            follower.status(),
+            configured,
+            parts.identity.clone(),
+            shutdown.clone(),
+        ));
         tasks.spawn({
             let (follower, serving) = (follower.clone(), serving.clone());
             async move {

@@ -34,17 +34,15 @@ impl StartMode {
         }
         let belongs = identity.cluster.is_some() && !identity.founding;
         match settings.role {
-            Role::Replica if settings.join.is_empty() => {
+            // It goes on with whom it followed.
+            Role::Replica if settings.join.is_empty() && identity.follows.is_empty() => {
                 refuse("a replica needs a node to follow: give --join HOST:PORT of one of the cluster".into())
             }
             Role::Replica => Ok(StartMode::Follow),
             Role::Voter if promoted => Ok(StartMode::Join),
-            Role::Voter if settings.bootstrap && belongs => refuse(format!(
-                "data directory {data} already belongs to cluster {}: start without --bootstrap, or give an empty --data",
-                identity.cluster.as_deref().unwrap_or_default()
-            )),
-            Role::Voter if settings.bootstrap => Ok(StartMode::Found),
+            // A cluster is founded once; a start with the same settings finds it there.
             Role::Voter if belongs => Ok(StartMode::Resume),
+            Role::Voter if settings.bootstrap => Ok(StartMode::Found),
             Role::Voter if identity.founding => {
                 refuse("founding the cluster was interrupted: start once more with --bootstrap".into())
             }
@@ -93,11 +91,8 @@ mod tests {
         assert_eq!(StartMode::of(&join, &member).unwrap(), StartMode::Resume);
         let replica = identity(Role::Replica, Some("c"), false);
         assert_eq!(StartMode::of(&join, &replica).unwrap(), StartMode::Join);
-        for (settings, identity, remedy) in [
-            (&found, &member, "without --bootstrap"),
-            (&plain, &half, "once more"),
-            (&plain, &new, "--bootstrap"),
-        ] {
+        assert_eq!(StartMode::of(&found, &member).unwrap(), StartMode::Resume);
+        for (settings, identity, remedy) in [(&plain, &half, "once more"), (&plain, &new, "--bootstrap")] {
             let refusal = StartMode::of(settings, identity).unwrap_err().to_string();
             assert!(refusal.contains(remedy), "{refusal}");
         }
@@ -109,6 +104,8 @@ mod tests {
         assert_eq!(StartMode::of(&settings("replica", false, true), &new).unwrap(), StartMode::Follow);
         let refusal = StartMode::of(&settings("replica", false, false), &new).unwrap_err().to_string();
         assert!(refusal.contains("--join"), "{refusal}");
+        let followed = NodeIdentity { follows: vec!["h:1".into()], ..new.clone() };
+        assert_eq!(StartMode::of(&settings("replica", false, false), &followed).unwrap(), StartMode::Follow);
         let refusal = StartMode::of(&settings("voter", true, false), &new).unwrap_err().to_string();
         assert!(refusal.contains("--role replica"), "{refusal}");
     }

@@ -9,6 +9,7 @@ use super::NodeError;
 use super::assemble::Running;
 use super::child::Supervised;
 use super::current_role::CurrentRole;
+use super::run_as::RunAs;
 use super::signals::{Signals, ends};
 use crate::config::{Exec, OnlyOn};
 
@@ -35,13 +36,14 @@ pub(super) async fn supervise(
     signals: &mut Signals,
 ) -> Result<i32, NodeError> {
     let mut supervision = Supervision { exec, role: running.role(), running, signals };
+    let user = RunAs::find(&exec.user).map_err(NodeError::System)?;
     let mut delay = Delay { next: DELAY_MIN, max: exec.restart_delay_max };
     loop {
         if let Some(code) = supervision.turn().await? {
             return Ok(code);
         }
         let started = Instant::now();
-        let mut child = Supervised::spawn(command).await?;
+        let mut child = Supervised::spawn(command, user.as_ref()).await?;
         let code = match supervision.watch(&mut child).await? {
             Ended::Itself(code) => code,
             Ended::Node(code) => return Ok(code),

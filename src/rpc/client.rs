@@ -177,9 +177,16 @@ impl Upstream for GrpcUpstream {
                 for db in part.databases {
                     listing.databases.push(convert::listed_from_wire(db)?);
                 }
-                if listing.databases.len() > DATABASES_MAX {
+                if part.has_names {
+                    let names = &mut listing.names.get_or_insert_default().names;
+                    for name in part.names {
+                        names.push(convert::name_from_wire(name)?);
+                    }
+                }
+                let names = listing.names.as_ref().map_or(0, |list| list.names.len());
+                if listing.databases.len() > DATABASES_MAX || names > 2 * DATABASES_MAX {
                     return Err(StreamError::Invalid(format!(
-                        "more than {DATABASES_MAX} databases are listed"
+                        "more than {DATABASES_MAX} databases, or twice as many names, are listed"
                     )));
                 }
             }

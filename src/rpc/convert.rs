@@ -2,12 +2,14 @@ use bytes::{Bytes, BytesMut};
 
 use super::wire;
 use crate::db::SnapshotHeader;
-use crate::store::PrimaryInfo;
+use crate::store::{NameEntry, PrimaryInfo};
 use crate::stream::{
     CHUNK_BYTES, ENTRY_BYTES_MAX, Frame, Globs, Heartbeat, Hello, ListedDatabase, PeerIdentity, PrimaryView,
     StreamError,
 };
-use crate::types::{Checksum, DbName, LogIndex, NodeId, PageCount, PageSize, Pgno, Pos, Txid};
+use crate::types::{
+    Attributes, Checksum, DbName, LogIndex, MountPath, NodeId, PageCount, PageSize, Pgno, Pos, Txid,
+};
 
 /// A field of a peer's message that does not mean anything.
 fn invalid(error: impl std::fmt::Display) -> StreamError {
@@ -174,6 +176,26 @@ pub(super) fn listed_to_wire(db: &ListedDatabase) -> wire::DatabaseEntry {
 pub(super) fn listed_from_wire(db: wire::DatabaseEntry) -> Result<ListedDatabase, StreamError> {
     let pos = Pos { txid: Txid::new(db.txid), checksum: Checksum::new(db.checksum) };
     Ok(ListedDatabase { name: DbName::new(&db.name).map_err(invalid)?, pos })
+}
+
+pub(super) fn name_to_wire((path, entry): &(MountPath, NameEntry)) -> wire::NameEntry {
+    let (path, directory) = match path {
+        MountPath::Root => (String::new(), true),
+        MountPath::Directory(path) => (path.to_string(), true),
+        MountPath::Database(name) => (name.to_string(), false),
+    };
+    let NameEntry { attributes: Attributes { uid, gid, mode }, changed_ms, index } = *entry;
+    wire::NameEntry { path, directory, uid, gid, mode, changed_ms, index: index.get() }
+}
+
+pub(super) fn name_from_wire(name: wire::NameEntry) -> Result<(MountPath, NameEntry), StreamError> {
+    let path = match (name.path.is_empty(), name.directory) {
+        (true, true) => MountPath::Root,
+        (_, true) => MountPath::Directory(DbName::new(&name.path).map_err(invalid)?),
+        (_, false) => MountPath::Database(DbName::new(&name.path).map_err(invalid)?),
+    };
+    let attributes = Attributes::new(name.uid, name.gid, name.mode);
+    Ok((path, NameEntry { attributes, changed_ms: name.changed_ms, index: LogIndex::new(name.index) }))
 }
 
 pub(super) fn header_to_wire(header: SnapshotHeader) -> wire::SnapshotHeader {

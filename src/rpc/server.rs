@@ -237,10 +237,24 @@ impl Replication for ReplicationService {
             .map(|part| wire::DatabaseList {
                 applied_index,
                 databases: part.iter().map(convert::listed_to_wire).collect(),
+                ..wire::DatabaseList::default()
             })
             .collect();
+        if let Some(list) = &listing.names {
+            let names: Vec<_> = list.names.iter().map(convert::name_to_wire).collect();
+            let part = |names: &[_]| wire::DatabaseList {
+                applied_index,
+                names: names.to_vec(),
+                has_names: true,
+                ..wire::DatabaseList::default()
+            };
+            messages.extend(names.chunks(1000).map(part));
+            if names.is_empty() {
+                messages.push(part(&[]));
+            }
+        }
         if messages.is_empty() {
-            messages.push(wire::DatabaseList { applied_index, databases: Vec::new() });
+            messages.push(wire::DatabaseList { applied_index, ..wire::DatabaseList::default() });
         }
         Ok(Response::new(Box::pin(futures::stream::iter(messages.into_iter().map(Ok)))))
     }

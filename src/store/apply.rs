@@ -21,6 +21,11 @@ impl Store {
             ChangeKind::Commit(sets) => sets.iter().map(|set| &set.db).collect(),
             ChangeKind::Drop(name) => vec![name],
             ChangeKind::Rename { from, to } => vec![from, to],
+            ChangeKind::RenameDirectory { databases, .. } => databases.iter().collect(),
+            ChangeKind::Create { name, .. } => vec![name],
+            ChangeKind::SetAttributes { .. }
+            | ChangeKind::MakeDirectory { .. }
+            | ChangeKind::RemoveDirectory(_) => Vec::new(),
         };
         for database in names.into_iter().filter_map(|name| self.get(name)) {
             if database.index() < index {
@@ -34,7 +39,7 @@ impl Store {
         &self,
         index: LogIndex,
         kind: &ChangeKind,
-        _timestamp_ms: i64,
+        timestamp_ms: i64,
     ) -> Result<(), StoreError> {
         match kind {
             ChangeKind::Commit(sets) => {
@@ -51,7 +56,13 @@ impl Store {
                 Some(database) if database.index() < index => self.end(name, index),
                 _ => Ok(()),
             },
-            ChangeKind::Rename { from, to } => self.apply_rename(index, from, to),
+            ChangeKind::Rename { from, to } => {
+                self.apply_rename(index, from, to)?;
+                // Also where the files were moved before a crash, and the table was not written.
+                self.names.rename_database(from, to, index);
+                Ok(())
+            }
+            _ => self.apply_names(index, kind, timestamp_ms),
         }
     }
 
@@ -89,6 +100,7 @@ impl Store {
     /// Removes a database from the set and its files from disk.
     pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
         let removed = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(name);
+        self.names.remove_database(name);
         let Some(database) = removed else { return Ok(()) };
         database.set_dropped();
         let dir = database.files().dir().to_path_buf();
@@ -111,7 +123,7 @@ impl Store {
         }
     }
 
-    fn apply_rename(&self, index: LogIndex, from: &DbName, to: &DbName) -> Result<(), StoreError> {
+    pub(super) fn apply_rename(&self, index: LogIndex, from: &DbName, to: &DbName) -> Result<(), StoreError> {
         let Some(source) = self.get(from).filter(|database| database.index() < index) else { return Ok(()) };
         if let Some(target) = self.get(to) {
             if target.index() >= index {

@@ -1,6 +1,7 @@
 use std::io;
 
 use crate::db::DbError;
+use crate::types::DbName;
 
 /// What can go wrong with the set of databases.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +18,31 @@ pub enum StoreError {
     /// The data directory is not usable; the text names the file and the remedy.
     #[error("{0}")]
     Fatal(String),
+    /// Something of that name is there.
+    #[error("{0}: something of that name exists")]
+    Exists(String),
+    /// A directory has something in it.
+    #[error("directory {0} is not empty")]
+    NotEmpty(String),
+    /// This node may not write.
+    #[error("{0}: this node is not primary")]
+    NotPrimary(String),
+    /// It is not in the log, and never will be.
+    #[error("{subject}: {why}")]
+    Refused {
+        /// What was to be changed.
+        subject: String,
+        /// Why the log did not take it.
+        why: String,
+    },
+    /// It may or may not be in the log.
+    #[error("{subject}: outcome unknown: {why}")]
+    Unknown {
+        /// What was to be changed.
+        subject: String,
+        /// Why nobody can tell.
+        why: String,
+    },
     /// A system call failed.
     #[error("{what}: {source}")]
     Io {
@@ -25,4 +51,16 @@ pub enum StoreError {
         /// Why it failed.
         source: io::Error,
     },
+}
+
+impl StoreError {
+    /// Something is in the place of a new name.
+    pub(super) fn exists(path: &DbName) -> Self {
+        Self::Exists(path.to_string())
+    }
+
+    /// A directory that is to go is not empty.
+    pub(super) fn not_empty(path: &DbName) -> Self {
+        Self::NotEmpty(path.to_string())
+    }
 }

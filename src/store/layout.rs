@@ -8,6 +8,7 @@ use crate::types::DbName;
 /// ```text
 /// node.toml   identity          raft/       the log            blobs/   large change sets
 /// dbs/<path>/ one database      discarded/  change sets that a failover dropped
+/// applied     how far the log is in there       names    owners, permissions, directories
 /// tmp/        uploads and snapshots under way; emptied at start
 /// ```
 #[derive(Clone, Debug)]
@@ -36,6 +37,11 @@ impl Layout {
         self.root.join("applied")
     }
 
+    /// Owners and permissions, and directories without a database.
+    pub fn names(&self) -> PathBuf {
+        self.root.join("names")
+    }
+
     /// Since when this node is primary.
     pub fn primary_since(&self) -> PathBuf {
         self.root.join("primary-since")
@@ -51,8 +57,9 @@ impl Layout {
         self.root.join("blobs")
     }
 
-    /// The directory that mirrors the mount: a directory with a regular file `database` in it is a database,
-    /// one without is a subdirectory, a regular file is a super-journal.
+    /// The directory that mirrors the mount: a directory with a regular file `database` in it is a database, a regular
+    /// file is a super-journal. Other directories are there for what is below them; which ones the mount shows is in
+    /// [`names`](Self::names).
     pub fn dbs(&self) -> PathBuf {
         self.root.join("dbs")
     }

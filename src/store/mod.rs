@@ -1,6 +1,7 @@
 //! The set of databases of a node, and the traits through which the layers below it meet.
 
 mod apply;
+mod apply_names;
 mod change;
 mod commit_sink;
 mod committed_log;
@@ -14,6 +15,8 @@ mod group;
 mod layout;
 mod lease;
 mod members;
+mod names;
+mod namespace;
 mod open;
 mod roles;
 mod run_sink;
@@ -31,5 +34,7 @@ pub use event::StoreEvent;
 pub use freshness::LagSource;
 pub use layout::Layout;
 pub use members::{Candidate, ClusterError, Member, MemberChange, Standing};
+pub use names::{Child, NamesDone};
+pub use namespace::{NameEntry, NameList, recorded_root};
 pub use store::{DbStatus, PrimaryInfo, Store, StoreOptions};
 pub use upload::Upload;

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Layout, StoreError};
+use super::namespace::Namespace;
+use super::{Layout, NameEntry, StoreError};
 use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
 use crate::io::durable;
-use crate::types::{Access, DbName};
+use crate::types::{Access, Attributes, DbName, LogIndex, MountPath};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let what = format!("{what} {}", path.display());
@@ -25,6 +27,8 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     }
     for dir in [layout.dbs(), tmp] {
         fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
+        // The permissions that applications give their files are those of the mount; here is only this program.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).map_err(failed("protecting", &dir))?;
     }
     let discarded = layout.discarded();
     durable::remove_temporaries(&discarded).map_err(failed("removing half-written files of", &discarded))?;
@@ -59,6 +63,50 @@ pub(super) fn databases(
         }
     }
     Ok(found)
+}
+
+/// The table of names. A data directory of a version that had none gets one with what its files say.
+pub(super) fn names(
+    layout: &Layout,
+    found: &BTreeMap<DbName, Arc<Database>>,
+) -> Result<Namespace, StoreError> {
+    if let Some(names) = Namespace::open(&layout.names())? {
+        return Ok(names);
+    }
+    let names = Namespace::empty(layout.names());
+    let entry = |path: &Path| -> Result<NameEntry, StoreError> {
+        let metadata = fs::metadata(path).map_err(failed("reading", path))?;
+        let attributes = Attributes::new(metadata.uid(), metadata.gid(), metadata.mode());
+        let changed_ms = metadata.ctime().saturating_mul(1000);
+        Ok(NameEntry { attributes, changed_ms, index: LogIndex::ZERO })
+    };
+    for name in found.keys() {
+        let file = layout.database(name).path(FileKind::Database);
+        names.set(&MountPath::Database(name.clone()), entry(&file)?);
+    }
+    for name in directories(layout)? {
+        let dir = layout.dbs().join(name.as_str());
+        names.set(&MountPath::Directory(name), entry(&dir)?);
+    }
+    Ok(names)
+}
+
+/// The directories below `dbs` that are no databases.
+fn directories(layout: &Layout) -> Result<Vec<DbName>, StoreError> {
+    let (mut all, mut unread) = (Vec::new(), vec![(layout.dbs(), String::new())]);
+    while let Some((dir, prefix)) = unread.pop() {
+        for entry in fs::read_dir(&dir).map_err(failed("reading", &dir))? {
+            let entry = entry.map_err(failed("reading", &dir))?;
+            let path = entry.path();
+            let Some(text) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            let name = if prefix.is_empty() { text } else { format!("{prefix}/{text}") };
+            if path.is_dir() && !path.join("database").is_file() {
+                all.extend(DbName::new(&name));
+                unread.push((path, name));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// Compares databases with their checksums in the background. A replica's damaged one is fetched again with the next
@@ -112,6 +160,8 @@ pub(super) fn make(
         .write(true)
         .create(true)
         .truncate(false)
+        // Who may read it is for the mount to say; nobody else gets at the file.
+        .mode(0o600)
         .open(&database)
         .map_err(failed("creating", &database))?;
     recover(layout, name.clone(), shared)

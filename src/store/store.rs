@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::freshness::Lag;
+use super::namespace::Namespace;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
@@ -38,7 +39,10 @@ pub struct Store {
     pub(super) databases: RwLock<BTreeMap<DbName, Arc<Database>>>,
     pub(super) durable: Mutex<DurableLog>,
     pub(super) events: broadcast::Sender<StoreEvent>,
-    sink: Arc<RunSink>,
+    pub(super) sink: Arc<RunSink>,
+    pub(super) names: Namespace,
+    /// Databases without content that were found at the start and may not be in the log.
+    unlogged: Mutex<Vec<DbName>>,
     applied: AtomicU64,
     primary: Mutex<Option<PrimaryInfo>>,
     /// Counts steps of any database; waiters look again when it moves.
@@ -103,6 +107,10 @@ impl Store {
         shared.set_tails_count(since.index().is_some());
         shared.set_watcher(watcher);
         let found = super::open::databases(&layout, &shared)?;
+        let names = super::open::names(&layout, &found)?;
+        let empty = found.values().filter(|database| database.pos().txid.is_none());
+        let unlogged: Vec<DbName> =
+            empty.map(|database| database.name().clone()).filter(|name| !names.has_database(name)).collect();
         let applied = AtomicU64::new(durable.index().get());
         let store = Arc::new(Self {
             layout,
@@ -111,6 +119,8 @@ impl Store {
             durable: Mutex::new(durable),
             events,
             sink: Arc::new(RunSink::new(node)),
+            names,
+            unlogged: Mutex::new(unlogged),
             applied,
             primary: Mutex::new(None),
             steps,
@@ -198,6 +208,10 @@ impl Store {
         }
     }
 
+    pub(super) fn lock_unlogged(&self) -> MutexGuard<'_, Vec<DbName>> {
+        self.unlogged.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     pub(super) fn lock_roles(&self) -> MutexGuard<'_, ()> {
         self.roles.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -258,7 +272,7 @@ impl Store {
         let Some(database) = self.get(name) else {
             return done(Err(DbError::Invalid { db: name.clone(), why: "does not exist".into() }));
         };
-        if database.pos().txid.is_none() {
+        if database.pos().txid.is_none() && !self.names.has_database(name) {
             // Never in the log: there is nothing to tell anybody.
             return done(self.forget(name).map_err(|error| as_db_error(name, error)));
         }
@@ -334,6 +348,7 @@ impl Store {
     /// It has been applied as far as it went then; databases that do not agree with it are not served.
     pub fn end_replay(&self) {
         self.all().iter().for_each(|database| database.end_replay());
+        self.settle_names();
     }
 
     /// Compares a voter's databases with their checksums in the background, once their log is redone: until then pages
@@ -368,6 +383,7 @@ impl Store {
                 durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
             }
         }
+        self.names.make_durable(&self.layout.dbs())?;
         self.lock_durable().advance(durable)
     }
 

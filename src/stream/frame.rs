@@ -1,7 +1,7 @@
 use bytes::Bytes;
 
 use super::{ClusterId, Globs};
-use crate::store::PrimaryInfo;
+use crate::store::{NameList, PrimaryInfo};
 use crate::types::{DbName, LogIndex, NodeId, NodeName, Pos};
 
 /// What a follower says first.
@@ -61,8 +61,10 @@ pub struct PrimaryView {
 pub struct Listing {
     /// All databases are at least as new as this entry.
     pub applied: LogIndex,
-    /// By name.
+    /// Those with content, by name.
     pub databases: Vec<ListedDatabase>,
+    /// Attributes, directories and databases without content; `None` from a node of a version without them.
+    pub names: Option<NameList>,
 }
 
 /// One of them.

@@ -1,4 +1,4 @@
-use crate::types::DbName;
+use crate::types::{DbName, MountPath};
 
 /// Which databases a follower wants: any of several patterns, or all where there is no pattern.
 ///
@@ -40,9 +40,36 @@ impl Globs {
         &self.0
     }
 
+    /// Whether the follower may want a database below this directory.
+    pub fn reaches(&self, directory: &DbName) -> bool {
+        self.0.is_empty() || self.0.iter().any(|pattern| reaches(pattern, directory.as_str()))
+    }
+
+    /// Whether the follower wants attributes of this name.
+    pub fn wants(&self, path: &MountPath) -> bool {
+        match path {
+            MountPath::Root => true,
+            MountPath::Directory(path) => self.reaches(path),
+            MountPath::Database(name) => self.matches(name),
+        }
+    }
+
     /// Whether the follower wants this database.
     pub fn matches(&self, db: &DbName) -> bool {
         self.0.is_empty() || self.0.iter().any(|p| glob(p.as_bytes(), db.as_str().as_bytes()))
+    }
+}
+
+/// Whether a pattern names, or may name, something below a directory.
+fn reaches(pattern: &str, directory: &str) -> bool {
+    let (mut patterns, mut components) = (pattern.split('/'), directory.split('/'));
+    loop {
+        match (patterns.next(), components.next()) {
+            (Some(pattern), _) if pattern.contains("**") => return true,
+            (Some(_), None) => return true,
+            (Some(pattern), Some(name)) if glob(pattern.as_bytes(), name.as_bytes()) => {}
+            _ => return false,
+        }
     }
 }
 
@@ -91,6 +118,23 @@ mod tests {
             assert_eq!(globs.matches(&DbName::new(name).unwrap()), expected, "{pattern} {name}");
         }
         assert!(Globs::all().matches(&DbName::new("x").unwrap()));
+    }
+
+    #[test]
+    fn a_directory_is_wanted_where_a_database_below_it_may_be() {
+        for (pattern, directory, expected) in [
+            ("*", "a", false),
+            ("a/*", "a", true),
+            ("a/*", "a/b", false),
+            ("a/*/x", "a/b", true),
+            ("**", "a/b", true),
+            ("b/**", "a", false),
+            ("b/**", "b/c/d", true),
+            ("a", "a", false),
+        ] {
+            let globs = Globs::new(vec![pattern.into()]).unwrap();
+            assert_eq!(globs.reaches(&DbName::new(directory).unwrap()), expected, "{pattern} {directory}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{FollowStatus, Globs, RecentLog, ReplicaTarget};
 use crate::ltx::{BlobRef, ChangeSet};
 use crate::store::{Change, ChangeKind};
-use crate::types::{DbName, LogIndex, Txid};
+use crate::types::{DbName, LogIndex, MountPath, Txid};
 
 /// What a lane needs from an upstream node.
 pub(super) enum Request {
@@ -215,7 +215,12 @@ impl Lanes {
     }
 
     fn comes_in(&self, change: &Change) -> bool {
-        matches!(&change.kind, ChangeKind::Rename { from, .. } if !self.globs.matches(from))
+        match &change.kind {
+            ChangeKind::Rename { from, .. } => !self.globs.matches(from),
+            // Which of its databases do is for the lane to tell.
+            ChangeKind::RenameDirectory { .. } => !self.globs.patterns().is_empty(),
+            _ => false,
+        }
     }
 
     /// What is to be done for an entry, given the databases that are gone upstream.
@@ -235,6 +240,13 @@ impl Lanes {
             ChangeKind::Drop(db) => {
                 state.gone.remove(db);
             }
+            ChangeKind::Create { name, .. } => {
+                state.gone.remove(name);
+            }
+            ChangeKind::RenameDirectory { .. } => return self.adjust_directory(state, index, change),
+            ChangeKind::SetAttributes { .. }
+            | ChangeKind::MakeDirectory { .. }
+            | ChangeKind::RemoveDirectory(_) => {}
             ChangeKind::Rename { from, to } => {
                 state.gone.remove(to);
                 if state.gone.remove(from) || comes_in {
@@ -243,6 +255,35 @@ impl Lanes {
             }
         }
         vec![Work::Apply(change)]
+    }
+
+    /// A directory is renamed: its databases that are not here are fetched under their new names, those that this node no
+    /// longer wants end.
+    fn adjust_directory(&self, state: &mut State, index: LogIndex, mut change: Change) -> Vec<Work> {
+        let (mut coming, mut going) = (Vec::new(), Vec::new());
+        if let ChangeKind::RenameDirectory { from, to, databases } = &mut change.kind {
+            databases.retain(|old| {
+                // The record was checked when it was read.
+                let Ok(new) = ChangeKind::name_below(from, to, old) else { return false };
+                state.gone.remove(&new);
+                let (gone, wanted) = (state.gone.remove(old), self.globs.matches(&new));
+                let here = !gone && self.globs.matches(old);
+                match (here, wanted) {
+                    (false, true) => coming.push(new),
+                    (true, false) => going.push(old.clone()),
+                    _ => {}
+                }
+                here && wanted
+            });
+        }
+        let (origin, timestamp_ms) = (change.origin, change.timestamp_ms);
+        let ended = |db| Work::Apply(Change { origin, timestamp_ms, kind: ChangeKind::Drop(db) });
+        let mut work: Vec<Work> = going.into_iter().map(ended).collect();
+        work.push(Work::Apply(change));
+        if !coming.is_empty() {
+            work.push(Work::Resync(coming, index));
+        }
+        work
     }
 
     fn out_of_step(self: &Arc<Self>, index: LogIndex, dbs: &[DbName], why: &str) {
@@ -351,9 +392,24 @@ fn overflow(state: &mut State) {
     lane.queue.push_back(Item { index: first, work, bytes: ITEM_OVERHEAD, after: Vec::new() });
 }
 
-/// The databases an entry concerns.
+/// The databases an entry concerns. Directories have an order among themselves as well: the first component of their
+/// paths stands for them.
 fn databases(change: &Change) -> Vec<DbName> {
+    let top = |path: &DbName| {
+        let first = path.as_str().split('/').next().unwrap_or(path.as_str());
+        DbName::new(first).unwrap_or_else(|_| path.clone())
+    };
     match &change.kind {
+        ChangeKind::Create { name, .. } => vec![name.clone()],
+        ChangeKind::SetAttributes { path: MountPath::Database(name), .. } => vec![name.clone()],
+        ChangeKind::SetAttributes { path: MountPath::Root, .. } => Vec::new(),
+        ChangeKind::SetAttributes { path: MountPath::Directory(path), .. }
+        | ChangeKind::MakeDirectory { path, .. }
+        | ChangeKind::RemoveDirectory(path) => vec![top(path)],
+        ChangeKind::RenameDirectory { from, to, databases } => {
+            let renamed = databases.iter().filter_map(|old| ChangeKind::name_below(from, to, old).ok());
+            renamed.chain(databases.iter().cloned()).chain([top(from), top(to)]).collect()
+        }
         ChangeKind::Commit(sets) => sets.iter().map(|set| set.db.clone()).collect(),
         ChangeKind::Drop(db) => vec![db.clone()],
         ChangeKind::Rename { from, to } => vec![from.clone(), to.clone()],

@@ -95,7 +95,12 @@ pub(super) async fn resync_all(
         // A rename between the listing and a snapshot cannot be told from the pages; names that stayed can.
         if again.databases.iter().map(|db| &db.name).eq(names.iter()) {
             let applied = listing.applied;
-            blocking(move || Ok(target.retain(&names, applied)?)).await?;
+            let list = again.names;
+            let installed = move || {
+                target.retain(&names, applied)?;
+                list.map_or(Ok(()), |list| target.install_names(list, applied))
+            };
+            blocking(move || Ok(installed()?)).await?;
             return Ok(applied);
         }
         listing = again;

@@ -82,7 +82,9 @@ impl Serving {
         // The index first: what is listed afterwards is at least as new.
         let applied = self.source.applied_index();
         let databases = self.source.list().into_iter().filter(|db| globs.matches(&db.name)).collect();
-        Ok(Listing { applied, databases })
+        let mut names = self.source.names();
+        names.names.retain(|(path, _)| globs.wants(path));
+        Ok(Listing { applied, databases, names: Some(names) })
     }
 
     /// Refuses copies while the databases here are not a consistent set.
@@ -247,6 +249,18 @@ fn narrow(globs: &Globs, entry: Bytes) -> Result<Bytes, crate::store::ChangeErro
             (true, false) => ChangeKind::Drop(from),
             (false, false) => return Ok(Bytes::new()),
         },
+        ChangeKind::Create { name, .. } if globs.matches(&name) => return Ok(entry),
+        ChangeKind::SetAttributes { path, .. } if globs.wants(&path) => return Ok(entry),
+        ChangeKind::MakeDirectory { path, .. } | ChangeKind::RemoveDirectory(path)
+            if globs.reaches(&path) =>
+        {
+            return Ok(entry);
+        }
+        // As for a single database, what comes in is the follower's to resync.
+        ChangeKind::RenameDirectory { from, to, .. } if globs.reaches(&from) || globs.reaches(&to) => {
+            return Ok(entry);
+        }
+        _ => return Ok(Bytes::new()),
     };
     Ok(change.encode())
 }

@@ -3,7 +3,7 @@ use std::io::{self, Read};
 use super::ListedDatabase;
 use crate::db::{DbError, SnapshotHeader, SnapshotReader};
 use crate::ltx::BlobRef;
-use crate::store::{Store, StoreError};
+use crate::store::{NameList, Store, StoreError};
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
 
 /// What copies are taken from; the store of any node. Blocking, callable from any thread.
@@ -11,6 +11,10 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// The databases here, by name.
     fn list(&self) -> Vec<ListedDatabase>;
 
+    /// Attributes, directories and databases without content.
+    fn names(&self) -> NameList {
+        NameList::default()
+    }
     /// Last entry applied: every database is at least as new.
     fn applied_index(&self) -> LogIndex;
 
@@ -50,6 +54,10 @@ impl PageSource for SnapshotReader {
 impl SnapshotSource for Store {
     fn list(&self) -> Vec<ListedDatabase> {
         Store::list(self).into_iter().map(|db| ListedDatabase { name: db.name, pos: db.pos }).collect()
+    }
+
+    fn names(&self) -> NameList {
+        self.name_list()
     }
 
     fn applied_index(&self) -> LogIndex {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::db::SnapshotHeader;
 use crate::io::blobs::BlobWriter;
 use crate::ltx::BlobRef;
-use crate::store::{Change, PrimaryInfo, Store, StoreError};
+use crate::store::{Change, NameList, PrimaryInfo, Store, StoreError};
 use crate::telemetry::metrics::{APPLY_LAG_SECONDS, APPLY_SECONDS};
 use crate::telemetry::traces;
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
@@ -48,6 +48,10 @@ pub trait ReplicaTarget: Send + Sync + 'static {
     /// Removes the databases that are not in `keep`.
     fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError>;
 
+    /// Makes attributes, directories and databases without content what a node has that stands at `index`.
+    fn install_names(&self, _names: NameList, _index: LogIndex) -> Result<(), StoreError> {
+        Ok(())
+    }
     /// Notes who is primary.
     fn set_primary(&self, primary: Option<PrimaryInfo>);
 
@@ -136,6 +140,10 @@ impl ReplicaTarget for Store {
 
     fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError> {
         Store::retain(self, keep, index)
+    }
+
+    fn install_names(&self, names: NameList, index: LogIndex) -> Result<(), StoreError> {
+        Store::install_names(self, names, index)
     }
 
     fn set_primary(&self, primary: Option<PrimaryInfo>) {

@@ -112,6 +112,13 @@ fn attributes(index: LogIndex, change: &Change) -> Vec<KeyValue> {
         }
         ChangeKind::Drop(name) => all.push(KeyValue::new("skein.db", name.to_string())),
         ChangeKind::Rename { to, .. } => all.push(KeyValue::new("skein.db", to.to_string())),
+        ChangeKind::Create { name, .. } => all.push(KeyValue::new("skein.db", name.to_string())),
+        ChangeKind::SetAttributes { path, .. } => all.push(KeyValue::new("skein.path", path.to_string())),
+        ChangeKind::MakeDirectory { path, .. }
+        | ChangeKind::RemoveDirectory(path)
+        | ChangeKind::RenameDirectory { to: path, .. } => {
+            all.push(KeyValue::new("skein.path", path.to_string()));
+        }
     }
     all
 }

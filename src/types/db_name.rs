@@ -62,6 +62,13 @@ impl DbName {
     }
 }
 
+/// Maps with names as keys can be asked for a text; order and equality are the text's.
+impl std::borrow::Borrow<str> for DbName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for DbName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

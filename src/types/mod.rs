@@ -2,6 +2,7 @@
 //!
 //! Owns the newtypes every other layer speaks in. Never touches a file, a clock or the network.
 
+mod attributes;
 mod checksum;
 mod db_name;
 mod journal_mode;
@@ -13,6 +14,7 @@ mod pos;
 mod role;
 mod txid;
 
+pub use attributes::{Attributes, AttributesChange, ForcedAttributes, MountPath};
 pub use checksum::Checksum;
 pub use db_name::{DbName, InvalidDbName};
 pub use journal_mode::JournalMode;

@@ -135,17 +135,12 @@ fn a_foreign_or_newer_data_directory_is_refused() {
 }
 
 #[test]
-fn a_cluster_is_not_founded_over_another_one() {
+fn a_data_directory_keeps_its_role() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().join("data");
     fs::create_dir(&data).unwrap();
     let identity = "format_version = 1\nnode = \"0000000000000007\"\nname = \"n\"\nrole = \"voter\"\ncluster = \"abc\"\n";
     fs::write(data.join("node.toml"), identity).unwrap();
-    let line = refusal(mount(dir.path(), &["--bootstrap"]), 1);
-    assert!(
-        line.contains("already belongs to cluster abc") && line.contains("without --bootstrap"),
-        "{line}"
-    );
     let line = refusal(mount(dir.path(), &["--role", "replica", "--join", "127.0.0.1:1"]), 1);
     assert!(line.contains("--role voter"), "{line}");
 }

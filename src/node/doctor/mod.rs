@@ -4,6 +4,7 @@ mod directories;
 mod network;
 mod security;
 mod system;
+mod user;
 
 use std::fmt;
 
@@ -68,6 +69,7 @@ pub async fn examine(settings: &Partial) -> Vec<Finding> {
     let mut findings = tokio::task::spawn_blocking(move || {
         let mut findings = system::examine();
         findings.extend(directories::examine(&local, running));
+        findings.extend(user::examine(&local));
         findings
     })
     .await

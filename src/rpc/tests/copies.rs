@@ -6,7 +6,8 @@ use std::sync::atomic::Ordering;
 use super::fake_store::{Blob, name};
 use super::nodes::{Node, Replica, relay};
 use crate::ltx::BlobRef;
-use crate::types::LogIndex;
+use crate::store::{NameEntry, NameList};
+use crate::types::{Attributes, LogIndex, MountPath};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_joiner_takes_a_snapshot_and_goes_on_from_it() {
@@ -16,12 +17,29 @@ async fn a_late_joiner_takes_a_snapshot_and_goes_on_from_it() {
         node.commit("b/c", &[(1, byte)]);
     }
     node.purge(3);
+    let entry = |uid, mode| NameEntry {
+        attributes: Attributes::new(uid, 100, mode),
+        changed_ms: 1_700_000_000_000,
+        index: LogIndex::new(2),
+    };
+    let directory = |number: u32| MountPath::Directory(name(&format!("d{number}")));
+    let mut names = vec![
+        (MountPath::Root, entry(0, 0o755)),
+        (MountPath::Database(name("a")), entry(1000, 0o600)),
+        (MountPath::Database(name("empty")), entry(1000, 0o2640)),
+    ];
+    // More than one message holds.
+    names.extend((0..2500).map(|number| (directory(number), entry(number, 0o700))));
+    node.store.lock().names = NameList { names };
     let replica = Replica::follow(2, &[&node.addr], Arc::default());
     // Not in the cluster: a snapshot of the whole set removes it.
     replica.store.lock().dbs.insert(name("stray"), Default::default());
+    replica.store.lock().names =
+        NameList { names: vec![(MountPath::Directory(name("stray")), entry(1, 0o700))] };
     replica.follower.wait_synced().await.unwrap();
     replica.reach(LogIndex::new(38)).await;
     assert_eq!(replica.store.dbs(), node.store.dbs());
+    assert_eq!(replica.store.lock().names, node.store.lock().names);
     let last = node.commit("a", &[(1, 99)]);
     replica.reach(last).await;
     assert_eq!(replica.store.dbs(), node.store.dbs());

@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::db::{DbError, SnapshotHeader};
 use crate::ltx::{BlobRef, Body, ChangeSet};
-use crate::store::{Change, ChangeKind, Origin, PrimaryInfo, StoreError};
+use crate::store::{Change, ChangeKind, NameList, Origin, PrimaryInfo, StoreError};
 use crate::stream::{BlobSink, ListedDatabase, PageSource, ReplicaTarget, SnapshotSource};
 use crate::types::{Checksum, DbName, LogIndex, NodeId, PageCount, PageSize, Pgno, Pos, Txid, TxidRange};
 
@@ -28,6 +28,7 @@ pub struct State {
     pub installed_pages: u64,
     pub installs: u64,
     pub blocked: HashSet<DbName>,
+    pub names: NameList,
     pub primary: Option<PrimaryInfo>,
     pub seen: Vec<(LogIndex, std::time::Instant)>,
 }
@@ -148,6 +149,11 @@ impl ReplicaTarget for FakeStore {
                 }
             }
             ChangeKind::Drop(db) => drop(state.dbs.remove(db)),
+            ChangeKind::Create { .. }
+            | ChangeKind::SetAttributes { .. }
+            | ChangeKind::MakeDirectory { .. }
+            | ChangeKind::RemoveDirectory(_)
+            | ChangeKind::RenameDirectory { .. } => {}
             ChangeKind::Rename { from, to } => {
                 if let Some(mut db) = state.dbs.remove(from) {
                     db.index = index;
@@ -215,6 +221,11 @@ impl ReplicaTarget for FakeStore {
 
     fn retain(&self, keep: &[DbName], _index: LogIndex) -> Result<(), StoreError> {
         self.lock().dbs.retain(|name, _| keep.contains(name));
+        Ok(())
+    }
+
+    fn install_names(&self, names: NameList, _index: LogIndex) -> Result<(), StoreError> {
+        self.lock().names = names;
         Ok(())
     }
 
@@ -286,6 +297,10 @@ impl SnapshotSource for FakeStore {
     fn list(&self) -> Vec<ListedDatabase> {
         let listed = |(name, db): (&DbName, &FakeDb)| ListedDatabase { name: name.clone(), pos: db.pos() };
         self.lock().dbs.iter().map(listed).collect()
+    }
+
+    fn names(&self) -> NameList {
+        self.lock().names.clone()
     }
 
     fn applied_index(&self) -> LogIndex {

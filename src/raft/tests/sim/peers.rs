@@ -85,7 +85,8 @@ impl Upstream for SimUpstream {
     fn list(&self, _globs: Globs) -> BoxFuture<'_, Result<Listing, StreamError>> {
         let applied = self.store.applied_index();
         let databases = SnapshotSource::list(&*self.store);
-        Box::pin(async move { Ok(Listing { applied, databases }) })
+        let names = Some(SnapshotSource::names(&*self.store));
+        Box::pin(async move { Ok(Listing { applied, databases, names }) })
     }
 
     fn snapshot(
