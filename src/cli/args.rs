@@ -125,6 +125,12 @@ pub(super) struct MountArgs {
     /// How long a commit may wait for a quorum before its outcome counts as unknown [default: 5s]
     #[arg(long, env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
     commit_timeout: Option<Time>,
+    /// How long a call of this program may take before the node counts as stuck and gives the primary up [default: 10s]
+    #[arg(long, env = "SKEIN_STUCK_TIMEOUT", value_name = "TIME")]
+    stuck_timeout: Option<Time>,
+    /// Databases that are read-only while another voter is primary, instead of letting their writers wait
+    #[arg(long, env = "SKEIN_READONLY_ON_FOLLOWER", value_name = "GLOB,...", value_delimiter = ',')]
+    readonly_on_follower: Option<Vec<String>>,
     /// Listen where others than this machine's programs reach it, with neither TLS nor tokens
     #[arg(long, env = "SKEIN_INSECURE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
@@ -190,6 +196,8 @@ impl MountArgs {
             heartbeat: self.heartbeat,
             election_timeout: self.election_timeout,
             commit_timeout: self.commit_timeout,
+            stuck_timeout: self.stuck_timeout,
+            readonly_on_follower: self.readonly_on_follower,
             insecure: self.insecure,
             tls_ca: self.tls_ca,
             tls_cert: self.tls_cert,

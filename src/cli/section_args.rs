@@ -68,11 +68,22 @@ pub(super) struct LimitArgs {
     /// Disk space below which commits are refused; at most a twentieth of the disk [default: 64MiB]
     #[arg(long, env = "SKEIN_LIMITS_DISK_RESERVE", value_name = "SIZE")]
     limits_disk_reserve: Option<Size>,
+    /// Log kept for nodes that lag behind, its large change sets included [default: 256MiB]
+    #[arg(long, env = "SKEIN_LIMITS_LOG_KEEP", value_name = "SIZE")]
+    limits_log_keep: Option<Size>,
+    /// How long it is kept at most [default: 24h]
+    #[arg(long, env = "SKEIN_LIMITS_LOG_KEEP_AGE", value_name = "TIME")]
+    limits_log_keep_age: Option<Time>,
 }
 
 impl LimitArgs {
     /// What the command line and the environment say.
     pub(super) fn into_partial(self) -> PartialLimits {
-        PartialLimits { uncommitted: self.limits_uncommitted, disk_reserve: self.limits_disk_reserve }
+        PartialLimits {
+            uncommitted: self.limits_uncommitted,
+            disk_reserve: self.limits_disk_reserve,
+            log_keep: self.limits_log_keep,
+            log_keep_age: self.limits_log_keep_age,
+        }
     }
 }

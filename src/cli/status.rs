@@ -18,8 +18,9 @@ fn render(status: &StatusDocument) -> String {
         Some(primary) => format!("{} ({})", primary.name, primary.http),
         None => "unknown".to_owned(),
     };
+    let verdict = status.no_quorum.as_ref().map_or_else(String::new, |why| format!("NO QUORUM: {why}\n"));
     format!(
-        "node {} ({})  primary {primary}  term {}  index {}\n\n{}\n{}",
+        "{verdict}node {} ({})  primary {primary}  term {}  index {}\n\n{}\n{}",
         status.node,
         status.role,
         status.term,
@@ -93,12 +94,14 @@ mod tests {
             node: "n1".into(),
             role: "voter".into(),
             primary: None,
+            no_quorum: Some("1 of 3 voters".into()),
             term: 3,
             index: 9,
             databases: vec![db],
             members: vec![member],
         };
         let text = render(&status);
+        assert!(text.starts_with("NO QUORUM: 1 of 3 voters\n"), "{text}");
         for part in ["primary unknown", "unreachable", "a/b.db", "000000000000002a", "8.0 KiB", "term 3"] {
             assert!(text.contains(part), "{part}: {text}");
         }

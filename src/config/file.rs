@@ -53,6 +53,10 @@ pub struct Partial {
     pub election_timeout: Option<Time>,
     /// How long a commit may wait for a quorum.
     pub commit_timeout: Option<Time>,
+    /// How long a call of this program may take before the node counts as stuck.
+    pub stuck_timeout: Option<Time>,
+    /// Databases that are read-only on a voter that is not primary.
+    pub readonly_on_follower: Option<Vec<String>>,
     /// Listen where others than this machine's programs reach it, with neither TLS nor tokens.
     pub insecure: Option<bool>,
     /// Certificates of the authorities that other nodes' certificates are of: a file, or the PEM text.
@@ -109,6 +113,8 @@ impl Partial {
             heartbeat: self.heartbeat.or(below.heartbeat),
             election_timeout: self.election_timeout.or(below.election_timeout),
             commit_timeout: self.commit_timeout.or(below.commit_timeout),
+            stuck_timeout: self.stuck_timeout.or(below.stuck_timeout),
+            readonly_on_follower: self.readonly_on_follower.or(below.readonly_on_follower),
             insecure: self.insecure.or(below.insecure),
             tls_ca: self.tls_ca.or(below.tls_ca),
             tls_cert: self.tls_cert.or(below.tls_cert),

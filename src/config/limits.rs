@@ -1,7 +1,10 @@
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use super::Time;
 
 /// A size as it stands in a configuration: `64MiB`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -60,6 +63,10 @@ pub struct PartialLimits {
     pub uncommitted: Option<Size>,
     /// Disk space that is kept free.
     pub disk_reserve: Option<Size>,
+    /// What of the log is kept for nodes that lag behind.
+    pub log_keep: Option<Size>,
+    /// For how long at most.
+    pub log_keep_age: Option<Time>,
 }
 
 impl PartialLimits {
@@ -68,6 +75,8 @@ impl PartialLimits {
         Self {
             uncommitted: self.uncommitted.or(below.uncommitted),
             disk_reserve: self.disk_reserve.or(below.disk_reserve),
+            log_keep: self.log_keep.or(below.log_keep),
+            log_keep_age: self.log_keep_age.or(below.log_keep_age),
         }
     }
 }
@@ -79,15 +88,26 @@ pub struct LimitSettings {
     pub uncommitted_bytes_max: u64,
     /// Disk space below which commits are refused, in bytes; of a small disk at most a twentieth.
     pub disk_reserve_bytes: u64,
+    /// Log that is kept for nodes that lag behind, in bytes, its large change sets included.
+    pub log_keep_bytes: u64,
+    /// How long it is kept at most.
+    pub log_keep_age: Duration,
 }
 
 impl LimitSettings {
+    /// Default of [`log_keep_bytes`](Self::log_keep_bytes).
+    pub const LOG_KEEP_BYTES: u64 = 256 << 20;
+    /// Default of [`log_keep_age`](Self::log_keep_age).
+    pub const LOG_KEEP_AGE: Duration = Duration::from_secs(24 * 3600);
+
     /// Fills in the defaults.
     pub fn resolve(partial: &PartialLimits) -> Self {
         const DEFAULT: u64 = 64 << 20;
         Self {
             uncommitted_bytes_max: partial.uncommitted.map_or(DEFAULT, Size::bytes),
             disk_reserve_bytes: partial.disk_reserve.map_or(DEFAULT, Size::bytes),
+            log_keep_bytes: partial.log_keep.map_or(Self::LOG_KEEP_BYTES, Size::bytes),
+            log_keep_age: partial.log_keep_age.map_or(Self::LOG_KEEP_AGE, Time::get),
         }
     }
 }

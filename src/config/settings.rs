@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::{
     ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
 };
-use crate::types::{ForcedAttributes, NodeName, Role};
+use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
 /// The settings of a node, complete and checked.
 #[derive(Clone, PartialEq, Debug)]
@@ -41,6 +41,10 @@ pub struct Settings {
     pub election_timeout: Duration,
     /// How long a commit may wait for a quorum.
     pub commit_timeout: Duration,
+    /// How long a call of this program may take before the node counts as stuck.
+    pub stuck_timeout: Duration,
+    /// Databases that are read-only on a voter that is not primary; elsewhere writers wait.
+    pub readonly_on_follower: Option<Globs>,
     /// Who may speak to the node.
     pub security: Security,
     /// Program to run once applications may start, with its arguments; may be empty.
@@ -66,6 +70,8 @@ impl Settings {
     pub const ELECTION_TIMEOUT: Duration = Duration::from_millis(220);
     /// How long a commit may wait, unless told otherwise.
     pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// How long a call may take, unless told otherwise.
+    pub const STUCK_TIMEOUT: Duration = Duration::from_secs(10);
 
     /// Fills in the defaults and checks the whole; `hostname` is the machine's, the default of the node's name.
     ///
@@ -113,6 +119,8 @@ impl Settings {
             heartbeat: partial.heartbeat.map_or(Self::HEARTBEAT, Time::get),
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
+            stuck_timeout: partial.stuck_timeout.map_or(Self::STUCK_TIMEOUT, Time::get),
+            readonly_on_follower: patterns(partial.readonly_on_follower.unwrap_or_default())?,
             security,
             command: partial.command.unwrap_or_default(),
             proxy: ProxySettings::resolve(partial.proxy)?,
@@ -140,6 +148,11 @@ impl Settings {
         if self.commit_timeout < self.election_timeout {
             return refuse("--commit-timeout must not be shorter than --election-timeout");
         }
+        if self.stuck_timeout < self.election_timeout * 2 {
+            return refuse(
+                "--stuck-timeout must be at least twice --election-timeout, the lease of a primary",
+            );
+        }
         self.security.check(&self.listen, &self.http)?;
         if self.exec.only_on == OnlyOn::Primary && self.role == Role::Replica {
             return refuse(
@@ -159,6 +172,16 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+/// The databases that `patterns` name; `None` where there are none.
+fn patterns(patterns: Vec<String>) -> Result<Option<Globs>, ConfigError> {
+    let patterns: Vec<String> = patterns.into_iter().filter(|pattern| !pattern.is_empty()).collect();
+    if patterns.is_empty() {
+        return Ok(None);
+    }
+    let globs = Globs::new(patterns);
+    globs.map(Some).map_err(|error| ConfigError::Invalid(format!("--readonly-on-follower: {error}")))
 }
 
 /// The path from the root, `.` and `..` resolved as text, so that two spellings of one directory compare equal.

@@ -125,6 +125,10 @@ impl<'a> Frame<'a> {
             .ok_or_else(|| io::Error::other("transaction numbers are used up"))?;
         let bytes = pages.len() as u64 * self.page_size.bytes();
         let inline = bytes <= INLINE_BYTES_MAX;
+        // A capture that is tried again and again must not fill the disk with what nobody takes.
+        if !inline && let Some(why) = shared.sink().and_then(|sink| sink.refuses()) {
+            return Err(io::Error::other(format!("the log takes no large change set now: {why}")));
+        }
         let target = if inline {
             Target::Inline(Vec::with_capacity(bytes as usize / 2 + 512))
         } else {

@@ -1,7 +1,7 @@
 use std::fs::File;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::attach::WalAttachment;
@@ -29,6 +29,8 @@ pub struct Database {
     state: Mutex<State>,
     /// What may be read of the state without its lock.
     view: Mutex<View>,
+    /// The thread that has the state's lock; 0 where it is free.
+    holder: AtomicI32,
     /// Signalled when `State::exclusive` ends or a in_flight lands.
     pub(super) changed: Condvar,
     /// What a transaction under a rollback journal has written.
@@ -116,6 +118,7 @@ impl Database {
             files,
             shared,
             view: Mutex::new(View::of(&state)),
+            holder: AtomicI32::new(0),
             state: Mutex::new(state),
             changed: Condvar::new(),
             overlay: Overlay::new(),
@@ -196,6 +199,11 @@ impl Database {
         })
     }
 
+    /// Whether the thread of this number has the state's lock.
+    pub fn is_locked_by(&self, tid: i32) -> bool {
+        self.holder.load(Ordering::Relaxed) == tid
+    }
+
     /// What applications may do.
     pub fn access(&self) -> Access {
         self.shared.access()
@@ -204,7 +212,7 @@ impl Database {
     /// Takes the state's lock; for threads that may wait.
     pub(super) fn lock(&self) -> StateLock<'_> {
         let state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        StateLock::new(state, &self.view)
+        StateLock::new(state, &self.view, &self.holder)
     }
 
     /// The state as it was when its lock was last let go. Never held for longer than it takes to copy what is asked for,
@@ -220,7 +228,7 @@ impl Database {
             Err(std::sync::TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
             Err(std::sync::TryLockError::WouldBlock) => return None,
         };
-        Some(StateLock::new(state, &self.view))
+        Some(StateLock::new(state, &self.view, &self.holder))
     }
 
     /// The same for FUSE threads that would have to wake another thread otherwise, which takes longer than the watcher

@@ -15,6 +15,7 @@ use super::database::Database;
 use super::shared::Moved;
 use super::traits::CommitError;
 use super::view::StateLock;
+use crate::io::watchdog;
 use crate::types::LogIndex;
 
 /// What became of a proposed change set.
@@ -109,6 +110,7 @@ fn run(parked: mpsc::Receiver<Parked>) {
         }
         // Never waited for: what one of them waits for may be another one's answer.
         let mut still = Vec::new();
+        let _call = watchdog::begin("landing commits");
         for Parked { database, fate } in waiting {
             let state = database.try_lock();
             match state {
@@ -123,6 +125,7 @@ fn run(parked: mpsc::Receiver<Parked>) {
 impl Database {
     /// Hears the fate of the change set in flight; waits for nothing, so on any thread.
     pub(crate) fn landed(self: &Arc<Self>, fate: Fate) {
+        let _call = watchdog::begin("landing a commit");
         // Raft's thread must not copy much.
         let large = self.overlay.staged_bytes() > INLINE_BYTES_MAX;
         if !large && let Some(state) = self.lock_at_once() {

@@ -14,6 +14,7 @@ mod capture_journal;
 mod capture_time;
 mod capture_wal;
 mod checkpoint;
+mod closable_file;
 mod commit;
 mod cow;
 mod database;

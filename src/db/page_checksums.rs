@@ -11,11 +11,12 @@
 //! Checksums are written only for changes that are in the log, so after a crash they are never ahead of it, and
 //! redo from the marker rewrites those that may be torn.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use super::closable_file::ClosableFile;
 use crate::io::{fault, read_up_to};
 use crate::sqlite::wal::Salt;
 use crate::types::{Checksum, LogIndex, PageCount, PageSize, Pgno, Pos, Txid};
@@ -81,7 +82,7 @@ impl Marker {
 /// The file of checksums of one database.
 #[derive(Debug)]
 pub struct PageChecksums {
-    file: File,
+    file: ClosableFile,
     sequence: u64,
     marker: Marker,
     pending: LogIndex,
@@ -94,9 +95,9 @@ impl PageChecksums {
     /// Where it cannot be read, both markers are damaged, or it is of a newer version.
     pub fn open(path: &Path) -> io::Result<Self> {
         fault::point("pages_open")?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let file = ClosableFile::open(path)?;
         let mut head = [0u8; 2048];
-        let length = read_up_to(&file, &mut head, 0)?;
+        let length = read_up_to(&*file.get()?, &mut head, 0)?;
         let pending = read_pending(&head);
         let marked = [0, MARKER_STRIDE as usize]
             .iter()
@@ -154,7 +155,7 @@ impl PageChecksums {
         bytes[..8].copy_from_slice(&index.get().to_le_bytes());
         bytes[8..].copy_from_slice(&(!index.get()).to_le_bytes());
         fault::point("pages_pending")?;
-        self.file.write_all_at(&bytes, PENDING_OFFSET)?;
+        self.file.get()?.write_all_at(&bytes, PENDING_OFFSET)?;
         self.pending = index;
         Ok(())
     }
@@ -165,11 +166,12 @@ impl PageChecksums {
     /// Where writing or syncing fails; the old marker then still holds.
     pub fn set_marker(&mut self, marker: Marker) -> io::Result<()> {
         fault::point("pages_sync")?;
-        self.file.sync_data()?;
+        let file = self.file.get()?;
+        file.sync_data()?;
         let sequence = self.sequence + 1;
         fault::point("pages_marker")?;
-        self.file.write_all_at(&encode_marker(sequence, &marker), (sequence % 2) * MARKER_STRIDE)?;
-        self.file.sync_data()?;
+        file.write_all_at(&encode_marker(sequence, &marker), (sequence % 2) * MARKER_STRIDE)?;
+        file.sync_data()?;
         (self.sequence, self.marker) = (sequence, marker);
         Ok(())
     }
@@ -179,7 +181,7 @@ impl PageChecksums {
     /// # Errors
     /// Where no descriptor is left.
     pub fn sync_handle(&self) -> io::Result<File> {
-        self.file.try_clone()
+        self.file.get()?.try_clone()
     }
 
     /// The checksum of a page, `None` where it has none yet.
@@ -188,7 +190,7 @@ impl PageChecksums {
     /// Where the file cannot be read.
     pub fn get(&self, pgno: Pgno) -> io::Result<Option<Checksum>> {
         let mut bytes = [0; 8];
-        if read_up_to(&self.file, &mut bytes, slot_offset(pgno))? < 8 {
+        if read_up_to(&*self.file.get()?, &mut bytes, slot_offset(pgno))? < 8 {
             return Ok(None);
         }
         let bits = u64::from_le_bytes(bytes);
@@ -201,13 +203,14 @@ impl PageChecksums {
     /// Where the file cannot be written.
     pub fn set(&mut self, checksums: &[(Pgno, Checksum)]) -> io::Result<()> {
         fault::point("pages_write")?;
+        let file = self.file.get()?;
         let mut run: Vec<u8> = Vec::new();
         let mut start = None;
         let mut expected = 0;
         for (pgno, checksum) in checksums {
             if pgno.get() != expected || run.len() >= 65536 {
                 if let Some(first) = start {
-                    self.file.write_all_at(&run, slot_offset(first))?;
+                    file.write_all_at(&run, slot_offset(first))?;
                 }
                 run.clear();
                 start = Some(*pgno);
@@ -216,7 +219,7 @@ impl PageChecksums {
             expected = pgno.get().wrapping_add(1);
         }
         match start {
-            Some(first) => self.file.write_all_at(&run, slot_offset(first)),
+            Some(first) => file.write_all_at(&run, slot_offset(first)),
             None => Ok(()),
         }
     }
@@ -227,7 +230,8 @@ impl PageChecksums {
     /// Where the file cannot be truncated.
     pub fn truncate(&mut self, pages: PageCount) -> io::Result<()> {
         let end = SLOTS_OFFSET + u64::from(pages.get()) * 8;
-        if self.file.metadata()?.len() > end { self.file.set_len(end) } else { Ok(()) }
+        let file = self.file.get()?;
+        if file.metadata()?.len() > end { file.set_len(end) } else { Ok(()) }
     }
 
     /// The checksums of pages `first..first + out.len()` as far as there are any; missing ones are `None`.
@@ -236,7 +240,7 @@ impl PageChecksums {
     /// Where the file cannot be read.
     pub fn read_range(&self, first: Pgno, out: &mut [Option<Checksum>]) -> io::Result<()> {
         let mut bytes = vec![0; out.len() * 8];
-        let length = read_up_to(&self.file, &mut bytes, slot_offset(first))?;
+        let length = read_up_to(&*self.file.get()?, &mut bytes, slot_offset(first))?;
         bytes[length - length % 8..].fill(0);
         for (slot, chunk) in out.iter_mut().zip(bytes.chunks_exact(8)) {
             let bits = u64::from_le_bytes(chunk.try_into().expect("chunks of eight bytes"));
@@ -348,9 +352,9 @@ mod tests {
         pages.set_pending(LogIndex::new(33)).unwrap();
         let reopened = PageChecksums::open(&path).unwrap();
         assert_eq!((reopened.marker(), reopened.pending()), (at(2), LogIndex::new(33)));
-        reopened.file.write_all_at(&[0xff], 20).unwrap();
+        reopened.file.get().unwrap().write_all_at(&[0xff], 20).unwrap();
         assert_eq!(PageChecksums::open(&path).unwrap().marker(), at(1));
-        reopened.file.write_all_at(&[0xff], 512 + 20).unwrap();
+        reopened.file.get().unwrap().write_all_at(&[0xff], 512 + 20).unwrap();
         assert!(PageChecksums::open(&path).unwrap_err().to_string().contains("markers are damaged"));
     }
 

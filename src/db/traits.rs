@@ -27,6 +27,11 @@ pub enum CommitError {
 pub trait ChangeSink: Send + Sync + 'static {
     /// Proposes `sets` as one entry; `done` hears the index once a quorum and the local log hold it.
     fn commit(&self, sets: Vec<ChangeSet>, done: CommitDone);
+
+    /// Why a proposal would be refused if it were made now; asked before a large change set is written for it.
+    fn refuses(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Tells the kernel that what it caches of the mount is stale. Never call from a FUSE thread.

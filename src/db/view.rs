@@ -5,9 +5,11 @@
 //! copied to a [`View`] each time the lock is let go.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 
 use super::database::State;
+use crate::io::watchdog::own_tid;
 use crate::types::{JournalMode, LogIndex, PageCount, PageSize, Pos};
 
 /// A database's state as it was when its lock was last let go.
@@ -59,21 +61,25 @@ impl View {
 pub(super) struct StateLock<'a> {
     state: Option<MutexGuard<'a, State>>,
     view: &'a Mutex<View>,
+    holder: &'a AtomicI32,
 }
 
 impl<'a> StateLock<'a> {
-    /// Around a lock that was just taken.
-    pub fn new(state: MutexGuard<'a, State>, view: &'a Mutex<View>) -> Self {
-        Self { state: Some(state), view }
+    /// Around a lock that was just taken; `holder` is told by which thread.
+    pub fn new(state: MutexGuard<'a, State>, view: &'a Mutex<View>, holder: &'a AtomicI32) -> Self {
+        holder.store(own_tid(), Ordering::Relaxed);
+        Self { state: Some(state), view, holder }
     }
 
     /// Lets the lock go until `changed` is signalled, and takes it again. May wake up without a signal.
     pub fn wait(mut self, changed: &Condvar) -> Self {
         self.publish();
+        self.holder.store(0, Ordering::Relaxed);
         self.state = self
             .state
             .take()
             .map(|state| changed.wait(state).unwrap_or_else(|poisoned| poisoned.into_inner()));
+        self.holder.store(own_tid(), Ordering::Relaxed);
         self
     }
 
@@ -101,5 +107,6 @@ impl DerefMut for StateLock<'_> {
 impl Drop for StateLock<'_> {
     fn drop(&mut self) {
         self.publish();
+        self.holder.store(0, Ordering::Relaxed);
     }
 }

@@ -19,6 +19,7 @@ use nix::sys::time::TimeSpec;
 use super::FileKind;
 use super::capture_wal::Found;
 use super::database::Database;
+use crate::io::watchdog;
 
 /// Between two looks at a log in motion.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
@@ -115,6 +116,7 @@ impl Watcher {
             if !self.obey() {
                 return;
             }
+            let _call = watchdog::begin("capturing what applications committed");
             self.hear();
             self.look();
             self.close();

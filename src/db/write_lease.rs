@@ -5,13 +5,14 @@
 //! locks, and only such as nobody holds while he waits for a file, for an application or for the network. It allocates
 //! nothing before the fence is up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::wal_locks::WalLocks;
+use crate::io::watchdog;
 use crate::types::Access;
 
 /// Time after which a lock that was not to be had is tried again.
@@ -51,6 +52,8 @@ pub struct WriteLease {
     written_in: AtomicU64,
     /// The write locks of all databases that applications have open in WAL mode.
     locks: Mutex<Vec<WalLocks>>,
+    /// A thread of this node is stuck: where another one can be primary, this is none.
+    suspended: AtomicBool,
     thread: OnceLock<Thread>,
     ended: OnceLock<Ended>,
 }
@@ -84,6 +87,7 @@ impl Default for WriteLease {
             term: AtomicU64::new(0),
             written_in: AtomicU64::new(0),
             locks: Mutex::default(),
+            suspended: AtomicBool::new(false),
             thread: OnceLock::new(),
             ended: OnceLock::new(),
         }
@@ -119,7 +123,22 @@ impl WriteLease {
     /// How long it still lasts.
     fn left(&self) -> Duration {
         let until = self.until.load(Ordering::SeqCst);
+        if until != WITHOUT_END && self.suspended.load(Ordering::SeqCst) {
+            return Duration::ZERO;
+        }
         Duration::from_nanos(until.saturating_sub(self.nanos(Instant::now())))
+    }
+
+    /// Ends the lease before its time, or no more, where others can be primary.
+    pub fn suspend(&self, suspended: bool) {
+        if self.suspended.swap(suspended, Ordering::SeqCst) != suspended {
+            self.wake();
+        }
+    }
+
+    /// Whether it is ended before its time.
+    pub fn is_suspended(&self) -> bool {
+        self.suspended.load(Ordering::SeqCst) && self.until.load(Ordering::SeqCst) != WITHOUT_END
     }
 
     /// Applications are about to be let write, in the term of the present lease.
@@ -195,7 +214,9 @@ pub(super) fn start(shared: &Arc<Shared>, ended: Ended) -> std::io::Result<()> {
 fn run(shared: &Weak<Shared>) {
     crate::io::priority::prefer_this_thread();
     let mut raising: Option<Raising> = None;
+    let call = watchdog::begin("watching the lease");
     loop {
+        call.goes_on();
         let Some(shared) = shared.upgrade() else { return };
         let pause = look(&shared, &mut raising);
         drop(shared);
@@ -220,7 +241,10 @@ fn look(shared: &Shared, raising: &mut Option<Raising>) -> Duration {
             return left.min(IDLE);
         }
         if shared.end_write() {
-            *raising = Some(Raising { since: lease.until.load(Ordering::SeqCst), told: false });
+            *raising = Some(Raising {
+                since: lease.until.load(Ordering::SeqCst).min(lease.nanos(Instant::now())),
+                told: false,
+            });
         }
     }
     let Some(under_way) = raising else { return IDLE };

@@ -28,8 +28,14 @@ pub mod names {}
 #[doc = include_str!("checkpoints.md")]
 pub mod checkpoints {}
 
+#[doc = include_str!("log_bounds.md")]
+pub mod log_bounds {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
+
+#[doc = include_str!("sqlite_suite.md")]
+pub mod sqlite_suite {}

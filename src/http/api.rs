@@ -28,6 +28,8 @@ pub struct Overview {
     pub index: LogIndex,
     /// Last log entry the database files hold durably.
     pub durable_index: LogIndex,
+    /// Why nothing can be written anywhere, as far as this node knows; `None` while there is a quorum.
+    pub no_quorum: Option<String>,
     /// `Err` says why applications may not start yet.
     pub ready: Result<(), String>,
 }

@@ -56,7 +56,7 @@ pub struct NewestDocument {
 impl From<ClusterError> for Problem {
     fn from(error: ClusterError) -> Self {
         let status = match error {
-            ClusterError::Refused(_) => StatusCode::BAD_REQUEST,
+            ClusterError::Refused(_) | ClusterError::Removed(_) => StatusCode::BAD_REQUEST,
             ClusterError::NotPrimary(_) | ClusterError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

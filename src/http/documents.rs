@@ -12,6 +12,9 @@ pub struct StatusDocument {
     pub role: String,
     /// The primary; `null` where unknown.
     pub primary: Option<PrimaryDocument>,
+    /// Why nothing can be written; left out while there is a quorum.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_quorum: Option<String>,
     /// The Raft term; 0 where unknown.
     pub term: u64,
     /// Last log entry applied.
@@ -76,6 +79,7 @@ impl StatusDocument {
             node: overview.name.to_string(),
             role: overview.role.to_string(),
             primary: overview.primary.clone().map(PrimaryDocument::from),
+            no_quorum: overview.no_quorum.clone(),
             term: overview.term,
             index: overview.index.get(),
             databases: databases.into_iter().map(DatabaseDocument::from).collect(),

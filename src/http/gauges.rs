@@ -13,6 +13,7 @@ const DATABASES_MAX: usize = 500;
 pub(super) fn observe(api: &dyn Api) {
     let overview = api.overview();
     gauge!(names::IS_PRIMARY).set(f64::from(u8::from(overview.is_primary)));
+    gauge!(names::QUORUM).set(f64::from(u8::from(overview.no_quorum.is_none())));
     gauge!(names::READY).set(f64::from(u8::from(overview.ready.is_ok())));
     gauge!(names::TERM).set(overview.term as f64);
     gauge!(names::APPLIED_INDEX).set(overview.index.get() as f64);

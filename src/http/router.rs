@@ -149,9 +149,13 @@ async fn show_metrics(State(context): State<Context>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.exposition.render()).into_response()
 }
 
-async fn readiness(State(context): State<Context>) -> Result<&'static str, Problem> {
-    match context.api.overview().ready {
-        Ok(()) => Ok("ok\n"),
+async fn readiness(State(context): State<Context>) -> Result<String, Problem> {
+    let overview = context.api.overview();
+    match overview.ready {
+        // Reading goes on.
+        Ok(()) => Ok(overview
+            .no_quorum
+            .map_or_else(|| "ok\n".to_owned(), |why| format!("ok, for reading: {why}\n"))),
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     }
 }

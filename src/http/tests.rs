@@ -102,6 +102,7 @@ impl Api for Fake {
             term: 4,
             index: LogIndex::new(9),
             durable_index: LogIndex::new(8),
+            no_quorum: (!self.primary).then(|| "1 of 3 voters".into()),
             ready: if self.primary { Ok(()) } else { Err("still copying".into()) },
         }
     }

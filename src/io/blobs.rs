@@ -1,8 +1,11 @@
 //! Large change sets as files named by their digest: `blobs/<digest>-<size>`, both as 16 hex digits.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
@@ -19,6 +22,8 @@ const TEMPORARY: &str = ".new-";
 pub struct BlobStore {
     dir: PathBuf,
     durable: bool,
+    /// Blobs whose proposals were refused: who keeps the log removes them.
+    refused: Mutex<Vec<BlobKey>>,
 }
 
 /// A blob being written; vanishes unless kept.
@@ -46,15 +51,18 @@ impl BlobStore {
                 fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { dir, durable: true })
+        Ok(Self { dir, durable: true, refused: Mutex::default() })
     }
 
-    /// The same for a node that may lose blobs in a power cut, because it can fetch them again: nothing is synced.
+    /// The same for a node that can fetch blobs again: nothing is synced, and what an earlier run left, which a power
+    /// cut may have damaged, is removed.
     ///
     /// # Errors
-    /// Where the directory cannot be made or read.
+    /// Where the directory cannot be made, read or emptied.
     pub fn open_unsynced(dir: PathBuf) -> io::Result<Self> {
-        Ok(Self { durable: false, ..Self::open(dir)? })
+        let store = Self { durable: false, ..Self::open(dir)? };
+        store.list()?.into_iter().try_for_each(|key| store.remove(key))?;
+        Ok(store)
     }
 
     /// Starts a blob of yet unknown name.
@@ -113,6 +121,7 @@ impl BlobStore {
     /// # Errors
     /// Where it is here and cannot be removed.
     pub fn remove(&self, key: BlobKey) -> io::Result<()> {
+        fault::point("blob_remove")?;
         match fs::remove_file(self.path(key)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -129,6 +138,46 @@ impl BlobStore {
             keys.extend(parse(&entry?.file_name().to_string_lossy()));
         }
         Ok(keys)
+    }
+
+    /// What the blobs here take, in bytes.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn bytes(&self) -> io::Result<u64> {
+        Ok(self.list()?.into_iter().map(|(_, size)| size).sum())
+    }
+
+    /// Notes that no entry will ever name these blobs, because what named them was refused.
+    pub fn refuse(&self, keys: impl IntoIterator<Item = BlobKey>) {
+        self.refused().extend(keys);
+    }
+
+    /// Takes what was noted to be refused.
+    pub fn take_refused(&self) -> Vec<BlobKey> {
+        std::mem::take(&mut *self.refused())
+    }
+
+    fn refused(&self) -> MutexGuard<'_, Vec<BlobKey>> {
+        self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Removes blobs written longer than `age` ago that are not `named`; says how many.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read, or a blob not be removed.
+    pub fn sweep(&self, named: &HashSet<BlobKey>, age: Duration) -> io::Result<usize> {
+        let mut removed = 0;
+        for key in self.list()?.into_iter().filter(|key| !named.contains(key)) {
+            let written = fs::metadata(self.path(key)).and_then(|metadata| metadata.modified());
+            // Gone meanwhile, or from the future: not this time.
+            let old = written.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed >= age));
+            if old {
+                self.remove(key)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     fn path(&self, key: BlobKey) -> PathBuf {
@@ -215,6 +264,29 @@ mod tests {
         store.remove((1, 12)).unwrap();
         store.remove((1, 12)).unwrap();
         assert!(store.open_blob((1, 12)).unwrap_err().to_string().contains("0000000000000001-"));
+    }
+
+    #[test]
+    fn only_old_blobs_that_nobody_names_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path().to_path_buf()).unwrap();
+        for digest in 1..=3u8 {
+            let mut blob = store.create().unwrap();
+            blob.write_all(&[0, 0, 0, 0, 0, 0, 0, digest]).unwrap();
+            store.keep(blob, (digest.into(), 8)).unwrap();
+        }
+        assert_eq!(store.bytes().unwrap(), 24);
+        let named = HashSet::from([(1, 8)]);
+        assert_eq!(store.sweep(&named, Duration::from_secs(60)).unwrap(), 0, "they are new");
+        let hours_ago = std::time::SystemTime::now() - Duration::from_secs(7200);
+        for digest in [1, 2] {
+            let file = File::options().append(true).open(store.path((digest, 8))).unwrap();
+            file.set_modified(hours_ago).unwrap();
+        }
+        assert_eq!(store.sweep(&named, Duration::from_secs(3600)).unwrap(), 1);
+        assert!(store.contains((1, 8)) && !store.contains((2, 8)) && store.contains((3, 8)));
+        let unsynced = BlobStore::open_unsynced(dir.path().to_path_buf()).unwrap();
+        assert_eq!(unsynced.list().unwrap(), []);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Points at which a test can make the program fail or die.
 //!
 //! `SKEIN_FAULT=LABEL:NTH:ACTION` arms one point: at the NTH pass (from 1) of [`point`] with that label the
-//! action is taken: `error` (EIO), `full` (ENOSPC) or `kill` (SIGKILL to this process). Unarmed points cost
+//! action is taken: `error` (EIO), `full` (ENOSPC), `stall` (the call takes 10 s longer) or `kill` (SIGKILL to this
+//! process). Unarmed points cost
 //! one atomic load. `SKEIN_FAULT_TRACE=FILE` appends each label to the file the first time it is passed.
 
 use std::collections::HashSet;
@@ -9,6 +10,9 @@ use std::io;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+
+/// How long a call stalls.
+const STALL: std::time::Duration = std::time::Duration::from_secs(10);
 
 struct Armed {
     label: String,
@@ -21,6 +25,7 @@ struct Armed {
 enum Action {
     Error,
     Full,
+    Stall,
     Kill,
 }
 
@@ -35,6 +40,7 @@ fn parse(text: &str) -> Option<Armed> {
     let action = match action {
         "error" => Action::Error,
         "full" => Action::Full,
+        "stall" => Action::Stall,
         "kill" => Action::Kill,
         _ => return None,
     };
@@ -80,6 +86,10 @@ impl Faults {
         match armed.action {
             Action::Error => Err(io::Error::from_raw_os_error(nix::libc::EIO)),
             Action::Full => Err(io::Error::from_raw_os_error(nix::libc::ENOSPC)),
+            Action::Stall => {
+                std::thread::sleep(STALL);
+                Ok(())
+            }
             Action::Kill => {
                 let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
                 Ok(())

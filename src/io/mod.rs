@@ -3,11 +3,13 @@
 pub mod blobs;
 pub mod durable;
 pub mod fault;
+pub mod free_space;
 pub mod ofd_lock;
 #[cfg(test)]
 pub mod power;
 pub mod priority;
 mod read;
 pub mod space;
+pub mod watchdog;
 
 pub use read::{read_or_zero, read_up_to};

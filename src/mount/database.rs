@@ -19,6 +19,8 @@ const NOT_PRIMARY: &str = "this node is not primary; .primary names the host tha
 /// How long a database that is being closed may take until the daemon hears of it.
 const CLOSING: Duration = Duration::from_millis(250);
 
+const READ_ONLY: &str = "the database is read-only on this node; .primary names the host that writes";
+
 /// Opens or creates a database file.
 pub(super) fn open(open: PendingOpen, name: &DbName) {
     let opener = open.opener;
@@ -36,9 +38,9 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
             _ => open.refuse(Errno::EACCES, NOT_PRIMARY),
         };
     }
-    if access == Access::ReadOnly && opener.writes() {
+    if opener.writes() && open.state.is_read_only(name) {
         // SQLite then opens it read-only by itself, and answers every write with SQLITE_READONLY at once.
-        return open.refuse(Errno::EACCES, "this node is a replica: databases are read-only here");
+        return open.refuse(Errno::EACCES, READ_ONLY);
     }
     if access != Access::Write && opener.is_foreign() {
         return open.refuse(Errno::EROFS, NOT_PRIMARY);

@@ -19,6 +19,7 @@ use super::file::{self, Changes};
 use super::names::{self, classify, join};
 use super::open::{OpenReply, Opener, PendingOpen};
 use super::state::State;
+use crate::io::watchdog;
 
 /// Largest write the kernel sends at once, in bytes.
 const WRITE_MAX: u32 = 1 << 20;
@@ -75,6 +76,7 @@ impl Filesystem for Skein {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _call = watchdog::begin("answering lookup");
         directory::lookup(&self.state, self.own(request), parent.0, name, reply);
     }
 
@@ -83,6 +85,7 @@ impl Filesystem for Skein {
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let _call = watchdog::begin("answering getattr");
         match self.state.attributes(ino.0, fh.map(|fh| fh.0), request.pid()) {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(errno) => reply.error(errno),
@@ -107,6 +110,7 @@ impl Filesystem for Skein {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _call = watchdog::begin("answering setattr");
         let changes = Changes { mode, uid, gid, size, atime, mtime };
         file::change(
             &self.state,
@@ -132,6 +136,7 @@ impl Filesystem for Skein {
         _umask: u32,
         reply: ReplyEntry,
     ) {
+        let _call = watchdog::begin("answering mkdir");
         if let Err(errno) = names::check_new_directory(name) {
             return reply.error(errno);
         }
@@ -139,10 +144,12 @@ impl Filesystem for Skein {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _call = watchdog::begin("answering unlink");
         directory::unlink(&self.state, self.own(request), parent.0, name, reply);
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _call = watchdog::begin("answering rmdir");
         directory::remove(&self.state, parent.0, name, reply);
     }
 
@@ -166,10 +173,12 @@ impl Filesystem for Skein {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _call = watchdog::begin("answering rename");
         directory::rename(&self.state, (parent.0, name), (new_parent.0, new_name), flags, reply);
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _call = watchdog::begin("answering open");
         let Some(known) = self.state.inodes.get(ino.0) else { return reply.error(Errno::ESTALE) };
         let opener = self.opener(request, flags.0, 0);
         let reply = OpenReply::Open(reply, ino.0);
@@ -186,6 +195,7 @@ impl Filesystem for Skein {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _call = watchdog::begin("answering create");
         let path = directory::path_of(&self.state, parent.0)
             .and_then(|directory| Ok(join(&directory, names::text(name)?)));
         let target = path
@@ -214,6 +224,7 @@ impl Filesystem for Skein {
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _call = watchdog::begin("answering read");
         file::read(&self.state, request.pid(), fh.0, offset, size, reply);
     }
 
@@ -229,10 +240,12 @@ impl Filesystem for Skein {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _call = watchdog::begin("answering write");
         file::write(&self.state, request.pid(), fh.0, offset, data, reply);
     }
 
     fn flush(&self, request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let _call = watchdog::begin("answering flush");
         file::flush(&self.state, request.pid(), fh.0, reply);
     }
 
@@ -246,11 +259,13 @@ impl Filesystem for Skein {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _call = watchdog::begin("answering release");
         file::release(&self.state, fh.0);
         reply.ok();
     }
 
     fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let _call = watchdog::begin("answering fsync");
         file::sync(&self.state, fh.0, reply);
     }
 

@@ -18,7 +18,7 @@ use super::state::State;
 use super::tree::Tree;
 use super::{below_mount, mount_table, processes, stale};
 use crate::store::Store;
-use crate::types::ForcedAttributes;
+use crate::types::{ForcedAttributes, Globs};
 
 /// FUSE threads: more than one, because a request of the daemon itself must find one free while another handler
 /// runs. None of them waits for anything but local files.
@@ -41,6 +41,8 @@ pub struct MountOptions {
     pub forced: ForcedAttributes,
     /// Let other users in, as far as the files' permissions do.
     pub allow_other: bool,
+    /// Databases that are read-only while another node is primary.
+    pub readonly_on_follower: Option<Globs>,
 }
 
 /// A mounted filesystem; unmounted when dropped.
@@ -130,7 +132,8 @@ impl Mount {
         let mark = MountMark::draw();
         let inodes = Arc::new(Inodes::new(mark.first_inode()));
         let notify = Arc::new(Notify::new(inodes.clone(), mount_point.clone()));
-        let state = State::new(options.store.clone(), tree, inodes, options.forced)
+        let readonly = options.readonly_on_follower.clone();
+        let state = State::new(options.store.clone(), tree, inodes, options.forced, readonly)
             .map_err(failed("reading /proc/self/task"))?;
         let state = Arc::new(state);
         let offered = Arc::new(AtomicBool::new(false));

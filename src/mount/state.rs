@@ -18,7 +18,7 @@ use super::tree::{Incarnation, Tree};
 use super::workers::Workers;
 use crate::db::{Database, DbError, FileKind};
 use crate::store::Store;
-use crate::types::{Attributes, DbName, ForcedAttributes, MountPath};
+use crate::types::{Access, Attributes, DbName, ForcedAttributes, Globs, MountPath};
 
 /// How long directory attributes are believed; nothing but `ls` looks at them.
 const DIRECTORY_TTL: Duration = Duration::from_secs(1);
@@ -42,6 +42,7 @@ pub(super) struct State {
     pub callers: Callers,
     forced: ForcedAttributes,
     passthrough: AtomicBool,
+    readonly_on_follower: Option<Globs>,
 }
 
 impl State {
@@ -54,6 +55,7 @@ impl State {
         tree: Tree,
         inodes: Arc<Inodes>,
         forced: ForcedAttributes,
+        readonly_on_follower: Option<Globs>,
     ) -> io::Result<Self> {
         Ok(Self {
             store,
@@ -64,6 +66,7 @@ impl State {
             callers: Callers::new()?,
             forced,
             passthrough: AtomicBool::new(false),
+            readonly_on_follower,
         })
     }
 
@@ -75,6 +78,20 @@ impl State {
     /// Sets it, before the first file is opened.
     pub fn set_passthrough(&self, on: bool) {
         self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    /// Whether applications may only read a database on this node now, so that SQLite is to open it read-only. On a voter
+    /// only while another node is known to be primary: a connection keeps what it was opened with.
+    pub fn is_read_only(&self, db: &DbName) -> bool {
+        match self.store.access() {
+            Access::ReadOnly => true,
+            Access::Fenced => {
+                self.readonly_on_follower.as_ref().is_some_and(|globs| globs.matches(db))
+                    && self.store.primary().is_some()
+                    && !self.store.may_commit()
+            }
+            Access::Write => false,
+        }
     }
 
     /// The database of that name.
@@ -95,7 +112,7 @@ impl State {
     pub fn hides(&self, target: &Target) -> bool {
         match target {
             Target::File(db, FileKind::Journal) => {
-                self.store.access() != crate::types::Access::Write && !self.tree.has_hot_journal(db)
+                self.store.access() != Access::Write && !self.tree.has_hot_journal(db)
             }
             _ => false,
         }

@@ -9,7 +9,7 @@ use super::names::Target;
 use super::open::PendingOpen;
 use super::state::State;
 use crate::db::FileKind;
-use crate::types::{Access, DbName};
+use crate::types::DbName;
 
 /// Why a side file cannot be written by anything but SQLite: its rows would not count.
 pub(super) const COPIED: &str = "what is copied beside a database does not count; close the source with SQLite and copy the \
@@ -27,9 +27,9 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         Ok(database) => database,
         Err(errno) => return open.fail(errno),
     };
-    if open.state.store.access() == Access::ReadOnly && open.opener.writes() {
+    if open.opener.writes() && open.state.is_read_only(name) {
         // SQLite then opens it read-only, and answers every write with SQLITE_READONLY at once.
-        return open.refuse(Errno::EACCES, "this node is a replica: the write-ahead log is read-only here");
+        return open.refuse(Errno::EACCES, "the write-ahead log is read-only on this node");
     }
     let same = database.clone();
     database.wal_opened(Box::new(move |attached| match attached {

@@ -15,10 +15,11 @@ use super::endpoint_security::EndpointSecurity;
 use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
 use super::hook::run_hooks;
-use super::joining::{enlist, find_cluster, look_up};
+use super::joining::{find_cluster, look_up, stay_member};
 use super::lag::tell_lag;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
+use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing, parse_cluster};
 use super::start_mode::StartMode;
 use super::view::NodeView;
@@ -80,6 +81,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         shutdown: shutdown.clone(),
         failures: failed.clone(),
         timing: timing(settings),
+        limits: settings.limits,
         peering: endpoints.peering.clone(),
     };
     let replication = Arc::new(start_replication(settings, mode, parts).await?);
@@ -94,6 +96,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         identity.clone(),
         endpoints.peering.clone(),
     ));
+    let stuck = super::watchdog::start(store.clone(), settings.stuck_timeout, shutdown.clone())?;
     let view = Arc::new(NodeView {
         name: settings.name.clone(),
         role: settings.role,
@@ -102,6 +105,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         control,
         peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
+        stuck: stuck.clone(),
     });
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
@@ -120,7 +124,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     });
     let (role, roles) = watch::channel(CurrentRole::default());
     tokio::select! {
-        settled = wait_until_usable(&replication, &store, role, &tasks, &failed, &shutdown) => settled?,
+        settled = wait_until_usable(&replication, &store, role, stuck, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
     }
     let hook = settings.exec.on_role_change.clone();
@@ -171,6 +175,7 @@ fn keep_up(
     shutdown: &CancellationToken,
 ) {
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
+    tasks.spawn(watch_quorum(replication.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     tell_lag(store, replication, tasks, shutdown.clone());
     store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
@@ -259,6 +264,7 @@ fn identify(settings: &Settings) -> Result<(Arc<IdentityFile>, StartMode), NodeE
     // Before anything is written: a refused start leaves no trace.
     let mode = StartMode::of(settings, &identity)?;
     identity.name = settings.name.clone();
+    identity.begin_start()?;
     if mode == StartMode::Found && identity.cluster.is_none() {
         identity.cluster = Some(draw_cluster_id()?);
         identity.founding = true;
@@ -397,9 +403,12 @@ async fn start_replication(
     let replication = Replication::vote(parts, &cluster, beginning, book).await?;
     identity.update(|identity| identity.founding = false)?;
     let node = identity.get().node;
-    if let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)? {
+    if let Replication::Voter { raft, removed, .. } = &replication
+        && let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)?
+    {
+        let (raft, removed) = (raft.clone(), removed.clone());
         tasks.spawn(async move {
-            if let Err(error) = enlist(control, candidate, shutdown).await {
+            if let Err(error) = stay_member(control, candidate, raft, removed, shutdown).await {
                 let _ = failures.send(error).await;
             }
         });
@@ -416,6 +425,7 @@ async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Moun
         forced: settings.forced,
         // The kernel lets nobody but the mounting user in otherwise.
         allow_other: settings.allow_other || !settings.exec.user.is_empty(),
+        readonly_on_follower: settings.readonly_on_follower.clone(),
     };
     let path = settings.mount.clone();
     let mounted = blocking(move || {
@@ -455,6 +465,7 @@ async fn wait_until_usable(
     replication: &Arc<Replication>,
     store: &Arc<Store>,
     role: watch::Sender<CurrentRole>,
+    stuck: watch::Receiver<Option<String>>,
     tasks: &TaskTracker,
     failures: &mpsc::Sender<NodeError>,
     shutdown: &CancellationToken,
@@ -478,6 +489,7 @@ async fn wait_until_usable(
                     metrics::histogram!(FENCE_LATE_SECONDS).record(late.as_secs_f64())
                 })?,
                 handoffs: handoffs.ok_or_else(|| NodeError::System("the node is started twice".into()))?,
+                stuck,
                 settled,
                 role,
                 failures: failures.clone(),

@@ -28,6 +28,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `name` | the operator's name for it at the last start |
 /// | `role` | `voter` or `replica` |
 /// | `cluster` | the cluster's id, 32 hex digits; missing until it is known |
+/// | `starts` | how often the node was started, see `raft::Incarnation` |
 /// | `founding` | true from drawing a new cluster's id until its log exists |
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
@@ -45,6 +46,10 @@ pub struct NodeIdentity {
     pub cluster: Option<String>,
     /// Whether the cluster is being founded: its id is drawn, its log may not exist yet.
     pub founding: bool,
+    /// How often the node was started, this time included.
+    pub starts: u64,
+    /// A random number of this start, not stored.
+    pub run: u64,
     /// The FUSE connection of the last run and where it was mounted.
     pub last_mount: Option<(u64, PathBuf)>,
     /// What tells that mount from others; `None` of a version that noted none.
@@ -68,6 +73,8 @@ struct Record {
     role: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(default)]
+    starts: u64,
     #[serde(default)]
     founding: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,10 +234,22 @@ impl NodeIdentity {
             role,
             cluster: None,
             founding: false,
+            starts: 0,
+            run: 0,
             last_mount,
             last_mark,
             follows: Vec::new(),
         })
+    }
+
+    /// Counts this start.
+    ///
+    /// # Errors
+    /// Where the system has no random numbers.
+    pub fn begin_start(&mut self) -> Result<(), NodeError> {
+        self.starts += 1;
+        self.run = u64::from_be_bytes(random()?);
+        Ok(())
     }
 }
 
@@ -279,6 +298,7 @@ fn encode(identity: &NodeIdentity) -> String {
         name: identity.name.to_string(),
         role: identity.role.to_string(),
         cluster: identity.cluster.clone(),
+        starts: identity.starts,
         founding: identity.founding,
         fuse_connection,
         mount_point,
@@ -313,6 +333,8 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         name: record.name.parse().map_err(|_| damaged("name"))?,
         role: record.role.parse().map_err(|_| damaged("role"))?,
         cluster: record.cluster,
+        starts: record.starts,
+        run: 0,
         founding: record.founding,
         last_mount,
         last_mark: last_mark.map(|(boot_id, place)| MountMark { boot_id, place }),

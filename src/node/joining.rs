@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
-use crate::raft::AddressBook;
+use crate::raft::{AddressBook, RaftNode};
 use crate::rpc::GrpcConnector;
 use crate::security::Peering;
 use crate::store::{Candidate, ClusterControl, ClusterError};
@@ -15,6 +16,8 @@ use crate::types::{NodeId, Role};
 
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Without word of a leader for so long a voter asks whether it is still a member.
+pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// How long a node has to say who it is.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -101,24 +104,43 @@ pub(super) async fn who_is(addr: &str, peering: &Peering) -> Result<PeerIdentity
     tokio::time::timeout(ANSWER_MAX, answer).await.map_err(late)?
 }
 
-/// Tells the primary where this node is until it knows, so that it becomes or stays a member.
+/// Tells the primary where this node is until it knows, so that it becomes or stays a member; asks again whenever no
+/// leader has been heard of for a while, because a node that was removed hears nothing. While it is no member
+/// `removed` says so and how it is let in.
 ///
 /// # Errors
 /// Where it is refused; the text says why.
-pub(super) async fn enlist(
+pub(super) async fn stay_member(
     control: Arc<dyn ClusterControl>,
-    candidate: Candidate,
+    mut candidate: Candidate,
+    raft: Arc<RaftNode>,
+    removed: watch::Sender<Option<String>>,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
     let mut said = None;
     loop {
         match control.enlist(candidate.clone()).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                if removed.send_replace(None).is_some() {
+                    tracing::info!("this node is a member of the cluster again");
+                }
+                // From now on not to be known means to have been removed.
+                (candidate.returning, said) = (true, None);
+                tokio::select! {
+                    () = shutdown.cancelled() => return Ok(()),
+                    () = no_leader(&raft) => {}
+                }
+            }
             Err(ClusterError::Refused(why)) => return Err(NodeError::Cluster(format!("cannot join: {why}"))),
+            Err(ClusterError::Removed(why)) => {
+                if removed.send_replace(Some(why.clone())).is_none() {
+                    tracing::warn!("this node serves what it had, and waits: {why}");
+                }
+            }
             Err(error) => {
                 let text = error.to_string();
                 if said.as_ref() != Some(&text) {
-                    tracing::info!("waiting to be a member: {text}");
+                    tracing::info!("waiting to hear from the primary: {text}");
                 }
                 said = Some(text);
             }
@@ -126,6 +148,18 @@ pub(super) async fn enlist(
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+/// Returns when this node has heard of no leader for a while.
+async fn no_leader(raft: &RaftNode) {
+    // Nothing tells of what does not happen.
+    let mut look = tokio::time::interval(SILENCE_MAX / 3);
+    loop {
+        look.tick().await;
+        if raft.silence().is_some_and(|silence| silence >= SILENCE_MAX) {
+            return;
         }
     }
 }

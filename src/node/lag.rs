@@ -50,11 +50,18 @@ pub(super) fn tell_lag(
             let status = follower.status();
             store.set_lag_source(Box::new(move || status.borrow().lag()));
         }
-        Replication::Voter { raft, .. } => {
+        Replication::Voter { raft, removed, .. } => {
             let link = Arc::new(Mutex::new(Link::Never));
             let states = raft.watch_primary();
             tasks.spawn(follow(states, link.clone(), shutdown));
-            store.set_lag_source(Box::new(move || link.lock().unwrap_or_else(PoisonError::into_inner).lag()));
+            let removed = removed.subscribe();
+            store.set_lag_source(Box::new(move || {
+                // What has come since is not known.
+                if removed.borrow().is_some() {
+                    return None;
+                }
+                link.lock().unwrap_or_else(PoisonError::into_inner).lag()
+            }));
         }
     }
 }

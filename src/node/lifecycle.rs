@@ -18,6 +18,7 @@ use crate::config::Settings;
 /// # Errors
 /// Where the node cannot start or go on; everything is unmounted and stopped then.
 pub async fn run(settings: Settings) -> Result<i32, NodeError> {
+    super::descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     // Before anything is mounted: what cannot be run leaves nothing behind.
     check_command(&settings.command)?;

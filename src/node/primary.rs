@@ -1,6 +1,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub(super) struct VoterAccess {
     pub(super) handoffs: mpsc::Receiver<HandoffOrder>,
     /// Counts how often the lease ended while applications could write: the fence is up then, whatever Raft says since.
     pub(super) ended: watch::Receiver<u64>,
+    /// Which thread of this node is stuck.
+    pub(super) stuck: watch::Receiver<Option<String>>,
     /// Becomes true once a primary is known: applications may start.
     pub(super) settled: watch::Sender<bool>,
     /// What the node is, once applications may do what that allows.
@@ -53,7 +55,7 @@ impl VoterAccess {
         mut states: watch::Receiver<PrimaryState>,
         shutdown: CancellationToken,
     ) {
-        let mut entered = None;
+        let (mut entered, mut given_up) = (None, None);
         loop {
             let state = states.borrow_and_update().clone();
             if let Some(why) = state.failed {
@@ -90,12 +92,14 @@ impl VoterAccess {
                 // By now a quorum may have answered.
                 continue;
             }
+            self.give_up_where_stuck(&state, &mut given_up);
             // One that was acted on is not waited for again.
             let deadline = state.until.filter(|_| entered.as_ref().is_some_and(|standing| standing.is_self));
             tokio::select! {
                 changed = states.changed() => if changed.is_err() { return },
                 () = until(deadline) => {}
                 Ok(()) = self.ended.changed() => { self.ended.mark_changed(); }
+                Ok(()) = self.stuck.changed() => {}
                 Some(order) = self.handoffs.recv() => {
                     if let Err(failure) = self.hand_off(order, &state).await {
                         return self.fail(failure).await;
@@ -113,8 +117,30 @@ impl VoterAccess {
         let _ = self.failures.send(failure).await;
     }
 
+    /// A thread of this node is stuck: has another voter lead, and asks again now and then for as long as this one does.
+    fn give_up_where_stuck(&self, state: &PrimaryState, given_up: &mut Option<Instant>) {
+        const AGAIN_AFTER: Duration = Duration::from_secs(2);
+        if !state.is_self || !self.store.is_suspended() {
+            return;
+        }
+        if given_up.is_some_and(|at: Instant| at.elapsed() < AGAIN_AFTER) {
+            return;
+        }
+        *given_up = Some(Instant::now());
+        let raft = self.raft.clone();
+        tokio::spawn(async move {
+            match tokio::time::timeout(AGAIN_AFTER, raft.transfer(None)).await {
+                Ok(Ok(primary)) => tracing::warn!(%primary, "gave the primary up, because a thread is stuck"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "cannot give the primary up, although a thread is stuck")
+                }
+                Err(_) => tracing::warn!("nobody took the primary over, although a thread is stuck"),
+            }
+        });
+    }
+
     fn standing_of(&self, state: &PrimaryState) -> Standing {
-        let expired = state.until.is_some_and(|until| until <= Instant::now());
+        let expired = state.until.is_some_and(|until| until <= Instant::now()) || self.store.is_suspended();
         if state.is_self && expired {
             return Standing { is_self: false, primary: None, follows: false };
         }

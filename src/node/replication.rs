@@ -12,12 +12,13 @@ use super::followed::remember_followed;
 use super::followers_of_voters::watch_followers;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
+use crate::config::LimitSettings;
 use crate::io::blobs::BlobStore;
 use crate::proxy::WriteGate;
-use crate::raft::{AddressBook, Beginning, PrimaryState, RaftNode, RaftOptions};
+use crate::raft::{AddressBook, Beginning, Incarnation, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
-use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
+use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Standing, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
 
@@ -33,6 +34,8 @@ pub(super) enum Replication {
         own: PrimaryInfo,
         /// What is asked of the cluster as a whole.
         control: Arc<VoterControl>,
+        /// Why this node is no member of the group any more, and how it is let in again.
+        removed: watch::Sender<Option<String>>,
         /// The term of what applications may do here.
         term: Arc<AtomicU64>,
         /// Planned moves of the primary; taken once, by who carries them out.
@@ -67,6 +70,7 @@ pub(super) struct Parts {
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
     pub(super) timing: Timing,
+    pub(super) limits: LimitSettings,
     pub(super) peering: Peering,
 }
 
@@ -105,6 +109,10 @@ impl Replication {
             heartbeat: parts.timing.heartbeat,
             election_timeout: parts.timing.election_timeout,
             commit_timeout: parts.timing.commit_timeout,
+            retention_bytes: parts.limits.log_keep_bytes,
+            retention: parts.limits.log_keep_age,
+            disk_reserve_bytes: parts.limits.disk_reserve_bytes,
+            incarnation: Incarnation { number: identity.starts, run: identity.run },
             ..RaftOptions::new(
                 cluster.to_string(),
                 identity.node,
@@ -122,6 +130,7 @@ impl Replication {
         let raft = started.await?.map_err(|error| NodeError::Replication(error.to_string()))?;
         // Set once, here.
         let _ = slot.set(Arc::downgrade(&raft));
+        parts.tasks.spawn(end_when_outdated(raft.clone(), parts.failures.clone(), parts.shutdown.clone()));
         parts.store.set_sink(raft.sink());
         let (view, views) = watch::channel(PrimaryView::default());
         let (states, stop) = (raft.watch_primary(), parts.shutdown.clone());
@@ -148,7 +157,8 @@ impl Replication {
         };
         parts.serve(serving, services, Some(raft.connections()));
         let handoffs = Mutex::new(Some(handoffs));
-        Ok(Replication::Voter { raft, target, own, control, term: Arc::default(), handoffs })
+        let removed = watch::Sender::new(None);
+        Ok(Replication::Voter { raft, target, own, control, removed, term: Arc::default(), handoffs })
     }
 
     /// Starts to follow `upstreams`; serves others itself as soon as the cluster is known.
@@ -294,6 +304,37 @@ impl Replication {
         state.borrow().until.is_some_and(|until| until <= Instant::now())
     }
 
+    /// Why nothing can be written anywhere, as far as this node knows.
+    pub(super) fn no_quorum(&self) -> Option<String> {
+        match self {
+            Replication::Voter { raft, .. } => match raft.silence() {
+                None if self.has_expired() => {
+                    let members = raft.members();
+                    let voters = members.iter().filter(|member| member.standing == Standing::Votes);
+                    let (all, there) = (voters.clone().count(), voters.filter(|voter| voter.healthy).count());
+                    Some(format!("{there} of {all} voters, so nothing can be written"))
+                }
+                Some(silence) if silence >= joining::SILENCE_MAX => {
+                    let seconds = silence.as_secs();
+                    Some(format!("no primary has been heard of for {seconds} s, so nothing can be written"))
+                }
+                _ => None,
+            },
+            Replication::Replica { follower, .. } => {
+                let known = follower.status().borrow().view.primary.is_some();
+                (!known).then(|| "no primary is known, so nothing can be written".to_owned())
+            }
+        }
+    }
+
+    /// Why this node is no member of the cluster any more, where it was removed.
+    pub(super) fn removed(&self) -> Option<String> {
+        match self {
+            Replication::Voter { removed, .. } => removed.borrow().clone(),
+            Replication::Replica { .. } => None,
+        }
+    }
+
     /// The Raft term; 0 where unknown.
     pub(super) fn term(&self) -> u64 {
         match self {
@@ -357,6 +398,19 @@ impl Parts {
     }
 }
 
+/// Ends the node where its data directory is found to be an older copy: what it has forgotten, others rely on.
+async fn end_when_outdated(
+    raft: Arc<RaftNode>,
+    failures: mpsc::Sender<NodeError>,
+    shutdown: CancellationToken,
+) {
+    tokio::select! {
+        // Nobody to tell: the node ends already.
+        why = raft.outdated() => drop(failures.send(NodeError::Cluster(why)).await),
+        () = shutdown.cancelled() => {}
+    }
+}
+
 /// Keeps what followers are told about the primary in step with the log.
 async fn tell_followers(
     raft: Arc<RaftNode>,
@@ -368,15 +422,26 @@ async fn tell_followers(
     loop {
         let state = states.borrow_and_update().clone();
         view.send_replace(PrimaryView {
-            primary: primary_of(&state, &own),
+            // One that no quorum has answered for too long takes no writes.
+            primary: primary_of(&state, &own)
+                .filter(|_| state.until.is_none_or(|until| until > Instant::now())),
             term: state.term,
             path: Vec::new(),
             voters: raft.peers().into_iter().chain([own.addr.clone()]).collect(),
         });
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
+            () = expiry(&state) => {}
             () = shutdown.cancelled() => return,
         }
+    }
+}
+
+/// Returns when this node's time as primary is over without further word from a quorum.
+async fn expiry(state: &PrimaryState) {
+    match state.until.filter(|until| *until > Instant::now()) {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
     }
 }
 

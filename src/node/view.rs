@@ -36,6 +36,8 @@ pub(super) struct NodeView {
     pub(super) peering: Peering,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
+    /// Which of its threads is stuck.
+    pub(super) stuck: watch::Receiver<Option<String>>,
 }
 
 impl Api for NodeView {
@@ -50,7 +52,11 @@ impl Api for NodeView {
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),
-            ready: self.ready.borrow().clone(),
+            no_quorum: self.replication.no_quorum(),
+            ready: match self.stuck.borrow().clone().or_else(|| self.replication.removed()) {
+                Some(why) => Err(why),
+                None => self.ready.borrow().clone(),
+            },
         }
     }
 

@@ -108,6 +108,10 @@ impl LogTarget for VoterTarget {
         self.store.durable_index()
     }
 
+    fn databases_bytes(&self) -> u64 {
+        self.store.list().iter().map(|database| database.size_bytes).sum()
+    }
+
     fn begin_replay(&self) {
         self.store.begin_replay();
     }

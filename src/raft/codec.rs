@@ -14,6 +14,8 @@ use openraft::{Membership, StoredMembership};
 use serde::{Deserialize, Serialize};
 
 use super::types::{CommittedLeaderId, Entry, LogId, Members, Payload, Peer, Vote};
+use crate::io::blobs::BlobKey;
+use crate::store::Change;
 
 const VERSION: u8 = 1;
 /// Bytes of a log id.
@@ -133,6 +135,13 @@ pub fn change_of(bytes: Bytes) -> io::Result<Bytes> {
         EntryPayload::Normal(Payload(change)) => Ok(change),
         EntryPayload::Blank | EntryPayload::Membership(_) => Ok(Bytes::new()),
     }
+}
+
+/// The blobs that an entry's bytes name; none where they cannot be read, which is said where the entry is applied.
+pub fn blobs_of(bytes: &Bytes) -> Vec<BlobKey> {
+    let change = change_of(bytes.clone()).ok().filter(|change| !change.is_empty());
+    let change = change.and_then(|change| Change::decode(change).ok());
+    change.map_or_else(Vec::new, |change| change.blobs().map(|blob| (blob.digest, blob.size_bytes)).collect())
 }
 
 fn members_json(membership: &Membership<u64, Peer>) -> io::Result<Vec<u8>> {

@@ -28,6 +28,10 @@ impl CommittedLog for RaftLog {
         self.shippable.clone()
     }
 
+    fn bytes_above(&self, index: LogIndex) -> u64 {
+        self.entries.bytes_above(index.get())
+    }
+
     fn read(&self, from: LogIndex, bytes_max: usize) -> Result<Vec<(LogIndex, Bytes)>, LogReadError> {
         let to = self.shippable.borrow().get() + 1;
         let purged = || LogReadError::Purged { from, first: self.first_index() };

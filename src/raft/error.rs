@@ -9,6 +9,9 @@ pub enum RaftError {
     /// Neither a cluster nor the wish for one.
     #[error("{0} holds no cluster; found one with --bootstrap, or join one with --join HOST:PORT")]
     NoCluster(PathBuf),
+    /// The data directory went back in time.
+    #[error("{0}")]
+    Outdated(String),
     /// The log's files.
     #[error(transparent)]
     Log(#[from] LogError),

@@ -52,6 +52,15 @@ impl Holders {
         Ok(same)
     }
 
+    /// Has the other voters remove copies of what was shipped and then refused. Who cannot be reached keeps its copy
+    /// until it is old.
+    pub fn drop_copies(&self, blob: BlobRef) {
+        let (peers, _) = self.receivers();
+        for (id, peer) in peers {
+            tokio::spawn(self.sender.drop_blob(id, &peer, blob));
+        }
+    }
+
     /// The other voters, and how many of them make a majority together with this node.
     fn receivers(&self) -> (Vec<(u64, Peer)>, usize) {
         let metrics = self.raft.metrics();

@@ -8,6 +8,7 @@ use openraft::{ChangeMembers, ReadPolicy, ServerState};
 
 use super::handle::change_membership;
 use super::node::RaftNode;
+use super::options::RaftOptions;
 use super::promotion::{Members, Metrics, is_heard, matched};
 use super::types::{Peer, TypeConfig};
 use crate::store::{Candidate, ClusterError, Member, MemberChange, Standing};
@@ -45,7 +46,7 @@ impl RaftNode {
     /// the number of voters stays odd. The leader's task.
     ///
     /// # Errors
-    /// `Refused` where another node has the name.
+    /// `Refused` where another node has the name, `Removed` where it was a member before and is none now.
     pub async fn enlist(&self, candidate: Candidate) -> Result<(), ClusterError> {
         let members = self.led_members()?;
         let id = candidate.node.get();
@@ -58,8 +59,9 @@ impl RaftNode {
         }
         let known = members.get_node(&id);
         if known.is_none() && returning {
-            return Err(ClusterError::Refused(format!(
-                "{name} was removed from the cluster: start it with an empty data directory, or let it in again with skein members add {addr}"
+            let RaftOptions { http: url, addr: primary, .. } = &self.options;
+            return Err(ClusterError::Removed(format!(
+                "{name} was removed from the cluster: let it in again with skein members add {addr} --url {url}, or stop it, empty its data directory, and start it with --join {primary}"
             )));
         }
         let votes = known.is_none_or(|peer| peer.votes);

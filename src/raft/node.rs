@@ -1,7 +1,10 @@
 //! The Raft of one node, on a thread of its own.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use openraft::ServerState;
+use openraft::async_runtime::WatchReceiver;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -10,13 +13,14 @@ use super::committed::RaftLog;
 use super::error::RaftError;
 use super::handle::RaftHandle;
 use super::holders::Holders;
+use super::incarnations::Incarnations;
 use super::log_store::StoreShared;
 use super::options::RaftOptions;
 use super::primary::PrimaryState;
 use super::sink::RaftSink;
 use super::start::{self, Started, Surroundings};
 use super::target::SharedTarget;
-use super::transport::RaftServer;
+use super::transport::{Heard, RaftServer};
 use crate::io::blobs::BlobStore;
 use crate::security::MovedStream;
 use crate::store::{CommitSink, CommittedLog};
@@ -33,6 +37,8 @@ pub struct RaftNode {
     primary: watch::Receiver<PrimaryState>,
     pub(super) acks: Acks,
     pub(super) holders: Arc<Holders>,
+    incarnations: Arc<Incarnations>,
+    heard: Arc<Heard>,
     stop: CancellationToken,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
@@ -52,8 +58,9 @@ impl RaftNode {
         let stop = CancellationToken::new();
         let inside = (options.clone(), stop.clone());
         let acks = Acks::default();
-        let network = start::network(&options, acks.clone());
-        let around = Surroundings { target, blobs, network, acks };
+        let incarnations = Incarnations::open(options.incarnation, options.peers_file.clone())?;
+        let network = start::network(&options, acks.clone(), incarnations.clone());
+        let around = Surroundings { target, blobs, network, acks, incarnations };
         // One thread for all of Raft: from proposal to fate there is no other thread to wake up.
         let thread = std::thread::Builder::new().name("skein-raft".into()).spawn(move || {
             let (options, stop) = inside;
@@ -80,7 +87,19 @@ impl RaftNode {
         stop: CancellationToken,
         thread: Option<std::thread::JoinHandle<()>>,
     ) -> Arc<Self> {
-        let Started { raft, sink, log, store, service, connections, primary, acks, holders } = started;
+        let Started {
+            raft,
+            sink,
+            log,
+            store,
+            service,
+            connections,
+            primary,
+            acks,
+            holders,
+            incarnations,
+            heard,
+        } = started;
         let thread = Mutex::new(thread);
         Arc::new(Self {
             options,
@@ -93,6 +112,8 @@ impl RaftNode {
             primary,
             acks,
             holders,
+            incarnations,
+            heard,
             stop,
             thread,
         })
@@ -121,6 +142,21 @@ impl RaftNode {
     /// Who is primary, as it changes.
     pub fn watch_primary(&self) -> watch::Receiver<PrimaryState> {
         self.primary.clone()
+    }
+
+    /// Returns when another voter has met a later run of this node: its data directory is an older copy. The text says
+    /// so, and the remedy.
+    pub async fn outdated(&self) -> String {
+        let mut outdated = self.incarnations.outdated();
+        let by = outdated.wait_for(Option::is_some).await.ok().and_then(|by| *by);
+        let members = self.raft.metrics().borrow_watched().membership_config.membership().clone();
+        start::outdated_text(&self.options, by.and_then(|by| members.get_node(&by).cloned()))
+    }
+
+    /// How long ago another voter last spoke as leader; `None` while this one leads.
+    pub fn silence(&self) -> Option<Duration> {
+        let leads = self.raft.metrics().borrow_watched().state == ServerState::Leader;
+        (!leads).then(|| self.heard.silence())
     }
 
     /// The present term.

@@ -1,8 +1,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::incarnations::Incarnation;
 use super::transport::AddressBook;
-use crate::config::Settings;
+use crate::config::{LimitSettings, Settings};
 use crate::security::Peering;
 use crate::types::{NodeId, NodeName};
 
@@ -17,6 +18,10 @@ pub struct RaftOptions {
     pub name: NodeName,
     /// The log's directory.
     pub dir: PathBuf,
+    /// Where runs of other voters that were met are noted.
+    pub peers_file: PathBuf,
+    /// This run of the node.
+    pub incarnation: Incarnation,
     /// HOST:PORT at which others reach its gRPC.
     pub addr: String,
     /// URL at which others reach its HTTP.
@@ -27,10 +32,12 @@ pub struct RaftOptions {
     pub peering: Peering,
     /// How a node without a log begins.
     pub beginning: Beginning,
-    /// Entries kept for those who follow, in bytes.
+    /// Entries kept for those who follow, in bytes, the large change sets they name included.
     pub retention_bytes: u64,
     /// How long entries are kept for those who follow.
     pub retention: Duration,
+    /// Disk space that is kept free: with little more than that left, the log is given up early.
+    pub disk_reserve_bytes: u64,
     /// Size of a log segment in bytes.
     pub segment_bytes: u64,
     /// How long a proposal may be without fate before its outcome counts as unknown.
@@ -59,14 +66,17 @@ impl RaftOptions {
             cluster,
             node,
             name,
+            peers_file: dir.with_file_name("peers"),
             dir,
+            incarnation: Incarnation::default(),
             addr: String::new(),
             http: String::new(),
             book: AddressBook::default(),
             peering: Peering::default(),
             beginning: Beginning::Never,
-            retention_bytes: 256 << 20,
-            retention: Duration::from_secs(24 * 3600),
+            retention_bytes: LimitSettings::LOG_KEEP_BYTES,
+            retention: LimitSettings::LOG_KEEP_AGE,
+            disk_reserve_bytes: 0,
             segment_bytes: 16 << 20,
             commit_timeout: Settings::COMMIT_TIMEOUT,
             heartbeat: Settings::HEARTBEAT,

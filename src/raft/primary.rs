@@ -10,6 +10,7 @@ use openraft::error::Fatal;
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::log_store::StoreShared;
 use super::target::SharedTarget;
@@ -63,6 +64,8 @@ pub(super) struct Watched {
     pub led_term: Arc<AtomicU64>,
     /// Who has answered this node as leader.
     pub acks: Acks,
+    /// What a leader had committed when this node first heard from one.
+    pub committed: FirstCommitted,
     /// How long a leader may go without word from a quorum.
     pub lease: Duration,
 }
@@ -152,7 +155,9 @@ impl Watched {
     fn resolved(&self, metrics: &Metrics) -> bool {
         *self.replayed.borrow()
             && metrics.last_applied.is_some_and(|at| {
-                at.leader_id.term == metrics.current_term && self.settled.borrow().get() >= position(at.index)
+                at.leader_id.term == metrics.current_term
+                    && self.settled.borrow().get() >= self.committed.get()
+                    && self.settled.borrow().get() >= position(at.index)
             })
     }
 

@@ -1,33 +1,63 @@
 //! Purge: entries that every database file has, and that nobody who follows is likely to ask for, go.
+//!
+//! How much is kept: no more than configured, the large change sets that entries name included; no more than the
+//! databases themselves take, because a node that lags further is better served by what differs; and nothing that is
+//! not needed here while the disk is nearly full.
 
 use std::collections::HashSet;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use openraft::async_runtime::WatchReceiver;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::codec;
 use super::handle::RaftHandle;
+use super::holders::Holders;
 use super::options::RaftOptions;
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
-use crate::io::blobs::BlobStore;
+use crate::io::blobs::{BlobKey, BlobStore};
+use crate::io::free_space::Space;
 use crate::ltx::BlobRef;
-use crate::store::Change;
 
 /// Between two looks at what may go.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Bytes of entries read at once.
-const READ_BYTES: usize = 4 << 20;
+/// So much log is kept however small the databases are: who was away for a moment goes on with the log.
+const KEPT_MIN_BYTES: u64 = 64 << 20;
+/// The log is given up early while less than so many times the reserve of the disk is free.
+const EARLY_RESERVES: u64 = 4;
+/// A node with less than this part of the reserve free does not stand for election: it could not even note that it
+/// leads.
+const CANDIDATE_PART: u64 = 2;
+/// Between two looks for large change sets that no entry names.
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
+/// Those are removed when they are older than any proposal that may still name them.
+const SWEEP_AGE: Duration = Duration::from_secs(3600);
 
 /// What is kept, and how.
 pub(super) struct Retention {
     bytes: u64,
     age: Duration,
+    dir: PathBuf,
+    disk_reserve: u64,
     entries: LogReader,
     blobs: Arc<BlobStore>,
+    target: SharedTarget,
     recycle: Box<dyn Fn() -> Result<(), LogError> + Send + Sync>,
+}
+
+/// What a look has found.
+struct Look {
+    /// Entries up to here may go, and doing so frees something.
+    upto: Option<u64>,
+    /// The large change sets that go with them.
+    blobs: HashSet<BlobKey>,
+    /// Whether there is space enough to lead.
+    may_lead: bool,
 }
 
 impl Retention {
@@ -36,50 +66,114 @@ impl Retention {
         options: &RaftOptions,
         entries: LogReader,
         blobs: Arc<BlobStore>,
+        target: SharedTarget,
         recycle: Box<dyn Fn() -> Result<(), LogError> + Send + Sync>,
     ) -> Self {
-        Self { bytes: options.retention_bytes, age: options.retention, entries, blobs, recycle }
+        Self {
+            bytes: options.retention_bytes,
+            age: options.retention,
+            dir: options.dir.clone(),
+            disk_reserve: options.disk_reserve_bytes,
+            entries,
+            blobs,
+            target,
+            recycle,
+        }
+    }
+
+    /// What may go now. Asks files and databases.
+    fn look(&self) -> Look {
+        let durable = self.target.durable_index().get();
+        let upto = match self.free_is_below(|reserve| reserve * EARLY_RESERVES) {
+            true => self.worth_purging(durable.min(self.entries.last_index())),
+            false => self.last_to_go(durable),
+        };
+        let blobs = upto.map(|upto| self.entries.blobs_up_to(upto)).unwrap_or_default();
+        Look { upto, blobs, may_lead: self.may_lead() }
+    }
+
+    /// Whether less of the disk is free than `bytes_of` its reserve; where it cannot be asked, it is not.
+    fn free_is_below(&self, bytes_of: impl Fn(u64) -> u64) -> bool {
+        Space::of(&self.dir).is_ok_and(|space| space.free < bytes_of(space.reserve(self.disk_reserve)))
+    }
+
+    /// Whether there is space enough to lead.
+    pub fn may_lead(&self) -> bool {
+        !self.free_is_below(|reserve| reserve / CANDIDATE_PART)
     }
 
     /// The last entry that may go: durable in the database files, and over the size or the age kept.
     fn last_to_go(&self, durable: u64) -> Option<u64> {
-        let candidate = self.entries.last_of_whole_segments(durable)?;
-        let large = self.entries.bytes_above(candidate) >= self.bytes;
+        let whole = self.entries.last_of_whole_segments(durable);
         let now = SystemTime::now();
-        let old = self
-            .entries
-            .written_at(candidate)
-            .and_then(|at| now.duration_since(at).ok())
-            .is_some_and(|age| age >= self.age);
-        if large || old { Some(candidate) } else { self.last_by_size(candidate) }
+        let old = |candidate: &u64| {
+            let written = self.entries.written_at(*candidate);
+            written.and_then(|at| now.duration_since(at).ok()).is_some_and(|age| age >= self.age)
+        };
+        whole.filter(old).or_else(|| self.last_by_size(durable))
     }
 
-    /// Where all but the kept bytes may go, the last entry of a segment before that.
-    fn last_by_size(&self, candidate: u64) -> Option<u64> {
-        let (mut low, mut high) = (self.entries.first_index(), candidate);
-        if self.entries.bytes_above(low) < self.bytes {
+    /// Where all but the kept bytes may go.
+    fn last_by_size(&self, durable: u64) -> Option<u64> {
+        let (mut low, mut high) = (self.entries.first_index(), durable.min(self.entries.last_index()));
+        let mut kept = self.bytes;
+        if self.entries.bytes_above(low) < kept.min(KEPT_MIN_BYTES) || low > high {
+            return None;
+        }
+        if kept > KEPT_MIN_BYTES {
+            kept = kept.min(self.target.databases_bytes().max(KEPT_MIN_BYTES));
+        }
+        if self.entries.bytes_above(low) < kept {
             return None;
         }
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if self.entries.bytes_above(middle) >= self.bytes { low = middle } else { high = middle - 1 }
+            if self.entries.bytes_above(middle) >= kept { low = middle } else { high = middle - 1 }
         }
-        self.entries.last_of_whole_segments(low)
+        self.worth_purging(low)
     }
 
-    /// Blobs that entries `from..=to` refer to.
-    fn blobs_of(&self, from: u64, to: u64) -> HashSet<BlobRef> {
-        let (mut next, mut found) = (from, HashSet::new());
-        while next <= to {
-            let Ok(entries) = self.entries.read(next, to + 1, READ_BYTES) else { break };
-            let Some((last, _)) = entries.last() else { break };
-            next = last + 1;
-            let changes = entries.into_iter().filter_map(|(_, bytes)| codec::change_of(bytes).ok());
-            let changes =
-                changes.filter(|bytes| !bytes.is_empty()).filter_map(|bytes| Change::decode(bytes).ok());
-            changes.for_each(|change| found.extend(change.blobs()));
+    /// The last entry up to `index` whose purge frees something: a file of the log, or a large change set.
+    fn worth_purging(&self, index: u64) -> Option<u64> {
+        if index >= self.entries.first_index() && !self.entries.blobs_up_to(index).is_empty() {
+            return Some(index);
         }
-        found
+        self.entries.last_of_whole_segments(index)
+    }
+
+    /// Removes what a purge has given up.
+    fn free(&self, blobs: HashSet<BlobKey>) -> io::Result<()> {
+        let still_named = self.entries.blobs();
+        blobs
+            .into_iter()
+            .filter(|key| !still_named.contains(key))
+            .try_for_each(|key| self.blobs.remove(key))?;
+        (self.recycle)().map_err(io::Error::from)
+    }
+
+    /// Removes large change sets of refused proposals; returns which.
+    fn remove_refused(&self) -> Vec<BlobKey> {
+        let mut refused = self.blobs.take_refused();
+        if refused.is_empty() {
+            return refused;
+        }
+        let named = self.entries.blobs();
+        refused.retain(|key| !named.contains(key));
+        for key in &refused {
+            if let Err(error) = self.blobs.remove(*key) {
+                tracing::warn!(%error, "cannot remove the large change set of a refused proposal");
+            }
+        }
+        refused
+    }
+
+    /// Removes large change sets that no entry has come to name in a long time.
+    fn sweep(&self) {
+        match self.blobs.sweep(&self.entries.blobs(), SWEEP_AGE) {
+            Ok(0) => {}
+            Ok(removed) => tracing::info!(removed, "removed large change sets that no log entry names"),
+            Err(error) => tracing::warn!(%error, "cannot remove large change sets that no log entry names"),
+        }
     }
 }
 
@@ -111,35 +205,55 @@ async fn purge(raft: &RaftHandle, upto: u64) -> Result<(), String> {
 }
 
 /// Purges until told to stop.
-pub(super) async fn run(raft: RaftHandle, keep: Retention, target: SharedTarget, stop: CancellationToken) {
+pub(super) async fn run(raft: RaftHandle, keep: Retention, holders: Arc<Holders>, stop: CancellationToken) {
     let keep = Arc::new(keep);
     let mut tick = tokio::time::interval(LOOK_EVERY);
+    let (mut swept, mut led) = (None::<Instant>, true);
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let Some(upto) = keep.last_to_go(target.durable_index().get()) else { continue };
-        let first = keep.entries.first_index();
-        let reader = keep.clone();
+        let (looking, sweeps) = (keep.clone(), swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY));
         // Reads files: not on Raft's thread.
-        let Ok(blobs) = off_thread(move || reader.blobs_of(first, upto)).await else {
-            continue;
-        };
+        let looked = off_thread(move || {
+            if sweeps {
+                looking.sweep();
+            }
+            (looking.remove_refused(), looking.look())
+        });
+        let Ok((refused, look)) = looked.await else { continue };
+        if sweeps {
+            swept = Some(Instant::now());
+        }
+        for (digest, size_bytes) in refused {
+            holders.drop_copies(BlobRef { digest, size_bytes });
+        }
+        if look.may_lead != led {
+            led = look.may_lead;
+            stand_for_election(&raft, led);
+        }
+        let Some(upto) = look.upto else { continue };
         if let Err(error) = purge(&raft, upto).await {
             tracing::warn!(%error, "cannot purge the log");
             continue;
         }
         let after = keep.clone();
-        let freed = off_thread(move || {
-            blobs.into_iter().try_for_each(|blob| after.blobs.remove((blob.digest, blob.size_bytes)))?;
-            (after.recycle)().map_err(std::io::Error::from)
-        });
-        match freed.await {
+        match off_thread(move || after.free(look.blobs)).await {
             Ok(Ok(())) => tracing::debug!(upto, "purged the log"),
             Ok(Err(error)) => tracing::warn!(%error, "cannot free what was purged"),
             Err(_) => {}
         }
+    }
+}
+
+/// Has this node be elected, or not, when its group lacks a leader. A single voter leads anyway.
+pub(super) fn stand_for_election(raft: &RaftHandle, may_lead: bool) {
+    let voters = raft.metrics().borrow_watched().membership_config.membership().voter_ids().count();
+    raft.runtime_config().elect(may_lead || voters <= 1);
+    match may_lead {
+        true => tracing::info!("there is disk space enough to be primary again"),
+        false => tracing::warn!("the disk is too full to be primary: this node does not stand for election"),
     }
 }

@@ -15,6 +15,7 @@ use super::holders::Holders;
 use super::pending::Pending;
 use super::types::{CommittedLeaderId, Payload, TypeConfig};
 use crate::db::{CommitDone, CommitError, take_capture_time};
+use crate::io::blobs::BlobStore;
 use crate::ltx::BlobRef;
 use crate::store::{Change, CommitSink, Origin};
 use crate::telemetry::CommitTimes;
@@ -31,6 +32,7 @@ pub(super) struct RaftSink {
     pending: Arc<Pending>,
     starved: Starved,
     led_term: Arc<AtomicU64>,
+    blobs: Arc<BlobStore>,
 }
 
 /// A change on its way to Raft.
@@ -49,24 +51,52 @@ pub(super) type Proposals = mpsc::Receiver<Proposal>;
 
 impl RaftSink {
     /// An entrance and its other end. `led_term` is the term this node leads, 0 where it leads none.
-    pub fn new(pending: Arc<Pending>, starved: Starved, led_term: Arc<AtomicU64>) -> (Self, Proposals) {
+    pub fn new(
+        pending: Arc<Pending>,
+        starved: Starved,
+        led_term: Arc<AtomicU64>,
+        blobs: Arc<BlobStore>,
+    ) -> (Self, Proposals) {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, pending, starved, led_term }, proposals)
+        (Self { queue, pending, starved, led_term, blobs }, proposals)
+    }
+
+    /// Has the large change sets of a proposal removed where it is refused: no entry will ever name them.
+    fn or_remove(&self, named: Vec<BlobRef>, done: CommitDone) -> CommitDone {
+        if named.is_empty() {
+            return done;
+        }
+        let blobs = self.blobs.clone();
+        Box::new(move |fate| {
+            if let Err(CommitError::Refused(_)) = &fate {
+                blobs.refuse(named.iter().map(|blob| (blob.digest, blob.size_bytes)));
+            }
+            done(fate);
+        })
     }
 }
 
 impl CommitSink for RaftSink {
+    fn refuses(&self) -> Option<String> {
+        if let Some(why) = (self.starved)() {
+            return Some(format!("no space for the log: {why}"));
+        }
+        let leads = self.led_term.load(Ordering::SeqCst) != 0;
+        (!leads).then(|| "this node is not primary".to_owned())
+    }
+
     fn propose(&self, change: Change, done: CommitDone) {
         // Also where it is refused: the times are of this proposal and no later one.
         let capture = take_capture_time();
-        if let Some(why) = (self.starved)() {
-            return done(Err(CommitError::Refused(format!("no space for the log: {why}"))));
-        }
+        let (origin, blobs): (_, Vec<_>) = (change.origin, change.blobs().collect());
+        let done = self.or_remove(blobs.clone(), done);
+        // Once: what is submitted must be of the term that was looked at.
         let term = self.led_term.load(Ordering::SeqCst);
-        if term == 0 {
-            return done(Err(CommitError::Refused("this node is not primary".into())));
+        if let Some(why) =
+            self.refuses().or_else(|| (term == 0).then(|| "this node is not primary".to_owned()))
+        {
+            return done(Err(CommitError::Refused(why)));
         }
-        let (origin, blobs) = (change.origin, change.blobs().collect());
         let payload = Payload(change.encode());
         self.pending.insert(origin, term, CommitTimes::propose(capture), done);
         if let Err(refused) = self.queue.try_send(Proposal { origin, term, payload, blobs }) {

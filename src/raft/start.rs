@@ -11,10 +11,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
+use super::codec;
 use super::committed::RaftLog;
 use super::error::RaftError;
+use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::holders::Holders;
+use super::incarnations::Incarnations;
+use super::introduce;
 use super::log_store::{LogStore, StoreShared};
 use super::options::{Beginning, RaftOptions};
 use super::pending::Pending;
@@ -25,9 +29,10 @@ use super::segment_log::LogOptions;
 use super::sink::{Proposals, RaftSink, Submit};
 use super::state_machine::StateMachine;
 use super::target::SharedTarget;
-use super::transport::{BlobSender, Network, RaftServer, RaftService, serve_direct};
+use super::transport::{BlobSender, Heard, Network, RaftServer, RaftService, serve_direct};
 use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::security::MovedStream;
 
 /// What the Raft thread hands back once it runs.
@@ -41,6 +46,8 @@ pub(super) struct Started {
     pub primary: watch::Receiver<PrimaryState>,
     pub acks: Acks,
     pub holders: Arc<Holders>,
+    pub incarnations: Arc<Incarnations>,
+    pub heard: Arc<Heard>,
 }
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
@@ -73,7 +80,7 @@ fn config(options: &RaftOptions) -> Result<Arc<Config>, RaftError> {
 }
 
 /// The network between voters that a node's options lead to.
-pub(super) fn network(options: &RaftOptions, acks: Acks) -> Network {
+pub(super) fn network(options: &RaftOptions, acks: Acks, incarnations: Arc<Incarnations>) -> Network {
     Network {
         cluster: options.cluster.clone(),
         id: options.node.get(),
@@ -81,6 +88,7 @@ pub(super) fn network(options: &RaftOptions, acks: Acks) -> Network {
         peering: options.peering.clone(),
         acks,
         patience: options.lease(),
+        incarnations,
     }
 }
 
@@ -99,6 +107,8 @@ pub(super) struct Surroundings<N> {
     pub network: N,
     /// What the network notes of their answers.
     pub acks: Acks,
+    /// Which runs of which voters have been met.
+    pub incarnations: Arc<Incarnations>,
 }
 
 /// The life of a node's Raft, on the runtime it is called on, until `stop`.
@@ -111,7 +121,6 @@ pub(super) async fn run<N: Ways>(
     N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
 {
     let pending = Arc::new(Pending::default());
-    let target = around.target.clone();
     let parts = match start(&options, around, pending.clone()).await {
         Ok(parts) => parts,
         Err(error) => return drop(started.send(Err(error))),
@@ -121,7 +130,9 @@ pub(super) async fn run<N: Ways>(
     tokio::spawn(serve_direct(running.service.clone(), check, connections, stop.clone()));
     let raft = running.raft.clone();
     tokio::spawn(submit.run(proposals));
-    tokio::spawn(retention::run(raft.clone(), keep, target, stop.clone()));
+    tokio::spawn(beat(options.lease() / 4));
+    tokio::spawn(retention::run(raft.clone(), keep, running.holders.clone(), stop.clone()));
+    tokio::spawn(introduce::introduce(running.holders.clone(), stop.clone()));
     tokio::spawn(promotion::promote_learners(running.holders.clone(), stop.clone()));
     let expiry = pending.clone();
     let age = options.commit_timeout;
@@ -142,6 +153,16 @@ pub(super) async fn run<N: Ways>(
     pending.abandon("the node was shut down");
 }
 
+/// Says that Raft's thread goes on.
+async fn beat(every: Duration) {
+    let call = watchdog::begin("running Raft");
+    let mut times = tokio::time::interval(every);
+    loop {
+        times.tick().await;
+        call.goes_on();
+    }
+}
+
 /// What the thread is made of.
 struct Parts {
     running: Started,
@@ -159,12 +180,15 @@ async fn start<N: Ways>(
 where
     N::Network: NetSnapshot<TypeConfig, SnapshotData = ()>,
 {
-    let Surroundings { target, blobs, network, acks } = around;
+    let Surroundings { target, blobs, network, acks, incarnations } = around;
     if options.beginning == Beginning::Never && !segments_exist(&options.dir) {
         return Err(RaftError::NoCluster(options.dir.clone()));
     }
-    let store =
-        LogStore::open(LogOptions { dir: options.dir.clone(), segment_bytes: options.segment_bytes })?;
+    let store = LogStore::open(LogOptions {
+        dir: options.dir.clone(),
+        segment_bytes: options.segment_bytes,
+        names: codec::blobs_of,
+    })?;
     let (shared, entries, recycle) = (store.shared(), store.entries(), store.recycler());
     let starved = Box::new(store.starved());
     target.begin_replay();
@@ -174,11 +198,25 @@ where
     let id = options.node.get();
     if shared.vote()?.is_some() && !machine.is_alone(id) {
         // Promises not to vote are not remembered across restarts (trap 3): whoever was promised may still rely on it.
-        tokio::time::sleep(options.lease()).await;
+        // Meanwhile the others are told of this run, or tell that they have met a later one.
+        let others = introduce::greet(&network, machine.others(id), options.lease());
+        tokio::join!(tokio::time::sleep(options.lease()), others);
+        if let Some(by) = *incarnations.outdated().borrow() {
+            return Err(RaftError::Outdated(outdated_text(options, machine.peer(by))));
+        }
     }
-    let handle = Arc::new(OnceLock::new());
-    let service =
-        RaftService::server(options.cluster.clone(), id, handle.clone(), blobs.clone(), target.settled());
+    let (handle, committed) = (Arc::new(OnceLock::new()), FirstCommitted::default());
+    let heard = Arc::<Heard>::default();
+    let service = RaftService::server(
+        options.cluster.clone(),
+        id,
+        handle.clone(),
+        blobs.clone(),
+        target.settled(),
+        committed.clone(),
+        incarnations.clone(),
+        heard.clone(),
+    );
     let sender = Arc::new(network.clone());
     let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
@@ -189,6 +227,10 @@ where
             votes: true,
         };
         raft.initialize(BTreeMap::from([(id, peer)])).await.map_err(raft_error)?;
+    }
+    let keep = Retention::new(options, entries.clone(), blobs.clone(), target.clone(), Box::new(recycle));
+    if !keep.may_lead() {
+        retention::stand_for_election(&raft, false);
     }
     lead_alone(&raft, id).await?;
     // Set once, here.
@@ -203,20 +245,45 @@ where
         target: target.clone(),
         led_term: led_term.clone(),
         acks: acks.clone(),
+        committed,
         lease: options.lease(),
     });
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
-    let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term);
-    let keep = Retention::new(options, entries, blobs.clone(), Box::new(recycle));
+    let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term, blobs.clone());
     let voters = tokio::sync::RwLock::default();
     let settled = target.settled();
     let holders = Arc::new(Holders { raft: raft.clone(), id, sender, blobs, settled, voters });
     let submit = Submit { raft: raft.clone(), pending, holders: holders.clone() };
     let (connect, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
-    let running =
-        Started { raft, sink, log, store: shared, service, connections: connect, primary, acks, holders };
+    let running = Started {
+        raft,
+        sink,
+        log,
+        store: shared,
+        service,
+        connections: connect,
+        primary,
+        acks,
+        holders,
+        incarnations,
+        heard,
+    };
     Ok(Parts { running, proposals, submit, keep, connections })
+}
+
+/// What is said where another node, which the members know as `by`, has met a later run of this one.
+pub(super) fn outdated_text(options: &RaftOptions, by: Option<Peer>) -> String {
+    let Peer { name, addr, http, .. } = by.unwrap_or_else(|| Peer {
+        name: "another voter".into(),
+        addr: "HOST:PORT".into(),
+        http: "URL".into(),
+        votes: true,
+    });
+    let (own, data) = (&options.name, options.dir.parent().unwrap_or(&options.dir).display());
+    format!(
+        "the data directory {data} was put back from an older copy: {name} has met a later run of this node, which may have acknowledged entries and given votes that are not in it; run skein members remove {own} --url {http}, empty {data}, and start this node with --join {addr}"
+    )
 }
 
 /// A single voter need not wait for an election timeout, nor for leases of others (trap 3): there are none.

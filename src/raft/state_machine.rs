@@ -15,7 +15,7 @@ use super::log_store::StoreShared;
 use super::pending::Pending;
 use super::segment_log::LogReader;
 use super::target::SharedTarget;
-use super::types::{LogId, Members, Payload, TypeConfig, position};
+use super::types::{LogId, Members, Payload, Peer, TypeConfig, position};
 use crate::io::durable;
 use crate::store::Change;
 use crate::types::LogIndex;
@@ -85,6 +85,17 @@ impl StateMachine {
     /// Whether this node, with number `id`, was the only voter when it last applied a change of the members.
     pub(super) fn is_alone(&self, id: u64) -> bool {
         self.members.membership().voter_ids().eq([id])
+    }
+
+    /// The other members, as of when this node last applied a change of them.
+    pub(super) fn others(&self, id: u64) -> Vec<(u64, Peer)> {
+        let members = self.members.membership().nodes().filter(|(other, _)| **other != id);
+        members.map(|(other, peer)| (*other, peer.clone())).collect()
+    }
+
+    /// What the members are known to say of node `id`.
+    pub(super) fn peer(&self, id: u64) -> Option<Peer> {
+        self.members.membership().get_node(&id).cloned()
     }
 
     /// The change of an entry where it has to be applied; a proposal of this run is in its database already.

@@ -29,6 +29,10 @@ pub trait LogTarget: Send + Sync + 'static {
     fn shippable(&self) -> watch::Receiver<LogIndex>;
     /// Entries at or below it need no redo after a restart.
     fn durable_index(&self) -> LogIndex;
+    /// What the databases take together, in bytes: more log than that is no help to a node that lags behind. Blocking.
+    fn databases_bytes(&self) -> u64 {
+        u64::MAX
+    }
     /// The log is about to be applied again from the durable index on.
     fn begin_replay(&self);
     /// It has been, as far as it went at the start.

@@ -9,4 +9,9 @@ pub trait CommitSink: Send + Sync + 'static {
     /// [`Store::apply`](crate::store), once a quorum and this node's own log hold it durably; `done(Err)` as
     /// soon as the outcome is known to be failure, or is unknown. Never blocks.
     fn propose(&self, change: Change, done: CommitDone);
+
+    /// Why a proposal would be refused if it were made now; asked before a large change set is written for it.
+    fn refuses(&self) -> Option<String> {
+        None
+    }
 }

@@ -18,6 +18,11 @@ pub trait CommittedLog: Send + Sync + 'static {
     /// # Errors
     /// Where `from` is older than [`first_index`](Self::first_index), or the log cannot be read.
     fn read(&self, from: LogIndex, bytes_max: usize) -> Result<Vec<(LogIndex, Bytes)>, LogReadError>;
+
+    /// Bytes of the entries above `index` and of the blobs they name; 0 where they are bounded to be few.
+    fn bytes_above(&self, _index: LogIndex) -> u64 {
+        0
+    }
 }
 
 /// Why committed entries cannot be read.

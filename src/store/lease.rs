@@ -21,6 +21,25 @@ impl Store {
         self.shared.may_commit()
     }
 
+    /// A thread of this node is stuck, or is no more: where others can be primary, this node is none meanwhile.
+    pub fn suspend(&self, suspended: bool) {
+        self.shared.lease().suspend(suspended);
+    }
+
+    /// Whether this node is no primary because one of its threads is stuck.
+    pub fn is_suspended(&self) -> bool {
+        self.shared.lease().is_suspended()
+    }
+
+    /// The databases whose state a thread has locked.
+    pub fn locked_by(&self, tid: i32) -> Vec<String> {
+        let all = self.all();
+        all.iter()
+            .filter(|database| database.is_locked_by(tid))
+            .map(|database| database.name().to_string())
+            .collect()
+    }
+
     /// Whether the lease has ended; the fence is up a moment later.
     pub fn lease_has_ended(&self) -> bool {
         self.shared.lease().has_ended()

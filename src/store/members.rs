@@ -80,6 +80,9 @@ pub enum ClusterError {
     /// Never; the text names the remedy.
     #[error("{0}")]
     Refused(String),
+    /// It was a member and was removed; the text says how it is let in again.
+    #[error("{0}")]
+    Removed(String),
     /// Not now: try again.
     #[error("{0}")]
     Unavailable(String),

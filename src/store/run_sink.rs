@@ -45,4 +45,8 @@ impl ChangeSink for RunSink {
     fn commit(&self, sets: Vec<ChangeSet>, done: CommitDone) {
         self.propose(ChangeKind::Commit(sets), done);
     }
+
+    fn refuses(&self) -> Option<String> {
+        self.log.get().and_then(|log| log.refuses())
+    }
 }

@@ -15,6 +15,7 @@ use super::run_sink::RunSink;
 use super::{Change, ChangeKind, CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
+use crate::io::watchdog;
 use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
 /// Events kept for a slow receiver.
@@ -375,10 +376,12 @@ impl Store {
     /// # Errors
     /// Where a file cannot be written or synced.
     pub fn checkpoint(&self) -> Result<(), StoreError> {
+        let call = watchdog::begin("checkpointing");
         // Read first: what is applied while the files are synced counts next time.
         let mut durable = self.applied_index();
         for database in self.all() {
             database.make_durable()?;
+            call.goes_on();
             if let Some(first) = database.dirty_since() {
                 durable = durable.min(LogIndex::new(first.get().saturating_sub(1)));
             }

@@ -74,7 +74,8 @@ impl Follower {
             shutdown: shutdown.clone(),
             thread: Mutex::new(None),
         };
-        let shared = Shared { options, target, lanes, status, view, ready, acks, shutdown };
+        let recent = follower.recent.clone();
+        let shared = Shared { options, target, lanes, recent, status, view, ready, acks, shutdown };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("skein-follow".into()).spawn(move || {
             runtime.block_on(run(&shared, &*connector, requested));

@@ -29,6 +29,8 @@ pub struct Serving {
 impl Serving {
     /// A sign of life is sent when nothing else was for this long.
     pub const HEARTBEAT: Duration = Duration::from_millis(250);
+    /// So much log is sent to a follower without asking whether what differs would be less, in bytes.
+    const LOG_BYTES_ALWAYS: u64 = 8 << 20;
     /// Snapshots and blobs under way at a time.
     const COPIES_MAX: usize = 64;
     /// Backlogs above this many entries are read off the runtime's threads.
@@ -129,6 +131,7 @@ impl Serving {
             globs: hello.globs,
             ticket: Arc::new(ticket),
             greeted: false,
+            compared: false,
         })
     }
 }
@@ -142,6 +145,8 @@ pub struct FollowSession {
     globs: Globs,
     ticket: Arc<Ticket>,
     greeted: bool,
+    /// Whether it was found out what is less to send: the log or what differs.
+    compared: bool,
 }
 
 impl FollowSession {
@@ -162,6 +167,12 @@ impl FollowSession {
             // At once, so that the follower learns how far it is behind.
             self.greeted = true;
             return Some(Ok(self.heartbeat()));
+        }
+        if !self.compared {
+            self.compared = true;
+            if let Some(purged) = self.too_far_behind().await {
+                return Some(Err(purged));
+            }
         }
         let silence = tokio::time::sleep(Serving::HEARTBEAT);
         tokio::pin!(silence);
@@ -187,6 +198,19 @@ impl FollowSession {
                 () = &mut silence => return Some(Ok(self.heartbeat())),
             }
         }
+    }
+
+    /// Sends the follower to fetch what differs where that is less than the log it lacks.
+    async fn too_far_behind(&self) -> Option<StreamError> {
+        let before = LogIndex::new(self.next.get().saturating_sub(1));
+        let lacks = self.serving.log.bytes_above(before);
+        if lacks <= Serving::LOG_BYTES_ALWAYS || self.serving.check_ready().is_err() {
+            return None;
+        }
+        let source = self.serving.source.clone();
+        let databases = tokio::task::spawn_blocking(move || source.databases_bytes()).await.ok()?;
+        let first = self.applied.borrow().next();
+        (lacks / 2 > databases).then_some(StreamError::Purged { from: self.next, first })
     }
 
     fn heartbeat(&mut self) -> Frame {

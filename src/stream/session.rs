@@ -13,7 +13,9 @@ use super::fetch::fetch_blob;
 use super::identity::{ClusterId, PROTOCOL_VERSION, check_version};
 use super::lanes::{Lanes, Outcome, Request};
 use super::resync::{resync_all, resync_database};
-use super::{FollowOptions, FollowStatus, Frame, Hello, PrimaryView, ReplicaTarget, StreamError, Upstream};
+use super::{
+    FollowOptions, FollowStatus, Frame, Hello, PrimaryView, RecentLog, ReplicaTarget, StreamError, Upstream,
+};
 use crate::ltx::BlobRef;
 use crate::store::Change;
 use crate::types::{LogIndex, Role};
@@ -23,6 +25,7 @@ pub(super) struct Shared {
     pub(super) options: FollowOptions,
     pub(super) target: Arc<dyn ReplicaTarget>,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) recent: Arc<RecentLog>,
     pub(super) status: watch::Sender<FollowStatus>,
     pub(super) view: watch::Sender<PrimaryView>,
     pub(super) ready: watch::Sender<bool>,
@@ -141,6 +144,7 @@ impl Session<'_> {
             let mut view = heartbeat.view.clone();
             view.path.insert(0, identity.node);
             self.learn(view);
+            self.remove_given_up();
         }
         self.upstream_applied = self.upstream_applied.max(frame.applied);
         let (applied, last) = (self.upstream_applied, frame.entries.last().map(|(index, _)| *index));
@@ -163,6 +167,15 @@ impl Session<'_> {
             self.shared.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
         }
         Ok(())
+    }
+
+    /// Removes large change sets that are in the databases and that nobody who follows this node can ask for.
+    fn remove_given_up(&self) {
+        for blob in self.shared.recent.take_given_up(self.shared.target.durable_index()) {
+            if let Err(error) = self.shared.target.remove_blob(blob) {
+                tracing::warn!(%blob, %error, "cannot remove a large change set");
+            }
+        }
     }
 
     fn take(&mut self, index: LogIndex, entry: Bytes) -> Result<(), StreamError> {

@@ -11,10 +11,16 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// The databases here, by name.
     fn list(&self) -> Vec<ListedDatabase>;
 
+    /// What the databases take together, in bytes.
+    fn databases_bytes(&self) -> u64 {
+        u64::MAX
+    }
+
     /// Attributes, directories and databases without content.
     fn names(&self) -> NameList {
         NameList::default()
     }
+
     /// Last entry applied: every database is at least as new.
     fn applied_index(&self) -> LogIndex;
 
@@ -52,6 +58,10 @@ impl PageSource for SnapshotReader {
 }
 
 impl SnapshotSource for Store {
+    fn databases_bytes(&self) -> u64 {
+        Store::list(self).iter().map(|database| database.size_bytes).sum()
+    }
+
     fn list(&self) -> Vec<ListedDatabase> {
         Store::list(self).into_iter().map(|db| ListedDatabase { name: db.name, pos: db.pos }).collect()
     }

@@ -58,6 +58,9 @@ pub trait ReplicaTarget: Send + Sync + 'static {
     /// Whether a large change set is here.
     fn contains_blob(&self, blob: BlobRef) -> bool;
 
+    /// Removes a large change set that is not needed any more.
+    fn remove_blob(&self, blob: BlobRef) -> io::Result<()>;
+
     /// Starts storing a large change set.
     fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>>;
 }
@@ -152,6 +155,10 @@ impl ReplicaTarget for Store {
 
     fn contains_blob(&self, blob: BlobRef) -> bool {
         self.blobs().contains((blob.digest, blob.size_bytes))
+    }
+
+    fn remove_blob(&self, blob: BlobRef) -> io::Result<()> {
+        self.blobs().remove((blob.digest, blob.size_bytes))
     }
 
     fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>> {

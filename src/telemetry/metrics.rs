@@ -64,6 +64,7 @@ macro_rules! metrics {
 
 metrics! {
     IS_PRIMARY "skein_is_primary" Gauge Count [] "1 on the primary, else 0.";
+    QUORUM "skein_quorum" Gauge Count [] "1 while this node hears of a primary that a quorum answers, else 0: nothing can be written.";
     READY "skein_ready" Gauge Count [] "1 when applications may use the mount, else 0.";
     TERM "skein_term" Gauge Count [] "The Raft term.";
     APPLIED_INDEX "skein_applied_index" Gauge Count [] "Last log entry applied.";
@@ -96,6 +97,8 @@ metrics! {
     BACKPRESSURE_WAITS "skein_backpressure_waits_total" Counter Count [] "Times that a database's writers were made to wait until the log had caught up, or for disk space.";
     BACKPRESSURE_SECONDS "skein_backpressure_seconds_total" Counter Seconds [] "How long they were made to wait, in whole seconds over all databases.";
     DISK_FREE "skein_disk_free_bytes" Gauge Bytes [] "Disk space left for the data directory.";
+    LOG_BYTES "skein_log_bytes" Gauge Bytes [] "What the files of the Raft log take.";
+    BLOB_BYTES "skein_blob_bytes" Gauge Bytes [] "What the large change sets that the log names take.";
     DISK_REFUSALS "skein_disk_refusals_total" Counter Count [] "Writes refused because the disk is nearly full.";
     HTTP_REQUESTS "skein_http_requests_total" Counter Count ["method", "route", "status"] "HTTP requests answered.";
     HTTP_SECONDS "skein_http_request_duration_seconds" Histogram Seconds ["route"] "Time from an HTTP request to the begin of its answer.";

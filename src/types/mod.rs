@@ -5,6 +5,7 @@
 mod attributes;
 mod checksum;
 mod db_name;
+mod globs;
 mod journal_mode;
 mod log_index;
 mod node_id;
@@ -17,6 +18,7 @@ mod txid;
 pub use attributes::{Attributes, AttributesChange, ForcedAttributes, MountPath};
 pub use checksum::Checksum;
 pub use db_name::{DbName, InvalidDbName};
+pub use globs::{Globs, InvalidGlob};
 pub use journal_mode::JournalMode;
 pub use log_index::LogIndex;
 pub use node_id::{InvalidNodeName, NodeId, NodeName};

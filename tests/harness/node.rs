@@ -27,6 +27,8 @@ pub struct Settings {
     pub env: Vec<(String, String)>,
     /// After the options: `--` and a command to supervise, or more options.
     pub extra: Vec<String>,
+    /// Soft and hard limit of open files.
+    pub files_max: Option<(u32, u32)>,
     /// Instead of `<dir>/data`.
     pub data: Option<PathBuf>,
     /// Instead of `<dir>/mnt`; what a replica shows in plain mode.
@@ -44,6 +46,7 @@ impl Settings {
             passthrough: true,
             env: Vec::new(),
             extra: Vec::new(),
+            files_max: None,
             data: None,
             mount: None,
         }
@@ -113,6 +116,15 @@ impl Node {
             command.arg("--no-passthrough");
         }
         command.args(&self.settings.extra);
+        if let Some((soft, hard)) = self.settings.files_max {
+            let limit = format!("ulimit -Sn {soft}; ulimit -Hn {hard}; exec \"$0\" \"$@\"");
+            let mut limited = Command::new("sh");
+            limited.args(["-c", &limit]).arg(command.get_program()).args(command.get_args());
+            for (key, _) in command.get_envs().filter(|(_, value)| value.is_none()) {
+                limited.env_remove(key);
+            }
+            command = limited;
+        }
         command.envs(self.settings.env.iter().map(|(key, value)| (key, value)));
         command
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::guarantees::quote;
-use crate::harness::{Voters, http, sql, within};
+use crate::harness::{Node, Settings, Voters, http, needs_skein, sql, within};
 
 /// Twice the election timeout that is the default: no other node can be primary earlier after the last heartbeat.
 const LEASE: Duration = Duration::from_millis(440);
@@ -207,4 +207,106 @@ fn a_commit_that_the_fence_holds_back_is_told_that_the_database_is_locked_and_ma
     for which in 0..3 {
         assert_eq!(sql::text(&voters.open(which, "a.db"), "SELECT group_concat(v) FROM t"), "second");
     }
+}
+
+#[test]
+fn a_thread_that_is_stuck_makes_its_node_not_ready_and_gives_the_primary_up() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::Builder::new().prefix("skein-stuck-").tempdir().unwrap();
+    let mut nodes: Vec<Node> = Vec::new();
+    for which in 1..=3 {
+        let mut settings = Settings::primary(&format!("n{which}"));
+        settings.bootstrap = which == 1;
+        settings.join = nodes.iter().map(|node| node.listen).collect();
+        settings.extra.extend(["--stuck-timeout".to_owned(), "1s".to_owned()]);
+        if which == 1 {
+            // The first checkpoint of a database does not come back for 10 s.
+            settings.env.push(("SKEIN_FAULT".to_owned(), "durable_sync:1:stall".to_owned()));
+        }
+        let mut node = Node::new(dir.path(), settings);
+        node.must_start();
+        nodes.push(node);
+    }
+    let voters = Voters::of(nodes, dir);
+    voters.wait_voting(3);
+    assert_eq!(voters.primary(), 0);
+    sql::run(&sql::create(&voters.nodes[0].path("a.db"), "wal", 4096), "CREATE TABLE t(v)");
+    let ready = |which: usize| http::request(voters.nodes[which].http, "GET", "/readyz", &[]).unwrap();
+    let told = within(Duration::from_secs(20), || {
+        let reply = ready(0);
+        (reply.status == 503).then(|| reply.text())
+    });
+    let told = told.expect("a thread is stuck and the node says that it is ready");
+    assert!(told.contains("stuck") && told.contains("checkpointing"), "{told}");
+    let (second, _) = voters.first_write("a.db", "INSERT INTO t VALUES(1)", &[1, 2]);
+    assert_ne!(second, 0);
+    let log = voters.nodes[0].log();
+    assert!(log.contains("has been checkpointing for"), "{log}");
+    let again = within(Duration::from_secs(30), || (ready(0).status == 200).then_some(()));
+    assert!(again.is_some(), "the thread has come back, and the node says that it is not ready");
+    voters.same_bytes("a.db");
+}
+
+#[test]
+fn a_voter_with_an_empty_data_directory_is_ready_when_it_has_what_was_committed_at_its_start() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    let writer = sql::create(&voters.nodes[first].path("a.db"), "wal", 4096);
+    sql::run(&writer, "CREATE TABLE t(v); PRAGMA synchronous=NORMAL");
+    for _ in 0..2000 {
+        sql::run(&writer, "INSERT INTO t VALUES(randomblob(500))");
+    }
+    voters.same_bytes("a.db");
+    let other = (0..3).rfind(|which| *which != first).unwrap();
+    let name = voters.nodes[other].settings.name.clone();
+    let join = voters.nodes[first].listen;
+    voters.nodes[other].terminate();
+    voters.nodes[first].must_client(&["members", "remove", &name]);
+    std::fs::remove_dir_all(voters.nodes[other].data()).unwrap();
+    voters.nodes[other].settings.join = vec![join];
+    // Returns when the node says that applications may start.
+    voters.nodes[other].must_start();
+    let path = voters.nodes[other].path("a.db");
+    assert!(path.exists(), "the node is ready and has no database");
+    assert_eq!(sql::number(&sql::open(&path), "SELECT count(*) FROM t"), 2000);
+}
+
+#[test]
+fn a_follower_lets_a_transaction_that_begins_with_the_write_lock_read_where_it_is_told_to() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    for (db, journal) in [("read.db", "wal"), ("read-journal.db", "delete"), ("wait.db", "wal")] {
+        let writer = sql::create(&voters.nodes[first].path(db), journal, 4096);
+        sql::run(&writer, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+        drop(writer);
+        voters.same_bytes(db);
+    }
+    let other = (0..3).find(|which| *which != first).unwrap();
+    let option = ["--readonly-on-follower".to_owned(), "read*".to_owned()];
+    voters.nodes[other].settings.extra.extend(option);
+    voters.nodes[other].restart();
+    for db in ["read.db", "read-journal.db"] {
+        let reader = voters.open(other, db);
+        reader.busy_timeout(Duration::from_secs(10)).unwrap();
+        let begun = Instant::now();
+        sql::run(&reader, "BEGIN IMMEDIATE");
+        assert_eq!(sql::number(&reader, "SELECT count(*) FROM t"), 1, "{db}");
+        let refused = reader.execute("INSERT INTO t VALUES(2)", []).unwrap_err();
+        assert_eq!(refused.sqlite_error_code(), Some(rusqlite::ErrorCode::ReadOnly), "{db}: {refused}");
+        sql::run(&reader, "COMMIT");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{db}: it waited {:?}", begun.elapsed());
+    }
+    let waits = voters.open(other, "wait.db");
+    waits.busy_timeout(Duration::from_millis(50)).unwrap();
+    let busy = waits.execute_batch("BEGIN IMMEDIATE").unwrap_err();
+    assert_eq!(busy.sqlite_error_code(), Some(rusqlite::ErrorCode::DatabaseBusy), "{busy}");
+    drop(waits);
+    // Where the primary is, what is opened from then on writes.
+    voters.hand_to(other);
+    let writer = voters.open(other, "read.db");
+    writer.busy_timeout(Duration::from_secs(10)).unwrap();
+    sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2); COMMIT");
+    voters.same_bytes("read.db");
 }

@@ -95,6 +95,7 @@ class Node:
         self.log, self.clock = os.path.join(self.dir, "stderr"), os.path.join(self.dir, "clock")
         self.http = f"{cluster.network.address[name]}:{HTTP}"
         self.process, self.log_read, self.status, self.paused = None, 0, None, False
+        self.silence = ""
         os.makedirs(self.mount)
         os.makedirs(os.path.join(self.dir, "disk"))
         if cluster.shape.disk_mib:
@@ -250,13 +251,16 @@ class Cluster:
         while not self.over.wait(0.1):
             try:
                 status = json.loads(node.get("/v1/status")[2])
-            except (OSError, ValueError, http.client.HTTPException):
-                node.status = None
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                node.status, node.silence = None, f"{type(error).__name__}: {error}"
+                continue
+            if "databases" not in status:
+                node.status, node.silence = None, str(status)[:200]
                 continue
             node.status = (time.monotonic(), status)
             primary = (status.get("primary") or {}).get("name")
-            if primary == node.name and status["term"] != claimed:
-                claimed = status["term"]
+            if primary == node.name and status.get("term") != claimed:
+                claimed = status.get("term")
                 self.claims(node.name, claimed)
 
     def fresh(self, node):

@@ -9,6 +9,7 @@ import argparse
 import collections
 import dataclasses
 import hashlib
+import http.client
 import json
 import os
 import random
@@ -285,7 +286,9 @@ class Run:
             time.sleep(0.1)
         differ = {db for has in said.values() for db in has or {} if any((other or {}).get(db) != has[db] for other in said.values())}
         shown = {db: {node: (has or {}).get(db) for node, has in said.items()} for db in sorted(differ)[:3]}
-        raise Broken(f"nodes do not converge: within {CONVERGES_SECONDS} s: {shown} {[n for n, has in said.items() if has is None]}")
+        silent = {node.name: node.silence for node in self.cluster.nodes if said[node.name] is None}
+        write_stacks(os.path.join(self.history, "stacks.txt"), [node.process.pid for node in self.cluster.nodes if node.process])
+        raise Broken(f"nodes do not converge: within {CONVERGES_SECONDS} s: {shown}, no answer: {silent}")
 
     def made(self):
         return [db for db, settings in self.plan.items() if settings["kind"] != "register"]
@@ -303,10 +306,17 @@ class Run:
         for node in self.cluster.nodes:
             self.cluster.network.enter(node.name)
             for db in self.made():
-                try:
-                    status, headers, body = node.get(f"/v1/databases/{db}/export", timeout=20)
-                except OSError as error:
-                    status, body = 0, str(error).encode()
+                status = 0
+                for _ in range(3):
+                    try:
+                        status, headers, body = node.get(f"/v1/databases/{db}/export", timeout=20)
+                    except (OSError, http.client.HTTPException) as error:
+                        body = str(error).encode()
+                    if status == 200:
+                        break
+                    record.write("error", client="run", node=node.name, db=db, where="export at the end",
+                                 error=f"{status} {body[:200].decode(errors='replace')}", t=history.now())
+                    time.sleep(1)
                 if status != 200:
                     record.write("broken", what=f"no export: of {db} from {node.name}: {status} {body[:200]}", t=history.now())
                     continue

@@ -6,7 +6,7 @@ use nix::sys::statfs::{self, FsType, statfs};
 
 use super::Finding;
 use crate::config::{LimitSettings, Partial};
-use crate::node::disk_guard::{Space, reserve_of, space};
+use crate::io::free_space::Space;
 
 /// Free space below which an operator should know, in bytes.
 const COMFORTABLE_BYTES: u64 = 1 << 30;
@@ -71,8 +71,8 @@ fn disk(data: &Path, configured: u64) -> Finding {
             "put --data on a local disk",
         );
     }
-    match space(&nearest) {
-        Ok(space) => of_space(space, reserve_of(space, configured)),
+    match Space::of(&nearest) {
+        Ok(space) => of_space(space, space.reserve(configured)),
         Err(error) => {
             Finding::failure(CHECK, format!("{}: {error}", nearest.display()), "repair the file system")
         }

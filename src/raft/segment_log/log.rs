@@ -11,6 +11,7 @@ use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::recovery;
 use super::segment::{HEADER_BYTES, Segment};
 use super::spare::Spares;
+use crate::io::blobs::BlobKey;
 use crate::io::{durable, fault};
 
 /// Where the log is, and how large its segments are.
@@ -20,6 +21,8 @@ pub struct LogOptions {
     pub dir: PathBuf,
     /// Size of a segment in bytes; a larger record gets one of its own.
     pub segment_bytes: u64,
+    /// The blobs that the payload of an entry names.
+    pub names: fn(&Bytes) -> Vec<BlobKey>,
 }
 
 /// What the log remembers besides entries.
@@ -61,15 +64,16 @@ impl SegmentLog {
             .map_err(LogError::io("removing half-written files of", &options.dir))?;
         let segments = recovery::segments(&options.dir)?;
         let (mut shared, mut kept) = (Shared::default(), Recovered::default());
-        let end = recovery::replay(&segments, &mut shared, &mut kept)?;
+        let end = recovery::replay(&segments, options.names, &mut shared, &mut kept)?;
         let spares = Spares::open(&options.dir, options.segment_bytes)?;
         let epoch = end.as_ref().map_or(1, |end| end.segment.epoch + 1);
         // Always a new segment: behind the old one's end may be records of a write that a crash tore, of the same
         // epoch as what would be written over them.
         if let Some(end) = &end {
             mark_end(end)?;
+            end.give_back_rest()?;
         }
-        let (path, file) = spares.take(options.segment_bytes)?;
+        let (path, file) = spares.take_first(options.segment_bytes)?;
         let current = Segment::begin(&options.dir, &path, file, epoch)?;
         shared.segments.insert(epoch, current.clone());
         let shared = Arc::new(RwLock::new(shared));
@@ -179,19 +183,13 @@ impl SegmentLog {
         let mut purged = None;
         for (record, (offset, bytes)) in records.iter().zip(places) {
             match record {
-                Record::Entry { index, .. } => {
-                    let keep = (index - shared.purged - 1) as usize;
-                    shared.places.truncate(keep);
-                    shared.push(epoch, offset, bytes);
+                Record::Entry { index, payload } => {
+                    shared.truncate(index - 1);
+                    shared.push((epoch, offset, bytes), (self.options.names)(payload));
                 }
-                Record::Truncated { after } => {
-                    let keep = after.saturating_sub(shared.purged) as usize;
-                    shared.places.truncate(keep);
-                }
+                Record::Truncated { after } => shared.truncate(*after),
                 Record::Purged { upto, log_id } => {
-                    let count = upto.saturating_sub(shared.purged).min(shared.places.len() as u64) as usize;
-                    shared.places.drain(..count);
-                    shared.purged = shared.purged.max(*upto);
+                    shared.purge(*upto);
                     purged = Some((*upto, log_id.clone()));
                 }
                 Record::Vote(_) | Record::Committed(_) => {}
@@ -309,6 +307,16 @@ impl SegmentLog {
     fn poison(&mut self, error: LogError) -> LogError {
         self.poisoned = Some(error.clone());
         error
+    }
+}
+
+impl recovery::End {
+    /// Cuts off what follows the end mark: a node that is started often must not leave a whole empty segment behind
+    /// each time.
+    fn give_back_rest(&self) -> Result<(), LogError> {
+        let length = self.offset + RECORD_HEADER_BYTES as u64;
+        let cut = fault::point("raft_segment_cut").and_then(|()| self.segment.file.set_len(length));
+        cut.map_err(LogError::io("ending log segment", &self.segment.path))
     }
 }
 

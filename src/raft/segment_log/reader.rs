@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::error::LogError;
 use super::record::{self, Record};
 use super::segment::Segment;
+use crate::io::blobs::BlobKey;
 
 /// Where an entry is.
 #[derive(Debug, Clone, Copy)]
@@ -16,7 +17,7 @@ pub(super) struct Place {
     pub offset: u64,
     /// Bytes of the whole record.
     pub bytes: u32,
-    /// Bytes of all records up to the end of this one, counted from an arbitrary one on.
+    /// Bytes of all records up to the end of this one and of the blobs they name, counted from an arbitrary one on.
     pub total: u64,
 }
 
@@ -27,6 +28,8 @@ pub(super) struct Shared {
     pub purged: u64,
     /// Entries from `purged + 1` on.
     pub places: VecDeque<Place>,
+    /// The blobs of those entries that name some.
+    pub blobs: BTreeMap<u64, Vec<BlobKey>>,
     /// Segments in use, by epoch.
     pub segments: BTreeMap<u64, Segment>,
 }
@@ -36,10 +39,28 @@ impl Shared {
         self.purged + self.places.len() as u64
     }
 
-    /// Adds the next entry: `bytes` at `offset` of the segment of `epoch`.
-    pub fn push(&mut self, epoch: u64, offset: u64, bytes: u32) {
+    /// Adds the next entry: `bytes` at `offset` of the segment of `epoch`, and the blobs it names.
+    pub fn push(&mut self, (epoch, offset, bytes): (u64, u64, u32), blobs: Vec<BlobKey>) {
         let before = self.places.back().map_or(0, |last| last.total);
-        self.places.push_back(Place { epoch, offset, bytes, total: before + u64::from(bytes) });
+        let named: u64 = blobs.iter().map(|(_, size)| *size).sum();
+        self.places.push_back(Place { epoch, offset, bytes, total: before + u64::from(bytes) + named });
+        if !blobs.is_empty() {
+            self.blobs.insert(self.last_index(), blobs);
+        }
+    }
+
+    /// Entries above `index` never were.
+    pub fn truncate(&mut self, index: u64) {
+        self.places.truncate(index.saturating_sub(self.purged) as usize);
+        self.blobs.split_off(&(index + 1));
+    }
+
+    /// Entries up to `upto` are given up.
+    pub fn purge(&mut self, upto: u64) {
+        let count = upto.saturating_sub(self.purged).min(self.places.len() as u64) as usize;
+        self.places.drain(..count);
+        self.purged = self.purged.max(upto);
+        self.blobs = self.blobs.split_off(&(upto + 1));
     }
 
     /// The oldest epoch that still holds an entry.
@@ -101,14 +122,28 @@ impl LogReader {
             .collect()
     }
 
-    /// Bytes of the entries above `index`.
+    /// Bytes of the entries above `index` and of the blobs they name.
     pub fn bytes_above(&self, index: u64) -> u64 {
         let shared = self.lock();
         let (Some(first), Some(last)) = (shared.places.front(), shared.places.back()) else { return 0 };
         match index.checked_sub(shared.purged + 1) {
-            None => last.total - first.total + u64::from(first.bytes),
+            None => {
+                let of_first = shared.blobs.get(&(shared.purged + 1));
+                let named: u64 = of_first.into_iter().flatten().map(|(_, size)| *size).sum();
+                last.total - first.total + u64::from(first.bytes) + named
+            }
             Some(at) => shared.places.get(at as usize).map_or(0, |place| last.total - place.total),
         }
+    }
+
+    /// The blobs that entries up to `index` name.
+    pub fn blobs_up_to(&self, index: u64) -> HashSet<BlobKey> {
+        self.lock().blobs.range(..=index).flat_map(|(_, blobs)| blobs.iter().copied()).collect()
+    }
+
+    /// The blobs that all entries name.
+    pub fn blobs(&self) -> HashSet<BlobKey> {
+        self.blobs_up_to(u64::MAX)
     }
 
     /// About when an entry was written: when its segment last was.

@@ -3,12 +3,15 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use bytes::Bytes;
+
 use super::error::LogError;
 use super::log::Recovered;
 use super::reader::Shared;
 use super::record::{self, RECORD_HEADER_BYTES, Record};
 use super::segment::{self, HEADER_BYTES, Segment};
 use super::spare::is_spare;
+use crate::io::blobs::BlobKey;
 
 /// Files of the directory that the state machine keeps beside the segments.
 const OTHER_FILES: [&str; 2] = ["membership", "fetched"];
@@ -42,13 +45,14 @@ pub(super) fn segments(dir: &Path) -> Result<Vec<Segment>, LogError> {
 /// Reads all segments; only the last may end without saying so.
 pub(super) fn replay(
     segments: &[Segment],
+    names: fn(&Bytes) -> Vec<BlobKey>,
     shared: &mut Shared,
     found: &mut Recovered,
 ) -> Result<Option<End>, LogError> {
     let mut end = None;
     for (number, segment) in segments.iter().enumerate() {
         let last = number + 1 == segments.len();
-        let (offset, complete) = replay_segment(segment, shared, found)?;
+        let (offset, complete) = replay_segment(segment, names, shared, found)?;
         if !last && !complete {
             let why = "it ends before its end mark, and a later segment follows".to_owned();
             return Err(LogError::Corrupt { path: segment.path.clone(), offset, why });
@@ -61,6 +65,7 @@ pub(super) fn replay(
 
 fn replay_segment(
     segment: &Segment,
+    names: fn(&Bytes) -> Vec<BlobKey>,
     shared: &mut Shared,
     found: &mut Recovered,
 ) -> Result<(u64, bool), LogError> {
@@ -73,7 +78,7 @@ fn replay_segment(
         let offset = HEADER_BYTES + at as u64;
         let Some(record) = stored.record else { return Ok((offset, true)) };
         let place = (segment.epoch, offset, length as u32);
-        if let Err(why) = adopt(record, place, shared, found) {
+        if let Err(why) = adopt(record, place, names, shared, found) {
             return Err(LogError::Corrupt { path: segment.path.clone(), offset, why });
         }
         at += length;
@@ -112,12 +117,13 @@ fn synced_behind(epoch: u64, bytes: &[u8], at: usize) -> Option<usize> {
 /// Makes a record part of the recovered log.
 fn adopt(
     record: Record,
-    (epoch, offset, bytes): (u64, u64, u32),
+    place: (u64, u64, u32),
+    names: fn(&Bytes) -> Vec<BlobKey>,
     shared: &mut Shared,
     found: &mut Recovered,
 ) -> Result<(), String> {
     match record {
-        Record::Entry { index, .. } => {
+        Record::Entry { index, payload } => {
             if shared.places.is_empty() && index > shared.purged + 1 && shared.segments.is_empty() {
                 // The oldest segment begins behind entries that were purged; the purge record follows.
                 shared.purged = index - 1;
@@ -128,21 +134,20 @@ fn adopt(
             if index > shared.last_index() + 1 {
                 return Err(format!("entry {index} follows entry {}", shared.last_index()));
             }
-            shared.places.truncate((index - shared.purged - 1) as usize);
-            shared.push(epoch, offset, bytes);
+            shared.truncate(index - 1);
+            shared.push(place, names(&payload));
         }
         Record::Vote(vote) => found.vote = Some(vote),
         Record::Committed(committed) => found.committed = Some(committed),
         Record::Truncated { after } if after < shared.purged => {
             // What the oldest segment began with was given up later, and what took its place follows.
             shared.places.clear();
+            shared.blobs.clear();
             shared.purged = after.max(found.purged.as_ref().map_or(0, |(upto, _)| *upto));
         }
-        Record::Truncated { after } => shared.places.truncate((after - shared.purged) as usize),
+        Record::Truncated { after } => shared.truncate(after),
         Record::Purged { upto, log_id } => {
-            let count = upto.saturating_sub(shared.purged).min(shared.places.len() as u64) as usize;
-            shared.places.drain(..count);
-            shared.purged = shared.purged.max(upto);
+            shared.purge(upto);
             found.purged = Some((upto, log_id));
         }
     }

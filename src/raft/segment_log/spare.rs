@@ -10,6 +10,9 @@ use super::segment::fill;
 /// Files kept for reuse at most; more are removed.
 const SPARES_MAX: usize = 2;
 
+/// Size of the first segment of a run on a full disk.
+const FIRST_BYTES_MIN: u64 = 64 << 10;
+
 /// Files that are ready to become segments.
 #[derive(Debug, Clone)]
 pub(super) struct Spares {
@@ -115,6 +118,22 @@ impl Spares {
             LogError::io("creating log segment", &path)(error)
         })?;
         Ok((path, file))
+    }
+
+    /// As [`take`](Self::take) for the first segment of a run: on a full disk a smaller one will do, because the log
+    /// must be open before what fills the disk can be given up.
+    pub fn take_first(&self, bytes: u64) -> Result<(PathBuf, File), LogError> {
+        match self.take(bytes) {
+            Err(LogError::Io { errno: nix::libc::ENOSPC, .. }) => {
+                let path = self.new_path(&mut self.lock());
+                let file = fill(&path, FIRST_BYTES_MIN.min(bytes)).map_err(|error| {
+                    let _ = fs::remove_file(&path);
+                    LogError::io("creating log segment", &path)(error)
+                })?;
+                Ok((path, file))
+            }
+            taken => taken,
+        }
     }
 
     /// Keeps a purged segment's file for reuse, or removes it.

@@ -3,7 +3,8 @@ use bytes::Bytes;
 use super::*;
 
 fn open(dir: &std::path::Path) -> (SegmentLog, Recovered) {
-    SegmentLog::open(LogOptions { dir: dir.to_path_buf(), segment_bytes: 64 * 1024 }).unwrap()
+    SegmentLog::open(LogOptions { dir: dir.to_path_buf(), segment_bytes: 64 * 1024, names: |_| Vec::new() })
+        .unwrap()
 }
 
 fn entry(index: u64, text: &str) -> Record {
@@ -132,8 +133,12 @@ fn damage_to_synced_records_is_an_error_that_says_where_and_changes_nothing() {
         let mut damaged = content.clone();
         damaged[at] ^= 0x10;
         std::fs::write(&path, &damaged).unwrap();
-        let error =
-            SegmentLog::open(LogOptions { dir: dir.path().into(), segment_bytes: 64 * 1024 }).unwrap_err();
+        let error = SegmentLog::open(LogOptions {
+            dir: dir.path().into(),
+            segment_bytes: 64 * 1024,
+            names: |_| Vec::new(),
+        })
+        .unwrap_err();
         assert!(matches!(error, LogError::Corrupt { .. }), "byte {at}: {error}");
         assert!(error.to_string().contains("damaged at byte"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), damaged, "nothing is changed");
@@ -150,7 +155,7 @@ fn missing_foreign_and_newer_files_are_named() {
     (1..=6).for_each(|index| log.write(&[entry(index, &text)]).unwrap());
     log.sync().unwrap();
     drop(log);
-    let options = LogOptions { dir: dir.path().into(), segment_bytes: 64 * 1024 };
+    let options = LogOptions { dir: dir.path().into(), segment_bytes: 64 * 1024, names: |_| Vec::new() };
     let second = dir.path().join("segment-0000000000000002");
     let away = dir.path().join("../away-segment");
     std::fs::rename(&second, &away).unwrap();
@@ -189,4 +194,47 @@ fn bytes_above_an_entry_are_counted_also_behind_what_was_given_up() {
     log.write(&[entry(5, "again")]).unwrap();
     assert_eq!(sizes(&log)[5], 0);
     assert!(sizes(&log)[4] > 0);
+}
+
+#[test]
+fn blobs_that_entries_name_count_as_what_they_take_and_are_known_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = |payload: &Bytes| match payload.strip_prefix(b"blob ") {
+        Some(digest) => vec![(u64::from(digest[0]), 1_000_000)],
+        None => Vec::new(),
+    };
+    let options = LogOptions { dir: dir.path().into(), segment_bytes: 64 * 1024, names };
+    let (mut log, _) = SegmentLog::open(options.clone()).unwrap();
+    log.write(&[entry(1, "blob a"), entry(2, "small"), entry(3, "blob b"), entry(4, "blob c")]).unwrap();
+    log.write(&[Record::Truncated { after: 3 }, entry(4, "small")]).unwrap();
+    let check = |log: &SegmentLog| {
+        let reader = log.reader();
+        assert!((2_000_000..2_001_000).contains(&reader.bytes_above(0)), "{}", reader.bytes_above(0));
+        assert!((1_000_000..1_001_000).contains(&reader.bytes_above(1)), "{}", reader.bytes_above(1));
+        assert!(reader.bytes_above(3) < 1000);
+        assert_eq!(reader.blobs_up_to(2), [(97, 1_000_000)].into());
+        assert_eq!(reader.blobs(), [(97, 1_000_000), (98, 1_000_000)].into());
+    };
+    check(&log);
+    drop(log);
+    let (mut log, _) = SegmentLog::open(options.clone()).unwrap();
+    check(&log);
+    log.write(&[Record::Purged { upto: 1, log_id: Bytes::from_static(b"id") }]).unwrap();
+    assert_eq!(log.reader().blobs(), [(98, 1_000_000)].into());
+    drop(log);
+    assert_eq!(SegmentLog::open(options).unwrap().0.reader().blobs(), [(98, 1_000_000)].into());
+}
+
+#[test]
+fn the_last_segment_of_a_run_keeps_no_space_it_does_not_use() {
+    let dir = tempfile::tempdir().unwrap();
+    for start in 1..=6 {
+        let (mut log, _) = open(dir.path());
+        log.write(&[entry(start, "an entry")]).unwrap();
+        log.sync().unwrap();
+        assert_eq!(all(&log).len() as u64, start);
+    }
+    let sizes = std::fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    let taken: u64 = sizes.sum();
+    assert!(taken < 64 * 1024 + 6 * 8192, "{taken}");
 }

@@ -19,12 +19,17 @@ struct Builder {
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError<TypeConfig>> {
         let dir = tempfile::tempdir().unwrap();
-        let options = LogOptions { dir: dir.path().join("raft"), segment_bytes: 64 * 1024 };
+        let options =
+            LogOptions { dir: dir.path().join("raft"), segment_bytes: 64 * 1024, names: |_| Vec::new() };
         let store = LogStore::open(options).unwrap();
         store.shared().set_puts_off(self.puts_off);
         // The suite gives entries to the state machine alone.
-        let applied =
-            LogStore::open(LogOptions { dir: dir.path().join("other"), segment_bytes: 64 * 1024 }).unwrap();
+        let applied = LogStore::open(LogOptions {
+            dir: dir.path().join("other"),
+            segment_bytes: 64 * 1024,
+            names: |_| Vec::new(),
+        })
+        .unwrap();
         applied.shared().assume_flushed();
         let (target, pending) = (Arc::new(Recorder::default()), Arc::default());
         let members = dir.path().join("membership");

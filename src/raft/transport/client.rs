@@ -1,4 +1,5 @@
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -15,9 +16,10 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use super::wire::raft_client::RaftClient;
-use super::{AddressBook, MESSAGE_BYTES_MAX, Route, wire};
+use super::{AddressBook, MESSAGE_BYTES_MAX, MISMATCH, RUN, Route, wire};
 use crate::raft::acks::{Acks, Outstanding};
 use crate::raft::codec;
+use crate::raft::incarnations::Incarnations;
 use crate::raft::types::{Peer, TypeConfig, Vote};
 use crate::security::{PeerChannel, Peering};
 
@@ -38,12 +40,14 @@ pub(in crate::raft) struct Network {
     pub acks: Acks,
     /// How long a peer may be silent before it counts as gone: an election timeout.
     pub patience: Duration,
+    /// Which runs of which voters have been met.
+    pub incarnations: Arc<Incarnations>,
 }
 
 /// A connection to one voter, made when it is first needed and again whenever it broke.
 pub(in crate::raft) struct PeerClient {
     network: Network,
-    route: Route,
+    to: u64,
     peer: Peer,
     connection: Option<(String, RaftClient<PeerChannel>)>,
     /// Whether the peer's Raft thread itself serves it.
@@ -53,13 +57,7 @@ pub(in crate::raft) struct PeerClient {
 impl Network {
     /// A client of node `id`, which the membership describes as `peer`.
     pub fn client(&self, id: u64, peer: &Peer) -> PeerClient {
-        PeerClient {
-            network: self.clone(),
-            route: Route { cluster: self.cluster.clone(), from: self.id, to: id },
-            peer: peer.clone(),
-            connection: None,
-            direct: true,
-        }
+        PeerClient { network: self.clone(), to: id, peer: peer.clone(), connection: None, direct: true }
     }
 
     /// The same for what is large: it must not keep the peer's Raft thread busy.
@@ -95,7 +93,7 @@ fn silent(what: &str) -> RPCError<TypeConfig> {
 impl PeerClient {
     /// The present connection, made anew where the peer has moved.
     pub(super) fn connection(&mut self) -> Result<RaftClient<PeerChannel>, RPCError<TypeConfig>> {
-        let addr = self.network.book.get(self.route.to).unwrap_or_else(|| self.peer.addr.clone());
+        let addr = self.network.book.get(self.to).unwrap_or_else(|| self.peer.addr.clone());
         if let Some((known, client)) = &self.connection
             && *known == addr
         {
@@ -120,8 +118,30 @@ impl PeerClient {
         Ok(client)
     }
 
-    pub(super) fn route(&self) -> &Route {
-        &self.route
+    /// A request to the peer.
+    pub(super) fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let Network { cluster, id, incarnations, .. } = &self.network;
+        let (sender, expected) = (incarnations.own(), incarnations.met(self.to));
+        Route { cluster: cluster.clone(), from: *id, to: self.to, sender, expected }.request(message)
+    }
+
+    /// Learns from a refusal which run of the peer answers, and whether this one is outdated.
+    pub(super) fn learn(&self, status: &Status) {
+        let word = |key| status.metadata().get(key).and_then(|value| value.to_str().ok());
+        let incarnations = &self.network.incarnations;
+        match word(MISMATCH) {
+            Some("sender") => incarnations.note_outdated(self.to),
+            Some("receiver") => {
+                let name = &self.peer.name;
+                tracing::warn!(%name, "a voter runs on an older copy of its data: it does not count, and ends");
+            }
+            Some(_) => {
+                let mut words = word(RUN).unwrap_or_default().split(' ');
+                incarnations.meet(self.to, super::run_of(&mut words));
+                incarnations.store_soon();
+            }
+            None => {}
+        }
     }
 
     async fn within<T>(
@@ -131,6 +151,7 @@ impl PeerClient {
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Result<T, RPCError<TypeConfig>> {
         let answer = tokio::time::timeout(limit, answer).await.map_err(|_| silent(what))?;
+        let answer = answer.inspect_err(|status| self.learn(status));
         answer.map(tonic::Response::into_inner).map_err(failed)
     }
 
@@ -141,7 +162,7 @@ impl PeerClient {
         limit: Duration,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
         let mut client = self.connection()?;
-        let request = self.route.request(wire::ballot(&request, pre_vote));
+        let request = self.request(wire::ballot(&request, pre_vote));
         let response = self.within("a vote", limit, client.vote(request)).await?;
         wire::voted_from(response).map_err(failed)
     }
@@ -158,10 +179,10 @@ impl PeerClient {
             sent.send(request.vote.leader_id.term);
             std::future::ready(wire::append(&request).ok())
         });
-        let request = self.route.request(messages);
+        let request = self.request(messages);
         let patience = self.network.patience;
         let stream = self.within("a stream of entries", patience, client.append(request)).await?;
-        Ok(Answers { stream, outstanding, patience, acks: self.network.acks.clone(), from: self.route.to })
+        Ok(Answers { stream, outstanding, patience, acks: self.network.acks.clone(), from: self.to })
     }
 }
 
@@ -259,10 +280,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             last: snapshot.meta.last_log_id.map(wire::log_id),
             members: members.map_err(|error| unreachable(&error))?.into(),
         };
-        let request = self.route.request(message);
+        let request = self.request(message);
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
             response = client.install_snapshot(request) => {
+                let response = response.inspect_err(|status| self.learn(status));
                 let response = response.map_err(failed)?.into_inner();
                 Ok(SnapshotResponse { vote: wire::vote_from(response.vote).map_err(failed)? })
             }
@@ -275,7 +297,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         _option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
         let mut client = self.connection()?;
-        let message = self.route.request(wire::transfer(&request));
+        let message = self.request(wire::transfer(&request));
         let limit = self.network.patience;
         let response = self.within("a transfer", limit, client.transfer_leader(message)).await?;
         wire::transferred_from(response, *request.from_leader()).map_err(failed)

@@ -1,21 +1,26 @@
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
 use tonic::service::interceptor::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::ship::receive;
 use super::wire::raft_server::{Raft, RaftServer as Generated};
-use super::{MESSAGE_BYTES_MAX, Route, wire};
+use super::{MESSAGE_BYTES_MAX, MISMATCH, RUN, Route, wire};
 use crate::io::blobs::BlobStore;
 use crate::raft::codec;
+use crate::raft::first_committed::FirstCommitted;
 use crate::raft::handle::RaftHandle;
+use crate::raft::incarnations::{Incarnations, Mismatch};
+use crate::raft::types::position;
 use crate::security::{CheckToken, MovedStream};
 use crate::types::LogIndex;
 
@@ -29,23 +34,58 @@ pub struct RaftService {
     raft: Arc<OnceLock<RaftHandle>>,
     blobs: Arc<BlobStore>,
     settled: watch::Receiver<LogIndex>,
+    committed: FirstCommitted,
+    incarnations: Arc<Incarnations>,
+    heard: Arc<Heard>,
+}
+
+/// When another voter last spoke as leader.
+#[derive(Debug)]
+pub struct Heard(Mutex<Instant>);
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self(Mutex::new(Instant::now()))
+    }
+}
+
+impl Heard {
+    /// How long ago that was, or the start.
+    pub fn silence(&self) -> Duration {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).elapsed()
+    }
+
+    fn note(&self) {
+        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Instant::now();
+    }
 }
 
 impl RaftService {
+    #[allow(clippy::too_many_arguments, reason = "each is another thing the service answers from")]
     /// The service of node `id`; until `raft` is set it answers that the node is starting.
-    pub fn server(
+    pub(in crate::raft) fn server(
         cluster: String,
         id: u64,
         raft: Arc<OnceLock<RaftHandle>>,
         blobs: Arc<BlobStore>,
         settled: watch::Receiver<LogIndex>,
+        committed: FirstCommitted,
+        incarnations: Arc<Incarnations>,
+        heard: Arc<Heard>,
     ) -> RaftServer {
-        Generated::new(Self { cluster, id, raft, blobs, settled })
+        Generated::new(Self { cluster, id, raft, blobs, settled, committed, incarnations, heard })
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX)
     }
 
     fn raft<T>(&self, request: &Request<T>) -> Result<(RaftHandle, Route), Status> {
+        let route = self.route(request, false)?;
+        let raft = self.raft.get().ok_or_else(|| Status::unavailable("this node is starting"))?;
+        Ok((raft.clone(), route))
+    }
+
+    /// Who speaks, where this node is meant and both run on all that they have promised.
+    fn route<T>(&self, request: &Request<T>, introduces: bool) -> Result<Route, Status> {
         let route = Route::of(request.metadata())?;
         if route.cluster != self.cluster {
             return Err(Status::failed_precondition(format!(
@@ -59,8 +99,24 @@ impl RaftService {
                 route.to, self.id
             )));
         }
-        let raft = self.raft.get().ok_or_else(|| Status::unavailable("this node is starting"))?;
-        Ok((raft.clone(), route))
+        self.incarnations.check(route.from, route.sender, route.expected, introduces).map_err(
+            |mismatch| {
+                let (word, text) = match mismatch {
+                    Mismatch::SenderOutdated => ("sender", "the sender runs on an older copy of its data"),
+                    Mismatch::ReceiverOutdated => ("receiver", "this node runs on an older copy of its data"),
+                    Mismatch::ReceiverUnknown => ("unknown", "this node was started again"),
+                };
+                let own = self.incarnations.own();
+                let mut status = Status::failed_precondition(text);
+                status.metadata_mut().insert(MISMATCH, MetadataValue::from_static(word));
+                if let Ok(run) = format!("{} {:016x}", own.number, own.run).try_into() {
+                    status.metadata_mut().insert(RUN, run);
+                }
+                status
+            },
+        )?;
+        self.incarnations.store_soon();
+        Ok(route)
     }
 }
 
@@ -100,8 +156,13 @@ impl Raft for RaftService {
     ) -> Result<Response<Self::AppendStream>, Status> {
         let (raft, _) = self.raft(&request)?;
         // A message that breaks the protocol ends the stream, like a connection that breaks.
-        let requests = request.into_inner().scan((), |(), message| {
+        let (heard, committed) = (self.heard.clone(), self.committed.clone());
+        let requests = request.into_inner().scan((), move |(), message| {
+            heard.note();
             let request = message.and_then(wire::append_from);
+            if let Ok(request) = &request {
+                committed.heard(request.leader_commit.map_or(0, |id| position(id.index)));
+            }
             if let Err(status) = &request {
                 tracing::debug!(%status, "a stream of entries ends");
             }
@@ -162,6 +223,27 @@ impl Raft for RaftService {
         self.raft(&request)?;
         receive(request.into_inner(), self.blobs.clone()).await?;
         Ok(Response::new(wire::PutBlobResponse {}))
+    }
+
+    async fn greet(
+        &self,
+        request: Request<wire::GreetRequest>,
+    ) -> Result<Response<wire::GreetResponse>, Status> {
+        self.route(&request, true)?;
+        let incarnations = self.incarnations.clone();
+        let stored = tokio::task::spawn_blocking(move || incarnations.store()).await;
+        stored.map_err(fatal)?.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(wire::GreetResponse {}))
+    }
+
+    async fn drop_blob(
+        &self,
+        request: Request<wire::DropBlobRequest>,
+    ) -> Result<Response<wire::DropBlobResponse>, Status> {
+        self.raft(&request)?;
+        let blob = request.into_inner();
+        self.blobs.refuse([(blob.digest, blob.size_bytes)]);
+        Ok(Response::new(wire::DropBlobResponse {}))
     }
 
     async fn await_applied(

@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::client::{Network, PeerClient};
 use super::wire;
@@ -29,6 +29,10 @@ pub(in crate::raft) type Delivery = BoxFuture<'static, Result<(), String>>;
 pub(in crate::raft) trait BlobSender: Send + Sync {
     /// Sends a blob to voter `to`; it then holds it durably.
     fn send(&self, to: u64, peer: &Peer, blobs: Arc<BlobStore>, blob: BlobRef) -> Delivery;
+    /// Has voter `to` remove a blob that no entry will ever name.
+    fn drop_blob(&self, to: u64, peer: &Peer, blob: BlobRef) -> Delivery;
+    /// Makes this node's run known to voter `to`, which has stored it then.
+    fn greet(&self, to: u64, peer: &Peer) -> Delivery;
     /// Waits until the databases of node `to` have everything up to entry `index`.
     fn applied(&self, to: u64, peer: &Peer, index: LogIndex) -> Delivery;
 }
@@ -39,11 +43,36 @@ impl BlobSender for Network {
         Box::pin(async move { send(peer, blobs, blob).await.map_err(|status| status.message().to_owned()) })
     }
 
+    fn drop_blob(&self, to: u64, peer: &Peer, blob: BlobRef) -> Delivery {
+        let mut peer = self.bulk_client(to, peer);
+        Box::pin(async move {
+            let mut client = peer.connection().map_err(|error| error.to_string())?;
+            let message = wire::DropBlobRequest { digest: blob.digest, size_bytes: blob.size_bytes };
+            let request = peer.request(message);
+            client.drop_blob(request).await.map(drop).map_err(|status| status.message().to_owned())
+        })
+    }
+
+    fn greet(&self, to: u64, peer: &Peer) -> Delivery {
+        let mut peer = self.client(to, peer);
+        Box::pin(async move {
+            let mut client = peer.connection().map_err(|error| error.to_string())?;
+            match client.greet(peer.request(wire::GreetRequest {})).await {
+                // An older program, which knows nothing of runs.
+                Err(status) if status.code() != Code::Unimplemented => {
+                    peer.learn(&status);
+                    Err(status.message().to_owned())
+                }
+                _ => Ok(()),
+            }
+        })
+    }
+
     fn applied(&self, to: u64, peer: &Peer, index: LogIndex) -> Delivery {
         let mut peer = self.bulk_client(to, peer);
         Box::pin(async move {
             let mut client = peer.connection().map_err(|error| error.to_string())?;
-            let request = peer.route().request(wire::AwaitAppliedRequest { index: index.get() });
+            let request = peer.request(wire::AwaitAppliedRequest { index: index.get() });
             client.await_applied(request).await.map(drop).map_err(|status| status.message().to_owned())
         })
     }
@@ -53,7 +82,7 @@ async fn send(mut peer: PeerClient, blobs: Arc<BlobStore>, blob: BlobRef) -> Res
     let mut client = peer.connection().map_err(|error| Status::unavailable(error.to_string()))?;
     let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
     let reading = tokio::task::spawn_blocking(move || read(&blobs, blob, &sender));
-    let request = peer.route().request(ReceiverStream::new(pieces));
+    let request = peer.request(ReceiverStream::new(pieces));
     client.put_blob(request).await?;
     match reading.await {
         Ok(read) => read.map_err(|error| Status::internal(error.to_string())),

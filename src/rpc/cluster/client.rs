@@ -93,7 +93,9 @@ impl RemoteCluster {
                     }
                     last = ClusterError::NotPrimary(Some(primary));
                 }
-                Ok(Err(refused @ ClusterError::Refused(_))) => return Err(refused),
+                Ok(Err(refused @ (ClusterError::Refused(_) | ClusterError::Removed(_)))) => {
+                    return Err(refused);
+                }
                 Ok(Err(error)) => last = error,
                 Err(_) => {
                     last = ClusterError::Unavailable(format!("node at {addr} did not answer in time"));

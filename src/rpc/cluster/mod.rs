@@ -35,6 +35,11 @@ fn to_status(error: &ClusterError) -> Status {
             status
         }
         ClusterError::Refused(_) => Status::new(Code::InvalidArgument, error.to_string()),
+        ClusterError::Removed(_) => {
+            let mut status = Status::new(Code::InvalidArgument, error.to_string());
+            status.metadata_mut().insert(KIND, MetadataValue::from_static("removed"));
+            status
+        }
         ClusterError::Unavailable(_) => Status::new(Code::Unavailable, error.to_string()),
     }
 }
@@ -46,6 +51,7 @@ fn from_status(status: &Status) -> ClusterError {
         (Code::FailedPrecondition, Some("not-primary")) => {
             ClusterError::NotPrimary(detail(PRIMARY).map(ToOwned::to_owned))
         }
+        (Code::InvalidArgument, Some("removed")) => ClusterError::Removed(text),
         (Code::InvalidArgument | Code::FailedPrecondition | Code::Unauthenticated, _) => {
             ClusterError::Refused(text)
         }
@@ -102,6 +108,7 @@ mod tests {
             ClusterError::NotPrimary(None),
             ClusterError::NotPrimary(Some("10.0.0.1:20203".into())),
             ClusterError::Refused("no".into()),
+            ClusterError::Removed("let it in".into()),
             ClusterError::Unavailable("later".into()),
         ] {
             assert_eq!(from_status(&to_status(&error)), error);

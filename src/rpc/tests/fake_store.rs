@@ -237,6 +237,11 @@ impl ReplicaTarget for FakeStore {
         self.blobs.lock().unwrap().contains_key(&blob)
     }
 
+    fn remove_blob(&self, blob: BlobRef) -> io::Result<()> {
+        self.blobs.lock().unwrap().remove(&blob);
+        Ok(())
+    }
+
     fn create_blob(&self) -> io::Result<Box<dyn BlobSink + '_>> {
         Ok(Box::new(FakeBlob { store: self, size: 0, last: Vec::new() }))
     }

@@ -312,6 +312,23 @@ impl BlobSender for SimNetwork {
         })
     }
 
+    fn greet(&self, _to: u64, _peer: &Peer) -> Delivery {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn drop_blob(&self, to: u64, _peer: &Peer, blob: BlobRef) -> Delivery {
+        let client = SimClient { network: self.clone(), to };
+        Box::pin(async move {
+            let world = client.network.world.clone();
+            let refuse = |_| async move {
+                let live = world.live(to).ok_or("nobody listens")?;
+                live.store.blobs().refuse([(blob.digest, blob.size_bytes)]);
+                Ok::<_, &str>(())
+            };
+            client.call("drop_blob", refuse).await.map_err(|error| error.to_string())
+        })
+    }
+
     fn applied(&self, to: u64, _peer: &Peer, index: LogIndex) -> Delivery {
         let client = SimClient { network: self.clone(), to };
         Box::pin(async move {

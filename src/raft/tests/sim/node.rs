@@ -19,6 +19,7 @@ use super::{application, dice};
 use crate::io::blobs::BlobStore;
 use crate::io::power;
 use crate::raft::acks::Acks;
+use crate::raft::incarnations::Incarnations;
 use crate::raft::start::{Surroundings, run};
 use crate::raft::{Beginning, PrimaryState, RaftNode, RaftOptions};
 use crate::store::{Candidate, Layout, Store, StoreOptions};
@@ -120,7 +121,10 @@ async fn try_start(
         acks: acks.clone(),
     };
     let (told, started) = oneshot::channel();
-    let around = Surroundings { target: Arc::new(Shared(target.clone())), blobs, network, acks };
+    let incarnations = Incarnations::open(options.incarnation, options.peers_file.clone());
+    let incarnations = incarnations.map_err(|error| error.to_string())?;
+    let target_of_log = Arc::new(Shared(target.clone()));
+    let around = Surroundings { target: target_of_log, blobs, network, acks, incarnations };
     tokio::spawn(run(options.clone(), around, stop.clone(), told));
     let started = tokio::time::timeout(START_MAX, started).await.map_err(|_| "it takes too long")?;
     let started = started.map_err(|_| "its task ended")?.map_err(|error| error.to_string())?;

@@ -1,6 +1,6 @@
-use crate::types::{DbName, MountPath};
+use super::{DbName, MountPath};
 
-/// Which databases a follower wants: any of several patterns, or all where there is no pattern.
+/// Which databases are meant: any of several patterns, or all where there is no pattern.
 ///
 /// `*` stands for any text without `/`, `**` for any text, `?` for one character but `/`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -54,7 +54,7 @@ impl Globs {
         }
     }
 
-    /// Whether the follower wants this database.
+    /// Whether this database is meant.
     pub fn matches(&self, db: &DbName) -> bool {
         self.0.is_empty() || self.0.iter().any(|p| glob(p.as_bytes(), db.as_str().as_bytes()))
     }

@@ -1,0 +1,179 @@
+//! Nodes that come back: with an older copy of their data, or after they were removed.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use rusqlite::Connection;
+
+use crate::harness::{Node, Voters, eventually, http, skein, sql, within};
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+fn member(voters: &Voters, primary: usize, name: &str) -> Option<serde_json::Value> {
+    let status = voters.nodes[primary].status().ok()?;
+    status["members"].as_array()?.iter().find(|member| member["name"] == name).cloned()
+}
+
+/// `/readyz`: the status and the text.
+fn readiness(node: &Node) -> Option<(u16, String)> {
+    let reply = http::request(node.http, "GET", "/readyz", &[]).ok()?;
+    Some((reply.status, reply.text()))
+}
+
+/// Writes, again where the machine is so busy that the primary changes: rows are there once all the same.
+fn write(db: &Connection, statement: &str) {
+    eventually("a write succeeds", || db.execute_batch(statement).ok());
+}
+
+fn app(path: &Path) -> Connection {
+    let db = sql::create(path, "wal", 4096);
+    write(
+        &db,
+        "PRAGMA synchronous=FULL; CREATE TABLE IF NOT EXISTS t(v PRIMARY KEY); INSERT OR IGNORE INTO t VALUES(1)",
+    );
+    db
+}
+
+/// The command that a text names, run as it stands there.
+fn run_named(text: &str, begins: &str) {
+    let start = text.find(begins).unwrap_or_else(|| panic!("no {begins:?} in {text}"));
+    let command = text[start..].split(|c: char| c == ',' || c == ';' || c == '\n').next().unwrap().trim();
+    let words: Vec<_> = command.split_whitespace().collect();
+    let output = skein().args(&words[1..]).output().unwrap();
+    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_voter_with_an_older_copy_of_its_data_does_not_count_and_says_the_remedy_which_works() {
+    let Some(mut voters) = Voters::three() else { return };
+    let primary = voters.primary();
+    let old = voters.follower();
+    let name = voters.nodes[old].settings.name.clone();
+    let db = app(&voters.nodes[primary].path("app.db"));
+    voters.nodes[old].terminate();
+    let kept = voters.dir().join("kept");
+    copy(&voters.nodes[old].data(), &kept);
+    voters.nodes[old].must_start();
+    voters.wait_voting(3);
+    for row in 2..=50 {
+        write(&db, &format!("INSERT OR IGNORE INTO t VALUES({row})"));
+    }
+    eventually("it has all", || {
+        (voters.nodes[old].pos("app.db") == voters.nodes[primary].pos("app.db")).then_some(())
+    });
+    voters.nodes[old].terminate();
+    let data = voters.nodes[old].data();
+    std::fs::remove_dir_all(&data).unwrap();
+    copy(&kept, &data);
+    let said = voters.nodes[old].start().expect_err("it runs on what it has forgotten");
+    assert!(said.contains("older copy"), "{said}");
+    // The other two go on, and nothing fails.
+    for row in 51..=60 {
+        write(&db, &format!("INSERT OR IGNORE INTO t VALUES({row})"));
+    }
+    let seen = member(&voters, primary, &name).unwrap();
+    assert_eq!(seen["healthy"], false, "{seen}");
+    // As the text says.
+    run_named(&said, "skein members remove");
+    std::fs::remove_dir_all(&data).unwrap();
+    voters.nodes[old].must_start();
+    voters.wait_voting(3);
+    let again = voters.open(old, "app.db");
+    eventually("it has all again", || {
+        let count = again.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0));
+        (count == Ok(60)).then_some(())
+    });
+}
+
+#[test]
+fn a_voter_removed_while_it_was_down_waits_and_is_let_in_by_the_command_it_names() {
+    let Some(mut voters) = Voters::three() else { return };
+    let primary = voters.primary();
+    let removed = voters.follower();
+    let name = voters.nodes[removed].settings.name.clone();
+    let db = app(&voters.nodes[primary].path("app.db"));
+    voters.nodes[removed].terminate();
+    voters.nodes[primary].must_client(&["members", "remove", &name]);
+    write(&db, "INSERT OR IGNORE INTO t VALUES(2)");
+    let addr = voters.nodes[removed].http;
+    let node = &mut voters.nodes[removed];
+    std::thread::scope(|scope| {
+        let started = scope.spawn(move || node.start());
+        let text = eventually("it says that it was removed", || {
+            let reply = http::request(addr, "GET", "/readyz", &[]).ok()?;
+            let text = reply.text();
+            (reply.status == 503 && text.contains("members add")).then_some(text)
+        });
+        assert!(!started.is_finished(), "it does not wait");
+        run_named(&text, "skein members add");
+        started.join().unwrap().unwrap();
+    });
+    voters.wait_voting(3);
+    let again = voters.open(removed, "app.db");
+    eventually("it has what came while it was none", || {
+        let count = again.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, u32>(0));
+        (count == Ok(2)).then_some(())
+    });
+    assert!(voters.nodes[removed].log().contains("members add"), "{}", voters.nodes[removed].log());
+}
+
+#[test]
+fn a_voter_removed_while_it_runs_says_so_and_is_not_ready_until_it_is_let_in() {
+    let Some(voters) = Voters::three() else { return };
+    let primary = voters.primary();
+    let removed = voters.follower();
+    let node = &voters.nodes[removed];
+    assert_eq!(readiness(node).unwrap().0, 200);
+    voters.nodes[primary].must_client(&["members", "remove", &node.settings.name]);
+    let text = eventually("it is not ready and says why", || {
+        let (status, text) = readiness(node)?;
+        (status == 503 && text.contains("members add")).then_some(text)
+    });
+    let lag = || std::fs::read_to_string(node.path(".lag")).ok().map(|lag| lag.trim().to_owned());
+    assert!(
+        within(Duration::from_secs(5), || lag().filter(|lag| lag.ends_with("2147483647"))).is_some(),
+        "{:?}",
+        lag()
+    );
+    assert!(node.log().contains("was removed from the cluster"), "{}", node.log());
+    run_named(&text, "skein members add");
+    voters.wait_voting(3);
+    eventually("it is ready again", || (readiness(node)?.0 == 200).then_some(()));
+}
+
+#[test]
+fn the_loss_of_the_quorum_is_seen_on_every_node_that_is_left() {
+    let Some(mut voters) = Voters::three() else { return };
+    let replica = voters.add_replica();
+    let primary = voters.primary_among(&[0, 1, 2]);
+    let quorum = |node: &Node| {
+        let text = http::request(node.http, "GET", "/metrics", &[]).ok()?.text();
+        let line = text.lines().find(|line| line.starts_with("skein_quorum "))?;
+        Some(line.ends_with(" 1"))
+    };
+    eventually("all hear of a quorum", || {
+        voters.nodes.iter().all(|node| quorum(node) == Some(true)).then_some(())
+    });
+    // The primary is left, and the replica, which follows any of them.
+    let others: Vec<usize> = (0..3).filter(|which| *which != primary).collect();
+    others.iter().for_each(|which| voters.nodes[*which].kill9());
+    for which in [primary, replica] {
+        let node = &voters.nodes[which];
+        eventually("it says that there is no quorum", || (quorum(node)? == false).then_some(()));
+        eventually("the first line of the status says it", || {
+            let output = node.client(&["status"]);
+            String::from_utf8_lossy(&output.stdout).starts_with("NO QUORUM: ").then_some(())
+        });
+        let (status, text) = readiness(node).unwrap();
+        assert!(status == 200 && text.contains("nothing can be written"), "{status} {text}");
+        eventually("the log says it", || node.log().contains("no quorum: ").then_some(()));
+    }
+    others.iter().for_each(|which| voters.nodes[*which].must_start());
+    for which in [primary, replica] {
+        eventually("there is a quorum again", || (quorum(&voters.nodes[which])?).then_some(()));
+    }
+}
