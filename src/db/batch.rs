@@ -35,6 +35,8 @@ pub struct Frame<'a> {
     pub pages: PageCount,
     /// Where in the WAL the change set was read: the last frame before, the last frame of it.
     pub wal: Option<(WalPoint, u32)>,
+    /// Most bytes of pages that ride in the log entry; what has more becomes a blob.
+    pub inline_bytes_max: u64,
     /// When, milliseconds since 1970.
     pub timestamp_ms: i64,
 }
@@ -88,6 +90,7 @@ impl<'a> Frame<'a> {
             page_size,
             pages,
             wal: None,
+            inline_bytes_max: INLINE_BYTES_MAX,
             timestamp_ms: now_ms(),
         }
     }
@@ -124,7 +127,7 @@ impl<'a> Frame<'a> {
             .checked_add(self.commits.max(1) - 1)
             .ok_or_else(|| io::Error::other("transaction numbers are used up"))?;
         let bytes = pages.len() as u64 * self.page_size.bytes();
-        let inline = bytes <= INLINE_BYTES_MAX;
+        let inline = bytes <= self.inline_bytes_max;
         // A capture that is tried again and again must not fill the disk with what nobody takes.
         if !inline && let Some(why) = shared.sink().and_then(|sink| sink.refuses()) {
             return Err(io::Error::other(format!("the log takes no large change set now: {why}")));

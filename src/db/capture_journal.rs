@@ -51,7 +51,7 @@ impl Database {
             Err(error) if database.is_in_place() => done(Err(error)),
             Err(error) => take_back(vec![database], error, done),
         });
-        match self.capture_journal(&mut state) {
+        match self.capture_journal(&mut state, INLINE_BYTES_MAX) {
             Ok(Some(change)) => {
                 state.in_flight.as_mut().expect("it was put there").waiters.push(finish);
                 drop(state);
@@ -70,10 +70,11 @@ impl Database {
     }
 
     /// Captures what was written under the journal and puts it in in_flight, to be proposed together with other
-    /// databases of one transaction; `None` where nothing changed. Blocking.
-    pub(crate) fn prepare_group(&self) -> Result<Option<ltx::ChangeSet>, DbError> {
+    /// databases of one transaction; `None` where nothing changed. Pages of more than `inline_bytes_max` become a blob.
+    /// Blocking.
+    pub(crate) fn prepare_group(&self, inline_bytes_max: u64) -> Result<Option<ltx::ChangeSet>, DbError> {
         let mut state = self.wait_for_landing();
-        self.capture_journal(&mut state)
+        self.capture_journal(&mut state, inline_bytes_max.min(INLINE_BYTES_MAX))
     }
 
     fn wait_for_landing(&self) -> StateLock<'_> {
@@ -84,7 +85,11 @@ impl Database {
         state
     }
 
-    fn capture_journal(&self, state: &mut State) -> Result<Option<ltx::ChangeSet>, DbError> {
+    fn capture_journal(
+        &self,
+        state: &mut State,
+        inline_bytes_max: u64,
+    ) -> Result<Option<ltx::ChangeSet>, DbError> {
         // What was staged is forgotten by now.
         self.check_not_ending()?;
         let in_place = self.is_in_place() && !state.open.is_wal();
@@ -105,7 +110,10 @@ impl Database {
             }
             None => Ok(()),
         };
-        let encoded = if in_place { self.encode_differences(state) } else { self.encode_journal(state) };
+        let encoded = match in_place {
+            true => self.encode_differences(state, inline_bytes_max),
+            false => self.encode_journal(state, inline_bytes_max),
+        };
         match encoded.and_then(|batch| space(&batch).map(|()| batch)) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
@@ -124,7 +132,7 @@ impl Database {
         }
     }
 
-    fn encode_journal(&self, state: &State) -> io::Result<Option<Batch>> {
+    fn encode_journal(&self, state: &State, inline_bytes_max: u64) -> io::Result<Option<Batch>> {
         fault::point("capture_journal")?;
         let file = File::open(self.files().path(FileKind::Database))?;
         let length = match self.overlay.size() {
@@ -148,7 +156,7 @@ impl Database {
         let in_file = page_count(length, header.page_size)?;
         // SQLite may cut the file to the size in the header only after the journal has ended.
         let pages = header.trusted_page_count().map_or(in_file, |count| count.min(in_file));
-        let frame = Frame::on(self.name(), state, header.page_size, pages);
+        let frame = Frame { inline_bytes_max, ..Frame::on(self.name(), state, header.page_size, pages) };
         let lock_page = Pgno::lock_page(header.page_size);
         let same_size = header.page_size == state.page_size;
         let mut touched = self.overlay.touched_pages(header.page_size);

@@ -45,7 +45,11 @@ impl Database {
     }
 
     /// What differs in the file from what is committed, as a change set; `None` where nothing does.
-    pub(super) fn encode_differences(&self, state: &State) -> io::Result<Option<Batch>> {
+    pub(super) fn encode_differences(
+        &self,
+        state: &State,
+        inline_bytes_max: u64,
+    ) -> io::Result<Option<Batch>> {
         fault::point("capture_in_place")?;
         let file = File::open(self.files().path(FileKind::Database))?;
         let length = file.metadata()?.len();
@@ -58,7 +62,7 @@ impl Database {
         let in_file = u32::try_from(length / header.page_size.bytes()).map_err(io::Error::other)?;
         let in_file = PageCount::new(in_file);
         let pages = header.trusted_page_count().map_or(in_file, |count| count.min(in_file));
-        let frame = Frame::on(self.name(), state, header.page_size, pages);
+        let frame = Frame { inline_bytes_max, ..Frame::on(self.name(), state, header.page_size, pages) };
         let mut touched = BTreeSet::new();
         if header.page_size == state.page_size {
             let mut page = vec![0; header.page_size.len()];

@@ -116,6 +116,31 @@ impl Overlay {
         self.read_lock().covers(start, end)
     }
 
+    /// Whether what is staged is anything else than what the file has.
+    ///
+    /// # Errors
+    /// Where the file or the spool cannot be read.
+    pub fn differs_from(&self, file: &File) -> io::Result<bool> {
+        let length = file.metadata()?.len();
+        if self.size().is_some_and(|size| size != length) {
+            return Ok(true);
+        }
+        let (mut staged, mut present) = (vec![0; 256 * 1024], vec![0; 256 * 1024]);
+        for (start, end) in self.extents() {
+            let mut at = start;
+            while at < end {
+                let part = usize::try_from(end - at).unwrap_or(usize::MAX).min(staged.len());
+                let got = self.read(file, at, &mut staged[..part])?;
+                read_or_zero(file, at, &mut present[..part])?;
+                if staged[..got] != present[..got] {
+                    return Ok(true);
+                }
+                at += part as u64;
+            }
+        }
+        Ok(false)
+    }
+
     /// Puts what is staged over `data`, which is what lies below at `offset`.
     ///
     /// # Errors
@@ -333,7 +358,11 @@ mod tests {
             told.push((at, length));
             Ok(())
         };
+        assert!(overlay.differs_from(&file).unwrap());
         overlay.install(&file, 48, before).unwrap();
+        overlay.write(&file, dir.path(), 16, &[2; 16]).unwrap();
+        assert!(!overlay.differs_from(&file).unwrap());
+        overlay.discard();
         assert_eq!(told, [(48, u64::MAX - 48), (16, 16)]);
         assert_eq!(overlay.size(), None);
     }

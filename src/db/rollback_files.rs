@@ -94,6 +94,10 @@ impl Database {
             return file.write_all_at(data, offset).map_err(fail);
         }
         self.may_change(state)?;
+        if self.overlay.size().is_none() {
+            // With synchronous=OFF there is no fsync to refuse.
+            self.check_first_write(file, offset, data)?;
+        }
         fault::point("database_write").map_err(fail)?;
         self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
     }
@@ -137,8 +141,11 @@ impl Database {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         self.check_not_ending()?;
+        if self.overlay.size().is_some() {
+            return Ok(());
+        }
         // The journal is written before the database, and stays in force until the end.
-        if self.overlay.size().is_none() && !self.journal_in_force() {
+        if !self.journal_in_force() {
             return Err(self.invalid(
                 "a write without a rollback journal (journal_mode=OFF or MEMORY) could not be undone; use DELETE, TRUNCATE, PERSIST or WAL",
             ));
@@ -187,6 +194,9 @@ impl Database {
     /// `fsync` of the database file: the log is what makes it durable.
     pub fn database_synced(self: &Arc<Self>, done: Done) {
         self.release_pin();
+        if self.overlay.size().is_some() {
+            return self.check_staged(done);
+        }
         done(Ok(()));
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::landing::Landings;
 use super::write_lease::{self, Ended, WriteLease};
-use super::{ChangeSink, Database, KernelCache, Limits, MountGuard, WalWatcher};
+use super::{ChangeSink, Database, KernelCache, Limits, MountGuard, SuperJournals, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::types::{Access, LogIndex, NodeId, PageCount, PageSize, Pos};
 
@@ -22,6 +22,8 @@ pub struct Shared {
     pub observer: Observer,
     /// What bounds the writers.
     pub limits: Limits,
+    /// The super-journals on the mount.
+    pub super_journals: SuperJournals,
     /// Lands what could not land at once.
     pub(super) landings: Landings,
     access: AtomicU8,
@@ -70,6 +72,7 @@ impl Shared {
             tmp,
             observer,
             limits: Limits::default(),
+            super_journals: SuperJournals::default(),
             landings: Landings::default(),
             access: AtomicU8::new(access as u8),
             lease: Arc::default(),

@@ -264,7 +264,7 @@ fn change_size(
     reply: ReplyAttr,
 ) {
     let handle = fh.and_then(|fh| state.handles.get(fh));
-    let Some(size) = size else { return answer_attr(state, ino, fh, by, reply) };
+    let Some(size) = size else { return state.answer_attr(ino, fh, by, reply) };
     let own = own || handle.as_ref().is_some_and(|handle| handle.own);
     match (&handle, target) {
         (Some(handle), _) if handle.staging().is_some() => {
@@ -311,7 +311,7 @@ fn truncate(
             };
             let (after, target, kind) = (state.clone(), target.clone(), *kind);
             let done: Done = Box::new(move |result| match result {
-                Ok(()) => answer_attr(&after, ino, None, 0, reply),
+                Ok(()) => after.answer_attr(ino, None, 0, reply),
                 Err(error) => reply.error(after.refused(&target, Doing::Truncate, &error)),
             });
             if kind == FileKind::Journal {
@@ -332,7 +332,7 @@ fn truncate(
                 }),
             };
             match cut {
-                Ok(()) => answer_attr(state, ino, None, 0, reply),
+                Ok(()) => state.answer_attr(ino, None, 0, reply),
                 Err(error) => reply.error(of_io(&target.path(), Doing::Truncate, &error)),
             }
         }
@@ -377,12 +377,5 @@ fn moment(time: TimeOrNow) -> SystemTime {
     match time {
         TimeOrNow::SpecificTime(time) => time,
         TimeOrNow::Now => SystemTime::now(),
-    }
-}
-
-pub(super) fn answer_attr(state: &State, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
-    match state.attributes(ino, fh, by) {
-        Ok((attr, ttl)) => reply.attr(&ttl, &attr),
-        Err(errno) => reply.error(errno),
     }
 }

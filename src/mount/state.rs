@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use fuser::{Errno, FileAttr};
+use fuser::{Errno, FileAttr, ReplyAttr};
 
 use super::attr::{self, FOREVER, NEVER};
 use super::caller::{self, Callers};
@@ -182,6 +182,14 @@ impl State {
             attr.size = staged;
         }
         Ok((attr, NEVER))
+    }
+
+    /// Answers with the attributes of an inode.
+    pub fn answer_attr(&self, ino: u64, fh: Option<u64>, by: u32, reply: ReplyAttr) {
+        match self.attributes(ino, fh, by) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     /// The attributes of a control file: as in LiteFS, a position is as old as its transaction, and the lag as what this

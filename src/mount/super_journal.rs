@@ -15,6 +15,9 @@ pub(super) fn open(open: PendingOpen) {
     if open.creates() && open.state.store.access() != Access::Write && !open.opener.own {
         return open.refuse(Errno::EACCES, "this node is not primary; .primary names the host that is");
     }
+    if let Some(path) = open.state.tree.backing(&open.target) {
+        open.state.store.super_journal_made(&path);
+    }
     open_temporary(open);
 }
 

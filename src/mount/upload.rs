@@ -11,7 +11,6 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite};
 
 use super::caller;
 use super::errno::{Doing, of_db, of_store};
-use super::file::answer_attr;
 use super::handle::Handle;
 use super::state::State;
 use crate::db::DbError;
@@ -253,7 +252,7 @@ pub(super) fn truncate(state: &State, handle: &Handle, fh: u64, by: u32, size: u
         Ok(())
     });
     match cut {
-        Ok(()) => answer_attr(state, handle.ino, Some(fh), by, reply),
+        Ok(()) => state.answer_attr(handle.ino, Some(fh), by, reply),
         Err(errno) => reply.error(errno),
     }
 }
@@ -280,7 +279,7 @@ pub(super) fn truncate_by_name(
         upload.set_len(size);
         let after = state.clone();
         upload.finish(Box::new(move |result| match result {
-            Ok(()) => answer_attr(&after, ino, None, by, reply),
+            Ok(()) => after.answer_attr(ino, None, by, reply),
             Err(error) => reply.error(of_db(name.as_str(), Doing::Truncate, &error)),
         }));
     });

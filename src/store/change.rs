@@ -119,6 +119,10 @@ impl From<ChangeSetError> for ChangeError {
     }
 }
 
+/// Largest record that is proposed, in bytes. It travels in one message between voters, which has room for twice as much:
+/// one that does not fit would stop everything behind it.
+pub const ENTRY_BYTES_MAX: usize = 4 << 20;
+
 const VERSION_MAX: u8 = 2;
 const HEADER_BYTES: usize = 1 + 8 * 4 + 1;
 
@@ -136,11 +140,23 @@ impl Change {
         }
     }
 
+    /// How large the record will be in bytes, at most.
+    pub fn size_bytes_max(&self) -> usize {
+        match &self.kind {
+            ChangeKind::Commit(sets) => {
+                let bytes = |set: &ChangeSet| set.inline_bytes() + set.db.as_str().len() + 64;
+                HEADER_BYTES + 64 + sets.iter().map(bytes).sum::<usize>()
+            }
+            _ => self.encode().len(),
+        }
+    }
+
     /// The record's bytes.
     pub fn encode(&self) -> Bytes {
-        let inline: usize =
-            self.change_sets().iter().map(|set| set.inline_bytes() + set.db.as_str().len() + 64).sum();
-        let mut out = Vec::with_capacity(HEADER_BYTES + 64 + inline);
+        let mut out = Vec::with_capacity(match &self.kind {
+            ChangeKind::Commit(_) => self.size_bytes_max(),
+            _ => HEADER_BYTES + 64,
+        });
         out.put_u8(self.kind.version());
         out.put_u64(self.origin.node.get());
         out.put_u64(self.origin.run);

@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::run_sink::RunSink;
 use super::{ChangeKind, Store};
 use crate::db::{CommitError, Database, DbError, Done, take_back};
-use crate::sqlite::journal;
 use crate::types::DbName;
+
+/// Bytes of change sets that ride in the entry of a group; what is beyond becomes blobs, whatever their size.
+const GROUP_INLINE_BYTES_MAX: u64 = 2 << 20;
 
 /// Captures the databases of the super-journal at `path`, proposes them as one entry, then removes the file.
 ///
@@ -23,10 +25,12 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
     };
     let mut members: Vec<Arc<Database>> = Vec::new();
     let mut sets = Vec::new();
-    let below = store.shared.cache().map(|cache| cache.mount_point().to_path_buf()).unwrap_or_default();
-    for database in store.all().into_iter().filter(|database| names(&content, &below, database.name())) {
-        match database.prepare_group() {
+    let name = path.file_name().unwrap_or_default();
+    let mut room = GROUP_INLINE_BYTES_MAX;
+    for database in store.all().into_iter().filter(|database| database.is_member_of(name, &content)) {
+        match database.prepare_group(room) {
             Ok(Some(set)) => {
+                room = room.saturating_sub(set.inline_bytes() as u64);
                 members.push(database);
                 sets.push(set);
             }
@@ -54,12 +58,6 @@ pub(super) fn commit(store: &Arc<Store>, sink: &Arc<RunSink>, path: &Path, done:
             }
         }),
     );
-}
-
-/// Whether the super-journal lists the journal of a database; its paths are absolute ones below the mount.
-fn names(content: &[u8], mount_point: &Path, name: &DbName) -> bool {
-    let journal = mount_point.join(format!("{name}-journal"));
-    journal::journals_of_super_journal(content).any(|path| path == journal)
 }
 
 fn remove(path: &Path) -> std::io::Result<()> {

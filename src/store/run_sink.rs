@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::change::ENTRY_BYTES_MAX;
 use super::{Change, ChangeKind, CommitSink, Origin};
 use crate::db::{ChangeSink, CommitDone, CommitError};
 use crate::ltx::ChangeSet;
@@ -37,7 +38,13 @@ impl RunSink {
         let origin = Origin { node: self.node, run: self.run, seq };
         let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let timestamp_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
-        log.propose(Change { origin, timestamp_ms, kind }, done);
+        let change = Change { origin, timestamp_ms, kind };
+        let size = change.size_bytes_max();
+        if size > ENTRY_BYTES_MAX {
+            let why = format!("a change of {size} bytes is too large for one log entry");
+            return done(Err(CommitError::Refused(why)));
+        }
+        log.propose(change, done);
     }
 }
 
@@ -48,5 +55,54 @@ impl ChangeSink for RunSink {
 
     fn refuses(&self) -> Option<String> {
         self.log.get().and_then(|log| log.refuses())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::ltx::Body;
+    use crate::types::{Checksum, DbName, LogIndex, PageCount, PageSize, Txid, TxidRange};
+
+    #[derive(Default)]
+    struct Log(Mutex<Vec<usize>>);
+
+    impl CommitSink for Log {
+        fn propose(&self, change: Change, done: CommitDone) {
+            self.0.lock().unwrap().push(change.encode().len());
+            done(Ok(LogIndex::new(1)));
+        }
+    }
+
+    fn set(bytes: usize) -> ChangeSet {
+        ChangeSet {
+            db: DbName::new("a").unwrap(),
+            range: TxidRange::new(Txid::FIRST, Txid::FIRST).unwrap(),
+            pre: Checksum::EMPTY,
+            post: Checksum::EMPTY,
+            page_size: PageSize::DEFAULT,
+            commit: PageCount::new(1),
+            body: Body::Inline(Bytes::from(vec![0; bytes])),
+        }
+    }
+
+    #[test]
+    fn a_record_that_no_message_could_carry_is_never_proposed() {
+        let (sink, log) = (RunSink::new(NodeId::new(1)), Arc::new(Log::default()));
+        sink.connect(log.clone());
+        let fate = |sets: Vec<ChangeSet>| {
+            let (sender, receiver) = mpsc::channel();
+            sink.propose(ChangeKind::Commit(sets), Box::new(move |fate| sender.send(fate).unwrap()));
+            receiver.recv().unwrap()
+        };
+        assert!(fate((0..3).map(|_| set(1 << 20)).collect()).is_ok());
+        assert!(matches!(fate((0..5).map(|_| set(1 << 20)).collect()), Err(CommitError::Refused(_))));
+        let proposed = log.0.lock().unwrap();
+        assert!(proposed.len() == 1 && proposed[0] <= ENTRY_BYTES_MAX, "{proposed:?}");
     }
 }

@@ -315,7 +315,19 @@ impl Store {
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
     /// then removes the file.
     pub fn super_journal_unlinked(self: &Arc<Self>, path: &Path, done: Done) {
-        super::group::commit(self, &self.sink, path, done);
+        let (store, name) = (self.clone(), path.file_name().unwrap_or_default().to_owned());
+        let removed: Done = Box::new(move |result| {
+            if result.is_ok() {
+                store.shared.super_journals.removed(&name);
+            }
+            done(result);
+        });
+        super::group::commit(self, &self.sink, path, removed);
+    }
+
+    /// An application has made the super-journal at `path` (a backing file).
+    pub fn super_journal_made(&self, path: &Path) {
+        self.shared.super_journals.made(path.file_name().unwrap_or_default());
     }
 
     // ---- the log

@@ -50,15 +50,19 @@ impl Store {
         Ok(Upload { store: self.clone(), name: name.clone(), database: None, staged })
     }
 
-    /// Removes a database that was made for a file which was refused.
+    /// Removes, everywhere, a database without content: one that was made for a file which was refused.
     pub fn forget_if_empty(self: &Arc<Self>, name: &DbName) {
         let Some(database) = self.get(name) else { return };
-        if database.pos().txid.is_none()
-            && !database.attached()
-            && let Err(error) = self.forget(name)
-        {
-            tracing::warn!(db = %name, %error, "cannot remove an empty database");
+        if database.pos().txid.is_some() || database.attached() {
+            return;
         }
+        let db = name.clone();
+        let dropped: Done = Box::new(move |dropped| {
+            if let Err(error) = dropped {
+                tracing::warn!(%db, %error, "cannot remove an empty database");
+            }
+        });
+        self.drop_database(name, dropped);
     }
 
     fn stage(

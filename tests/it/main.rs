@@ -31,6 +31,7 @@ mod namespaces;
 mod proxy;
 mod returning_nodes;
 mod security;
+mod several_databases;
 mod single_node;
 mod starting;
 mod supervision;

@@ -224,16 +224,18 @@ def full_disk(run):
     nodes = run.random.choice([run.cluster.nodes, [run.cluster.primary()]])
     ballast = [os.path.join(node.dir, "disk", "ballast") for node in nodes]
     for path in ballast:
-        with open(path, "wb") as out:
-            try:
+        try:
+            with open(path, "wb") as out:
                 while True:
                     out.write(b"\x07" * 65536)
                     out.flush()
-            except OSError:
-                pass
+        except OSError:
+            # Full, if need be before the first byte.
+            pass
     lasts(run, 1, 4)
     for path in ballast:
-        os.unlink(path)
+        if os.path.exists(path):
+            os.unlink(path)
 
 
 ANY = [kill_primary, kill_all, stop_primary, term_primary, clock_jump, kill_at_start]

@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
 import faults
 import history
@@ -55,6 +56,7 @@ EXPECTED_ERRORS = [
     "transactions that were not replicated before another node became primary are discarded and kept",
     # A disk that is full is a fault of the run.
     "No space left on device",
+    "the disk is nearly full: commits are refused until there is more space",
     # fuser says it when the application that asked was killed meanwhile.
     "fuser::reply: Failed to send FUSE reply: No such file or directory",
 ]
@@ -135,6 +137,8 @@ class Run:
             self.look()
         except Broken as broken:
             self.record.write("broken", what=str(broken), t=history.now())
+        except OSError as error:
+            self.record.write("broken", what=f"the run itself failed: {traceback.format_exc(limit=-2)}{error}", t=history.now())
         finally:
             stuck.end()
         try:
@@ -535,6 +539,8 @@ def torture(arguments):
             broken = [str(error)]
         finally:
             if run:
+                for client in run.clients:
+                    client["process"].kill()
                 run.cluster.remove()
                 first = run.number
             if not broken:
