@@ -164,6 +164,9 @@ impl Database {
     /// Copies what is captured from the log into the database file, as far as readers allow.
     pub(super) fn backfill(&self, state: &mut State) -> Result<bool, DbError> {
         let fail = |source| self.io_error("checkpointing", source);
+        if state.open.is_wal() && !self.recover_index(state) {
+            return Ok(false);
+        }
         let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let limit = wal.captured.frame;
         if wal.index.backfilled() < limit {
@@ -175,9 +178,11 @@ impl Database {
     }
 
     fn apply_wal(&self, state: &mut State, incoming: &Incoming) -> io::Result<()> {
+        let (pages, page_size) = (state.pages, state.page_size);
         let wal = state.open.wal_mut().expect("callers have checked");
         let _writers_out = wal.locks.take(lock_bytes::WAL_WRITE)?;
         fault::point("apply_wal")?;
+        wal.recover_index(pages, page_size)?;
         let mut append = WalAppend::begin(wal, incoming.batch.change.page_size)?;
         incoming.for_each(|pgno, page| append.page(pgno, page))?;
         append.publish(incoming.batch.change.commit)

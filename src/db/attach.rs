@@ -2,20 +2,22 @@
 
 use std::fs::File;
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use super::checkpoint::Backfill;
 use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::invalidate::Invalidated;
 use super::main_lock::{HeldMainLock, MainLock};
 use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
+use super::view::StateLock;
 use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
@@ -38,15 +40,15 @@ pub(super) struct WalAttachment {
     pub main_lock: MainLock,
     /// The same while this node applies the log: no application is the last connection then.
     pub follows: Option<HeldMainLock>,
-    /// Where checkpoints write instead of `database`: the file in the data directory.
-    pub backfill_into: Option<File>,
+    /// The database file in the data directory, which is what checkpoints write and everybody here reads: the kernel may
+    /// hold the mounted one locked for an unlink or a rename that waits for this database.
+    pub backing_database: File,
     /// The log in the data directory.
     pub backing_wal: File,
-    /// The log through the mount, where it is not passed through: what is appended must reach the page cache that
-    /// applications read.
-    pub cached_wal: Option<File>,
-    /// Who is told of what is written beside that cache.
-    pub cached_by: Option<(Arc<dyn KernelCache>, DbName)>,
+    /// The kernel has pages of the log cached: it is not passed through.
+    pub wal_is_cached: bool,
+    /// Who tells the kernel of what is written behind its cache.
+    pub cached_by: (Arc<dyn KernelCache>, DbName),
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
     /// Whether DMS is held.
@@ -68,6 +70,8 @@ pub(super) struct WalAttachment {
     pub captured: Captured,
     /// An fsync captured something since the watcher of logs last looked.
     pub synced: bool,
+    /// The commit frame that was taken back last.
+    pub invalidated: Option<Invalidated>,
     /// The change set of frames that are captured but not seen published yet.
     pub unpublished_change: Option<ChangeSet>,
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
@@ -98,7 +102,71 @@ impl Captured {
     }
 }
 
+/// Files of a WAL database through the mount.
+struct MountedFiles {
+    database: File,
+    locks: WalLocks,
+    shm: File,
+}
+
+/// How long the opening of files is waited for with the database's lock held. The kernel keeps their directory locked for
+/// as long as a removal, a rename or a creation in it waits for this daemon, perhaps for the same lock.
+const OPEN_WAIT_MAX: Duration = Duration::from_millis(200);
+/// How long an application that opens a database waits for that.
+const ATTACH_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Opens the files of the database at `path`, on a thread of its own; `None` where that takes longer than `limit`.
+fn open_within(limit: Duration, path: PathBuf) -> Option<io::Result<MountedFiles>> {
+    let (sender, receiver) = mpsc::channel();
+    let given_up = Arc::new(AtomicBool::new(false));
+    let goes_on = given_up.clone();
+    let work = move || {
+        let open = |suffix: &str| {
+            if goes_on.load(Ordering::SeqCst) {
+                return Err(io::Error::other("nobody waits for it any more"));
+            }
+            fault::point("attach_open")?;
+            let mut side = path.as_os_str().to_owned();
+            side.push(suffix);
+            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
+        };
+        let files = open("").and_then(|database| {
+            // Made through the mount, so that the kernel knows of it.
+            drop(open("-wal")?);
+            Ok(MountedFiles { database, locks: WalLocks::new(open("-shm")?), shm: open("-shm")? })
+        });
+        // Closed where nobody waits any more.
+        let _ = sender.send(files);
+    };
+    let spawned = std::thread::Builder::new().name("skein-attach".into()).spawn(work);
+    let files = match spawned {
+        Ok(_) => receiver.recv_timeout(limit).ok(),
+        Err(error) => Some(Err(error)),
+    };
+    given_up.store(true, Ordering::SeqCst);
+    files
+}
+
 impl Database {
+    /// Takes the lock and does `work` with it, again where attaching in it was held up by a change of the directory that
+    /// may itself have waited for the lock.
+    pub(super) fn attaching<T>(
+        self: &Arc<Self>,
+        mut work: impl FnMut(&mut State) -> Result<T, DbError>,
+    ) -> (StateLock<'_>, Result<T, DbError>) {
+        let deadline = Instant::now() + ATTACH_WAIT_MAX;
+        loop {
+            let mut state = self.wait_shared(self.lock());
+            let answer = work(&mut state);
+            let again = self.attach_again.swap(false, Ordering::SeqCst) && Instant::now() < deadline;
+            if answer.is_ok() || !again {
+                return (state, answer);
+            }
+            drop(state);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
     pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
         if state.open.is_wal() {
@@ -126,26 +194,21 @@ impl Database {
     }
 
     fn open_attachment(&self, path: &Path, state: &State) -> Result<WalAttachment, DbError> {
-        let open = |suffix: &str| {
-            fault::point("attach_open")?;
-            let mut side = path.as_os_str().to_owned();
-            side.push(suffix);
-            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
-        };
         let fail = |source| self.io_error("attaching through the mount", source);
-        let database = open("").map_err(fail)?;
+        let Some(files) = open_within(OPEN_WAIT_MAX, path.to_owned()) else {
+            self.attach_again.store(true, Ordering::SeqCst);
+            return Err(self.unavailable("its directory is being changed; try again"));
+        };
+        let MountedFiles { database, locks, shm } = files.map_err(fail)?;
         let main_lock = MainLock::new(database.try_clone().map_err(fail)?);
         let Some(held) = main_lock.try_hold().map_err(fail)? else {
             return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
         };
-        // Made through the mount, so that the kernel knows of it.
-        let wal = open("-wal").map_err(fail)?;
-        let (locks, shm) = (WalLocks::new(open("-shm").map_err(fail)?), open("-shm").map_err(fail)?);
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let passthrough = cache.passthrough();
-        let cached_by = (!passthrough).then(|| (cache.clone(), self.name().clone()));
+        let cached_by = (cache.clone(), self.name().clone());
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
             salt: self.salt_to_go_on_with(state),
@@ -166,9 +229,9 @@ impl Database {
             database,
             main_lock,
             follows: Some(held),
-            backfill_into: None,
+            backing_database: self.open_backing(FileKind::Database)?,
             backing_wal,
-            cached_wal: (!passthrough).then_some(wal),
+            wal_is_cached: !passthrough,
             cached_by,
             index,
             holds_dms: true,
@@ -180,6 +243,7 @@ impl Database {
             no_checkpoints: None,
             captured,
             synced: false,
+            invalidated: None,
             unpublished_change: None,
             rewound: None,
             kept,
@@ -236,29 +300,27 @@ impl Database {
             state.open = Opened::Cold;
             return Ok(true);
         }
+        // Without a usable index nobody knows what is in the log and not in the file.
+        if !self.recover_index(state) {
+            return Ok(false);
+        }
         let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let fail = |source| self.io_error("detaching", source);
         if let HeaderRead::Valid(header) = wal.index.header() {
-            if header.max_frame != wal.captured.frame
-                || header.salt != wal.captured.salt && header.max_frame > 0
-            {
+            if header.max_frame != wal.captured_frame(&header) {
                 return Ok(false);
             }
             state.checksums.set_pending(state.index).map_err(fail)?;
-            let limit = wal.captured.frame;
-            // Beside the mount: nobody has the file open, and the kernel may hold it locked for a rename or an unlink
-            // that waits for us.
-            let file = self.open_backing(FileKind::Database)?;
+            let limit = header.max_frame;
+            let file = &wal.backing_database;
             let modified = file.metadata().and_then(|metadata| metadata.modified()).map_err(fail)?;
-            wal.backfill_into = Some(file.try_clone().map_err(fail)?);
             if !matches!(wal.backfill(limit).map_err(fail)?, Backfill::Complete)
                 && wal.index.backfilled() < limit
             {
-                wal.backfill_into = None;
                 return Ok(false);
             }
             // Applications changed the database earlier, and may have set its times since.
-            file.set_modified(modified).map_err(fail)?;
+            wal.backing_database.set_modified(modified).map_err(fail)?;
         }
         // Who keeps the fence may be slow to close it.
         if let Some(wal) = state.open.wal() {
@@ -309,27 +371,27 @@ impl WalAttachment {
         Ok(())
     }
 
-    /// Appends to the log, with the write lock held; readers see it once the wal-index says so.
+    /// Appends to the log, with the write lock held; readers see it once the wal-index says so. Never through the mount:
+    /// the kernel keeps the file locked for as long as an fsync of an application waits for this database.
     ///
     /// # Errors
     /// Where the file cannot be written.
     pub fn append_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         use std::os::unix::fs::FileExt;
-        self.cached_wal.as_ref().unwrap_or(&self.backing_wal).write_all_at(bytes, offset)
+        self.backing_wal.write_all_at(bytes, offset)?;
+        if self.wal_is_cached {
+            let (cache, db) = &self.cached_by;
+            cache.range_changed(db, FileKind::Wal, offset, bytes.len() as u64);
+        }
+        Ok(())
     }
 
-    /// Overwrites what no reader can have seen, while its writer waits in fsync. Never through the mount: the kernel
-    /// keeps the file locked for as long as the fsync waits for us.
+    /// Overwrites what no reader can have seen, while its writer waits in fsync.
     ///
     /// # Errors
     /// Where the file cannot be written.
     pub fn overwrite_wal(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        use std::os::unix::fs::FileExt;
-        self.backing_wal.write_all_at(bytes, offset)?;
-        if let Some((cache, db)) = &self.cached_by {
-            cache.data_changed(db, FileKind::Wal);
-        }
-        Ok(())
+        self.append_wal(bytes, offset)
     }
 
     /// The header of the log file, `None` where it has none.

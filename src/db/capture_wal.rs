@@ -1,6 +1,7 @@
 //! Capture of a WAL database: at fsync by the chain of frames, otherwise by what the wal-index has published.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -13,7 +14,9 @@ use super::page_checksums::WalPoint;
 use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
 use crate::io::{fault, read_or_zero, read_up_to};
-use crate::sqlite::wal::{FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, frame_offset};
+use crate::sqlite::wal::{
+    FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, WAL_HEADER_SIZE, WalHeader, frame_offset,
+};
 use crate::sqlite::wal_index::{HeaderRead, IndexHeader};
 use crate::types::{Access, PageCount, PageSize, Pgno};
 
@@ -50,11 +53,7 @@ impl Database {
     pub fn wal_synced(self: &Arc<Self>, done: Done) {
         match self.lock_at_once() {
             Some(state) if state.open.is_wal() => self.capture_synced(state, Some(done)),
-            Some(state) => {
-                let answer = self.may_skip_capture(&state);
-                drop(state);
-                done(answer);
-            }
+            Some(state) => self.skip_capture(state, Some(done)),
             None => self.off_thread(done, |database, done| database.capture_wal(Some(done))),
         }
     }
@@ -85,19 +84,33 @@ impl Database {
         let state = self.lock();
         if state.open.is_wal() {
             self.capture_synced(state, done);
-        } else if let Some(done) = done {
-            let answer = self.may_skip_capture(&state);
-            drop(state);
-            done(answer);
+        } else {
+            self.skip_capture(state, done);
         }
     }
 
-    /// Not attached: there is nothing to capture, unless the node has let go of what applications still have open.
-    fn may_skip_capture(&self, state: &State) -> Result<(), DbError> {
-        match state.open.is_left_behind() {
-            true => Err(self.unavailable("the node is ending")),
-            false => Ok(()),
-        }
+    /// Answers where the daemon takes no part in the log: there is nothing to capture, unless somebody has written it all
+    /// the same, or the node has let go of what applications still have open.
+    fn skip_capture(&self, state: StateLock<'_>, done: Option<Done>) {
+        let left_behind = state.open.is_left_behind();
+        drop(state);
+        let answer = if left_behind {
+            Err(self.unavailable("the node is ending"))
+        } else if self.log_has_frames() {
+            Err(self.invalid(
+                "its -wal was written by a program that takes no part in the wal-index, so nothing of it is replicated; use skein db import",
+            ))
+        } else {
+            Ok(())
+        };
+        done.into_iter().for_each(|done| done(answer.as_ref().map_err(DbError::duplicate).copied()));
+    }
+
+    fn log_has_frames(&self) -> bool {
+        let mut head = [0; WAL_HEADER_SIZE + FRAME_HEADER_SIZE];
+        File::open(self.files().path(FileKind::Wal))
+            .and_then(|log| log.read_exact_at(&mut head, 0))
+            .is_ok_and(|()| WalHeader::parse(&head).is_ok())
     }
 
     /// Captures what applications have committed here by now; answers once it is quorum-durable, and has a TXID. Waits
@@ -134,7 +147,7 @@ impl Database {
             return;
         }
         capture_time::begin();
-        let run = match self.prepare(&mut state).and_then(|()| look(self, &mut state)) {
+        let run = match self.look_behind(&mut state, look) {
             Ok(run) => run,
             Err(error) => {
                 drop(state);
@@ -146,6 +159,29 @@ impl Database {
             return done.into_iter().for_each(|done| done(Ok(())));
         };
         self.take_off(state, run, done);
+    }
+
+    /// What is behind the captured part, for somebody who waits for it.
+    fn look_behind(
+        self: &Arc<Self>,
+        state: &mut State,
+        look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
+    ) -> Result<Option<Run>, DbError> {
+        match self.prepare(state) {
+            // A checkpoint where nothing was written since: it moves only what is history.
+            Err(DbError::NotPrimary(_)) if self.is_all_captured(state)? => Ok(None),
+            prepared => prepared.and_then(|()| look(self, state)),
+        }
+    }
+
+    /// Whether no commit is in the log behind the captured part; on a node that may not write.
+    fn is_all_captured(&self, state: &State) -> Result<bool, DbError> {
+        let fail = |source| self.io_error("reading the WAL", source);
+        let Some(wal) = state.open.wal() else { return Ok(true) };
+        let Some(header) = wal.wal_header() else { return Ok(true) };
+        let mut scan = Chain::new(wal, header, header.page_size);
+        while scan.step(&wal.backing_wal).map_err(fail)? {}
+        Ok(scan.finish().is_none())
     }
 
     /// Captures what the wal-index has published; called by the watcher of logs.
@@ -211,7 +247,7 @@ impl Database {
             Err(source) => {
                 let error = self.io_error("capturing a transaction", source);
                 if !run.published
-                    && let Some(wal) = state.open.wal()
+                    && let Some(wal) = state.open.wal_mut()
                     && let Err(error) = wal.invalidate_frame(run.last, run.page_size)
                 {
                     state.service.fail(format!("a commit that failed cannot be taken back: {error}"));
@@ -247,7 +283,7 @@ impl Database {
         frame.encode(&self.shared, &state.checksums, pages.into_iter(), |pgno, page| {
             match run.frames.get(&pgno).or_else(|| stale.get(&pgno)) {
                 Some(frame) => wal.read_frame(*frame, page),
-                None => read_or_zero(&wal.database, pgno.offset(run.page_size), page),
+                None => read_or_zero(&wal.backing_database, pgno.offset(run.page_size), page),
             }
         })
     }
@@ -275,7 +311,7 @@ impl Database {
                 unpublished: None,
             };
         }
-        match wal.is_overrun() {
+        match wal.mend_invalidated().and_then(|()| wal.is_overrun()) {
             Ok(false) => Ok(()),
             Ok(true) => self.overrun(state),
             Err(source) => Err(self.io_error("reading the WAL", source)),
@@ -297,7 +333,15 @@ impl Database {
         fault::point("capture_read").map_err(fail)?;
         let mut scan = Chain::new(wal, header, page_size);
         while scan.step(&wal.backing_wal).map_err(fail)? {}
-        let Some(mut run) = scan.finish() else { return Ok(None) };
+        let Some(mut run) = scan.finish() else {
+            if wal.writer_lost_its_commit().map_err(fail)? {
+                return Err(
+                    self.unavailable("the transaction was taken back when somebody else's sync of it failed")
+                );
+            }
+            return Ok(None);
+        };
+        wal.invalidated = None;
         if let HeaderRead::Valid(published) = wal.index.header() {
             run.published = published.salt == header.salt && published.max_frame >= run.last;
             run.change = if run.published {
@@ -365,11 +409,12 @@ struct Chain {
 
 impl Chain {
     fn new(wal: &WalAttachment, header: crate::sqlite::wal::WalHeader, page_size: PageSize) -> Self {
+        let captured = if header.salt == wal.captured.salt { wal.captured.frame } else { 0 };
         Self {
             header,
             page_size,
-            next: wal.captured.frame + 1,
-            checksum: if wal.captured.frame == 0 { header.checksum } else { wal.captured.checksum },
+            next: captured + 1,
+            checksum: if captured == 0 { header.checksum } else { wal.captured.checksum },
             first_checksum: None,
             pending: Vec::new(),
             frames: BTreeMap::new(),
@@ -428,12 +473,6 @@ impl WalAttachment {
     pub fn read_frame(&self, frame: u32, page: &mut [u8]) -> io::Result<()> {
         let page_size = PageSize::new(page.len() as u32).map_err(io::Error::other)?;
         self.backing_wal.read_exact_at(page, frame_offset(frame, page_size) + FRAME_HEADER_SIZE as u64)
-    }
-
-    /// Makes a frame one that no recovery accepts: its commit never happened.
-    pub fn invalidate_frame(&self, frame: u32, page_size: PageSize) -> io::Result<()> {
-        fault::point("invalidate_frame")?;
-        self.overwrite_wal(&[0; FRAME_HEADER_SIZE], frame_offset(frame, page_size))
     }
 
     /// The checksum a frame carries now.

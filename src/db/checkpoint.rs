@@ -1,18 +1,27 @@
 //! Checkpoint: copies frames of the WAL into the database file, as SQLite's checkpointer does.
 //!
-//! No sync: what the file durably holds is the marker's business, and redo covers the rest.
+//! No sync: what the file durably holds is the marker's business, and redo covers the rest. The frames are written to
+//! the file in the data directory, never through the mount: the kernel holds the mounted file locked while an unlink or
+//! a rename of it waits for this daemon, and that waits for the database's lock, which a checkpoint has.
 //! Source: `wal.c`, `walCheckpoint`.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::mpsc;
+use std::time::Duration;
 
+use super::FileKind;
 use super::attach::WalAttachment;
 use crate::io::fault;
 use crate::io::read_or_zero;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal_index::{HeaderRead, READ_MARK_UNUSED, READ_SLOTS};
 use crate::types::Pgno;
+
+/// How long a checkpoint waits for the kernel to drop pages of the database file: requests for them that are under way
+/// are answered first, and one of them may be waiting for the lock that the checkpoint has.
+const CACHE_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// How far a checkpoint came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,7 +64,8 @@ impl WalAttachment {
             };
             self.copy(done, safe, header.pages, safe == header.max_frame, header.page_size)?;
         }
-        Ok(if safe >= limit { Backfill::Complete } else { Backfill::HeldBack(safe) })
+        let done = self.index.backfilled();
+        Ok(if done >= limit { Backfill::Complete } else { Backfill::HeldBack(done) })
     }
 
     fn copy(
@@ -81,18 +91,30 @@ impl WalAttachment {
             }
             self.read_frame(frame, &mut page)?;
             fault::point("checkpoint_write")?;
-            self.target().write_all_at(&page, pgno.offset(page_size))?;
+            self.backing_database.write_all_at(&page, pgno.offset(page_size))?;
         }
         if whole {
             fault::point("checkpoint_truncate")?;
-            self.target().set_len(pages.bytes(page_size))?;
+            self.backing_database.set_len(pages.bytes(page_size))?;
         }
-        self.index.set_backfilled(safe);
+        // From here on readers take these pages from the file, where the kernel may have older ones of it cached.
+        if self.empty_kernel_cache() {
+            self.index.set_backfilled(safe);
+        }
         Ok(())
     }
 
-    fn target(&self) -> &std::fs::File {
-        self.backfill_into.as_ref().unwrap_or(&self.database)
+    /// Has the kernel drop what it has cached of the database file; says whether it has. On a thread of its own, because
+    /// nobody knows how long it takes.
+    fn empty_kernel_cache(&self) -> bool {
+        let (cache, db) = self.cached_by.clone();
+        let (sender, receiver) = mpsc::channel();
+        let spawned = std::thread::Builder::new().name("skein-uncache".into()).spawn(move || {
+            cache.data_changed(&db, FileKind::Database);
+            // Nobody waits for it any more where that took too long.
+            let _ = sender.send(());
+        });
+        spawned.is_ok() && receiver.recv_timeout(CACHE_WAIT_MAX).is_ok()
     }
 
     /// The last frame that every reader can do without, up to `limit`; unused marks are moved out of the way.
@@ -119,7 +141,7 @@ impl WalAttachment {
             Some(frame) => self.read_frame(frame, page),
             None => {
                 let page_size = crate::types::PageSize::new(page.len() as u32).map_err(io::Error::other)?;
-                read_or_zero(&self.database, pgno.offset(page_size), page)
+                read_or_zero(&self.backing_database, pgno.offset(page_size), page)
             }
         }
     }

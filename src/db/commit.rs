@@ -157,7 +157,7 @@ impl Database {
         let db = self.name().clone();
         match &source {
             Source::Wal { end, published: false } => {
-                if let Some(wal) = state.open.wal()
+                if let Some(wal) = state.open.wal_mut()
                     && let Err(error) = wal.invalidate_frame(end.frame, batch.change.page_size)
                 {
                     state.service.fail(format!("a commit of unknown fate cannot be taken back: {error}"));

@@ -45,6 +45,8 @@ pub struct Database {
     pub(super) passed_through: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
+    /// Attaching was held up, and is to be tried again without the lock in between.
+    pub(super) attach_again: AtomicBool,
     /// Holds SQLite's SHARED lock while a writer at work must not commit.
     pub(super) held_off: Mutex<Option<File>>,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
@@ -127,6 +129,7 @@ impl Database {
             landing: UnderWay::default(),
             passed_through: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
+            attach_again: AtomicBool::new(false),
             held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),
             alone: Mutex::new(()),

@@ -19,6 +19,9 @@ impl Database {
         if state.in_flight.is_some() || state.restoring || self.access() != Access::Write {
             return;
         }
+        if state.open.is_wal() && !self.recover_index(state) {
+            return;
+        }
         let pages = state.pages;
         let Some(wal) = state.open.wal_mut().filter(|wal| wal.captured.unpublished.is_some()) else { return };
         match wal.publish_unpublished(pages) {
@@ -39,6 +42,11 @@ impl WalAttachment {
             return Ok(false);
         }
         let Some(_in_wal_mode) = self.main_lock.try_hold()? else { return Ok(false) };
+        // Asked first, and the index once more: a writer that lives has published before it lets go, and is the only one
+        // for whom this lock may ever be in the way, if only for a moment.
+        if self.locks.is_taken(lock_bytes::WAL_WRITE)? || !self.still_unpublished()? {
+            return Ok(false);
+        }
         let Some(_writers_out) = self.locks.try_take(lock_bytes::WAL_WRITE)? else { return Ok(false) };
         self.publish_captured(pages)
     }

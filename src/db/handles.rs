@@ -27,10 +27,14 @@ impl Database {
             return done(Ok(()));
         }
         self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = database.may_serve(&state).and_then(|()| match state.mode {
-                Some(JournalMode::Wal) if database.access() != Access::Write => database.attach(&mut state),
-                _ => Ok(()),
+            if let Err(error) = database.wait_for_tail() {
+                return done(Err(error));
+            }
+            let (mut state, answer) = database.attaching(|state| {
+                database.may_serve(state).and_then(|()| match state.mode {
+                    Some(JournalMode::Wal) if database.access() != Access::Write => database.attach(state),
+                    _ => Ok(()),
+                })
             });
             if answer.is_ok() {
                 if !state.in_use_by_applications() {
@@ -55,7 +59,7 @@ impl Database {
             Some(wal) => wal.captured.unpublished.is_none() && state.in_use_by_applications(),
             None => state.mode != Some(JournalMode::Wal) || self.access() == Access::Write,
         };
-        ready && self.may_serve(state).is_ok() && !self.wants_fence(state)
+        ready && self.may_serve(state).is_ok() && !self.wants_fence(state) && state.tail.is_none()
     }
 
     /// Nobody has the database open, and somebody is about to: perhaps a program that knows nothing of the WAL, such as
@@ -162,9 +166,10 @@ impl Database {
     /// what it commits, so it is refused.
     pub fn wal_opened(self: &Arc<Self>, done: Done) {
         self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let attach = state.mode == Some(JournalMode::Wal) && database.access() != Access::Write;
-            let attached = if attach { database.attach(&mut state) } else { Ok(()) };
+            let (state, attached) = database.attaching(|state| match state.mode {
+                Some(JournalMode::Wal) if database.access() != Access::Write => database.attach(state),
+                _ => Ok(()),
+            });
             let main_lock = state.open.wal().map(|wal| wal.main_lock.clone());
             drop(state);
             done(attached.and_then(|()| database.check_shares_index(main_lock)));
@@ -192,11 +197,10 @@ impl Database {
     /// An application opens or creates `-shm`: it is about to take part in the WAL, and the daemon does so before it.
     pub fn shm_opened(self: &Arc<Self>, done: Done) {
         self.off_thread(done, |database, done| {
-            let mut state = database.wait_shared(database.lock());
-            let answer = match state.mode {
-                Some(JournalMode::Wal) => database.attach(&mut state),
+            let (mut state, answer) = database.attaching(|state| match state.mode {
+                Some(JournalMode::Wal) => database.attach(state),
                 _ => Ok(()),
-            };
+            });
             let held = state.open.wal_mut().map_or(Ok(()), |wal| wal.hold_dms());
             drop(state);
             done(answer.and(held.map_err(|source| database.io_error("holding the wal-index", source))));

@@ -9,7 +9,7 @@ use super::opened::{Opened, Service};
 use crate::io::read_or_zero;
 use crate::ltx;
 use crate::sqlite::wal_index::HeaderRead;
-use crate::types::{Checksum, LogIndex, PageCount, Pgno};
+use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
 
 impl Database {
     /// Stops serving the database until it is resynced.
@@ -106,10 +106,15 @@ impl Database {
     ///
     /// # Errors
     /// `Unavailable` where something is still to be captured: try again later.
-    pub(super) fn try_detach(&self) -> Result<(), DbError> {
+    pub(super) fn try_detach(self: &Arc<Self>) -> Result<(), DbError> {
         let mut state = self.lock();
         if state.handles > 0 || self.detach(&mut state)? {
             return Ok(());
+        }
+        drop(state);
+        // What its last writer left may be news: a wal-index made anew from the log shows more than the one before.
+        if let Some(watcher) = self.shared.watcher().filter(|_| self.access() == Access::Write) {
+            watcher.watch(self);
         }
         Err(self.unavailable("still in use"))
     }

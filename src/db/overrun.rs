@@ -59,7 +59,7 @@ impl Database {
         }
         // What the writer has in the log now must not become a transaction; its commit fails.
         let page_size = state.page_size;
-        if let Some(wal) = state.open.wal()
+        if let Some(wal) = state.open.wal_mut()
             && let Some((first, _)) = wal.captured.unpublished
             && let HeaderRead::Valid(header) = wal.index.header()
             && header.max_frame < first

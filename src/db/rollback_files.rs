@@ -157,7 +157,12 @@ impl Database {
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
         if state.open.is_wal() {
+            // Elsewhere than on the primary a checkpoint moves only what is history, and so ends with that size.
+            let as_committed = size == state.pages.bytes(state.page_size);
             drop(state);
+            if !as_committed && !self.shared.may_commit() {
+                return done(Err(DbError::NotPrimary(self.name().clone())));
+            }
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.
             let database = self.clone();

@@ -5,16 +5,25 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::attach::WalAttachment;
 use super::cow::Cow;
 use super::database::{Database, State};
 use super::main_lock::HeldMainLock;
 use super::{DbError, FileKind, pin};
+use crate::io::ofd_lock::{LockKind, try_lock};
 use crate::io::read_or_zero;
 use crate::ltx;
+use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
-use crate::sqlite::wal_index::READ_SLOTS;
+use crate::sqlite::wal_index::{HeaderRead, IndexHeader, READ_SLOTS};
 use crate::types::{Checksum, JournalMode, LogIndex, PageCount, PageSize, Pgno, Pos};
+
+/// How long a snapshot waits for a place among the readers of a WAL, and for a checkpoint under way.
+const PLACE_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const PLACE_TRY_EVERY: Duration = Duration::from_millis(1);
 
 /// What a snapshot is a snapshot of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,70 +73,106 @@ impl Database {
     /// # Errors
     /// Where the database is not served, or its files cannot be opened.
     pub fn snapshot(self: &Arc<Self>) -> Result<SnapshotReader, DbError> {
-        let fail = |source| self.io_error("taking a snapshot", source);
-        let mut state = self.wait_shared(self.lock());
-        self.may_serve(&state)?;
-        if state.pages == PageCount::ZERO {
-            let header = header_of(&state);
-            state.begin_snapshot();
-            return Ok(SnapshotReader { database: self.clone(), header, source: Source::Empty });
+        let deadline = Instant::now() + PLACE_WAIT_MAX;
+        loop {
+            let (mut state, source) = self.attaching(|state| {
+                self.may_serve(state)?;
+                self.source_of(state)
+            });
+            if let Some(source) = source? {
+                let header = header_of(&state);
+                // Counts as a handle: the database is not detached under the reader.
+                state.begin_snapshot();
+                return Ok(SnapshotReader { database: self.clone(), header, source });
+            }
+            drop(state);
+            if Instant::now() >= deadline {
+                return Err(
+                    self.unavailable("readers and checkpoints leave no place for a snapshot; try again")
+                );
+            }
+            std::thread::sleep(PLACE_TRY_EVERY);
         }
-        let source = if state.mode == Some(JournalMode::Wal) && self.shared.cache().is_some() {
-            self.attach(&mut state)?;
-            self.read_mark(&mut state).map_err(fail)?
-        } else {
-            let _main_lock = self.hold_against_passed_through()?;
-            // Only committed pages are in the file.
-            let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
-            let file = self.open_backing(FileKind::Database)?;
-            let (page_size, pages) = (state.page_size, state.pages);
-            let cow = state.cow.begin(page_size, pages, saved);
-            Source::InPlace { cow, file, _main_lock }
-        };
-        let header = header_of(&state);
-        // Counts as a handle: the database is not detached under the reader.
-        state.begin_snapshot();
-        Ok(SnapshotReader { database: self.clone(), header, source })
     }
 
-    fn read_mark(&self, state: &mut State) -> io::Result<Source> {
-        let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
-        let mut shm = cache.mount_point().join(self.name().as_str()).into_os_string();
-        shm.push("-shm");
-        let mark = File::options().read(true).write(true).open(shm)?;
-        let wal = state.open.wal_mut().expect("just attached");
-        let main_lock = wal.main_lock.try_hold()?.ok_or_else(|| {
-            io::Error::new(io::ErrorKind::WouldBlock, "an application holds the database exclusively")
-        })?;
-        let frame = wal.captured.frame;
-        let slots = 1..READ_SLOTS;
-        // With every slot taken by readers of other marks there is no place; they come and go.
-        let mut placed = false;
-        for slot in slots {
-            if pin::take(&mark, &wal.index, slot, frame)? {
-                placed = true;
-                break;
-            }
+    /// Where the pages of the present position are read; `None` where that cannot be said right now.
+    fn source_of(self: &Arc<Self>, state: &mut State) -> Result<Option<Source>, DbError> {
+        let fail = |source| self.io_error("taking a snapshot", source);
+        if state.pages == PageCount::ZERO {
+            return Ok(Some(Source::Empty));
         }
-        if !placed {
-            return Err(io::Error::new(
-                io::ErrorKind::WouldBlock,
-                "all read slots of the database are in use; try again",
-            ));
+        // What counts is how it is open, not what its header says: an import may have changed the mode meanwhile.
+        let in_wal = state.mode == Some(JournalMode::Wal) && self.shared.cache().is_some();
+        if in_wal || state.open.is_wal() {
+            self.attach(state)?;
+            let page_size = state.page_size;
+            let wal = state.open.wal_mut().expect("just attached");
+            return wal.read_mark(page_size).map_err(fail);
+        }
+        let _main_lock = self.hold_against_passed_through()?;
+        // Only committed pages are in the file.
+        let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
+        let file = self.open_backing(FileKind::Database)?;
+        let (page_size, pages) = (state.page_size, state.pages);
+        let cow = state.cow.begin(page_size, pages, saved);
+        Ok(Some(Source::InPlace { cow, file, _main_lock }))
+    }
+}
+
+impl WalAttachment {
+    /// Becomes a reader of what is captured: neither what a writer has not published yet nor what it has published
+    /// since is in the way, and no checkpoint moves a newer frame into the file while the mark is there.
+    fn read_mark(&mut self, page_size: PageSize) -> io::Result<Option<Source>> {
+        // A connection that has the file for itself heeds no mark.
+        let Some(_main_lock) = self.main_lock.try_hold()? else { return Ok(None) };
+        let mark = self.locks.reopen()?;
+        let HeaderRead::Valid(before) = self.index.header() else { return Ok(None) };
+        let frame = self.captured_frame(&before);
+        let placed = match frame {
+            0 => try_lock(&mark, LockKind::Shared, lock_bytes::read(0), 1)?,
+            _ => self.take_slot(&mark, frame)?,
+        };
+        let HeaderRead::Valid(header) = self.index.header() else { return Ok(None) };
+        // The log may have begun anew before the mark was there.
+        if !placed || self.captured_frame(&header) != frame || !self.file_is_not_ahead(&header, frame)? {
+            return Ok(None);
         }
         let mut frames = HashMap::new();
         for number in 1..=frame {
-            if let Some(pgno) = wal.index.page_of(number)? {
-                frames.insert(pgno, number);
+            let pgno = if number <= header.max_frame {
+                self.index.page_of(number)?
+            } else {
+                // Its writer has been told that it is durable, and has not published it yet.
+                self.frame_header(number, page_size)?.map(|frame| frame.pgno)
+            };
+            let Some(pgno) = pgno else { return Ok(None) };
+            frames.insert(pgno, number);
+        }
+        let (wal, file) = (self.backing_wal.try_clone()?, self.backing_database.try_clone()?);
+        Ok(Some(Source::Wal { _mark: mark, _main_lock, wal, file, frames }))
+    }
+
+    /// Takes a read slot; readers of other marks may have all of them.
+    fn take_slot(&self, mark: &File, frame: u32) -> io::Result<bool> {
+        for slot in 1..READ_SLOTS {
+            if pin::take(mark, &self.index, slot, frame)? {
+                return Ok(true);
             }
         }
-        Ok(Source::Wal {
-            _mark: mark,
-            _main_lock: main_lock,
-            wal: wal.backing_wal.try_clone()?,
-            file: wal.database.try_clone()?,
-            frames,
-        })
+        Ok(false)
+    }
+
+    /// With the mark at `frame` in place: whether the database file holds nothing of newer frames, and no checkpoint that
+    /// began before the mark was there is about to bring them.
+    ///
+    /// A checkpoint copies nothing while slot 0 is held, and nothing behind a mark that it has seen. One that began
+    /// earlier goes no further than what was published then. Source: `wal.c`, `walTryBeginRead`, `walCheckpoint`.
+    fn file_is_not_ahead(&self, header: &IndexHeader, frame: u32) -> io::Result<bool> {
+        let ends_here = frame == 0 || header.max_frame <= frame;
+        if !ends_here && self.locks.is_taken(lock_bytes::CKPT)? {
+            return Ok(false);
+        }
+        Ok(header.max_frame == 0 || self.index.backfilled() <= frame)
     }
 }
 

@@ -44,6 +44,8 @@ pub trait KernelCache: Send + Sync + 'static {
     fn attributes_changed(&self, path: &MountPath);
     /// Content or size of the file changed behind the mount.
     fn data_changed(&self, db: &DbName, kind: FileKind);
+    /// Bytes `from..from + length` of the file changed behind the mount.
+    fn range_changed(&self, db: &DbName, kind: FileKind, from: u64, length: u64);
     /// Whether `-wal` and `-shm` are passed through: what is mapped of them is the backing file then.
     fn passthrough(&self) -> bool;
     /// Directory the file system is mounted on.

@@ -6,18 +6,25 @@ use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Frame};
 use super::commit::now_ms;
 use super::database::{Database, State};
 use super::discard::write_discarded;
+use super::overrun::frames_between;
 use super::page_checksums::WalPoint;
 use super::{DbError, FileKind};
 use crate::io::{fault, read_or_zero};
 use crate::ltx;
 use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::wal_scanner::CommittedFrames;
-use crate::types::{PageCount, PageSize, Pgno};
+use crate::types::{Access, PageCount, PageSize, Pgno};
+
+/// How long an application that opens a database waits for a decision about its tail.
+const TAIL_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Between two looks.
+const TAIL_LOOK_EVERY: Duration = Duration::from_millis(2);
 
 impl Database {
     /// After redo: the WAL left by a crash becomes history where it continues the position. Blocking; on the primary
@@ -35,6 +42,7 @@ impl Database {
         match frames {
             Some(frames) if !sound => {
                 let file = frames.discard(self, &self.lock()).map_err(fail)?;
+                self.check_pages_below(&frames)?;
                 tracing::error!(db = %self.name(), frames = frames.count(), file = %file.display(), "transactions that were not replicated, and stand on a commit that was, are discarded and kept");
             }
             Some(frames) if !frames.are_known(&self.lock()).map_err(fail)? => {
@@ -44,6 +52,39 @@ impl Database {
             _ => {}
         }
         self.forget_tail(&tail).map_err(fail)
+    }
+
+    /// Waits until it is known what becomes of the log that a crash left behind: applications may have read what is in it,
+    /// and would see history go backwards. Blocking.
+    ///
+    /// # Errors
+    /// `Unavailable` where that is not known soon: no quorum can be reached.
+    pub(super) fn wait_for_tail(&self) -> Result<(), DbError> {
+        let deadline = Instant::now() + TAIL_WAIT_MAX;
+        while self.lock().tail.is_some() && self.access() != Access::ReadOnly {
+            if Instant::now() >= deadline {
+                return Err(
+                    self.unavailable("what a crash left in its WAL is neither committed nor discarded yet")
+                );
+            }
+            std::thread::sleep(TAIL_LOOK_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Fails the database where its file has pages that are neither history nor in the log: with `synchronous=OFF` a
+    /// checkpoint copies frames before anybody has captured them, and a crash leaves them in the file.
+    fn check_pages_below(&self, frames: &TailFrames) -> Result<(), DbError> {
+        let fail = |source| self.io_error("comparing its file with its checksums", source);
+        let foreign = frames.first_foreign_page(self, &mut self.lock()).map_err(fail)?;
+        if let Some(pgno) = foreign {
+            self.fail(
+                &self.corrupt(format!(
+                    "page {pgno} in its file is of a transaction that never became history"
+                )),
+            );
+        }
+        Ok(())
     }
 
     /// Another node is primary, or has changed the database since: what a crash left in the WAL never becomes history,
@@ -58,6 +99,7 @@ impl Database {
             && !frames.are_known(&self.lock()).map_err(fail)?
         {
             let file = frames.discard(self, &self.lock()).map_err(fail)?;
+            self.check_pages_below(&frames)?;
             self.report_discarded(frames.count(), &file);
         }
         self.forget_tail(&tail).map_err(fail)
@@ -201,6 +243,30 @@ impl TailFrames {
             }
         }
         Ok(true)
+    }
+
+    /// The first of their pages that the database has with another content than its checksum says.
+    ///
+    /// # Errors
+    /// Where a file cannot be read.
+    fn first_foreign_page(&self, database: &Database, state: &mut State) -> io::Result<Option<Pgno>> {
+        let applied = match state.open.wal_mut() {
+            Some(wal) => frames_between(wal, 1, wal.captured.frame)?,
+            None => BTreeMap::new(),
+        };
+        let file = File::open(database.files().path(FileKind::Database))?;
+        let mut page = vec![0; state.page_size.len()];
+        for pgno in self.frames.keys().filter(|pgno| state.pages.contains(**pgno)) {
+            match (applied.get(pgno), state.open.wal()) {
+                (Some(frame), Some(wal)) => wal.read_frame(*frame, &mut page)?,
+                _ => read_or_zero(&file, pgno.offset(state.page_size), &mut page)?,
+            }
+            let expected = state.checksums.get(*pgno)?;
+            if expected.is_some_and(|expected| expected != ltx::page_checksum(*pgno, &page)) {
+                return Ok(Some(*pgno));
+            }
+        }
+        Ok(None)
     }
 
     /// Keeps them in `discarded/`: they lose, but not without a trace.

@@ -7,9 +7,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
-use crate::io::ofd_lock::{LockKind, lock, try_lock, unlock};
+use crate::io::ofd_lock::{LockKind, is_taken, lock, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 
 /// Lock bytes from `WAL_WRITE` up to the last read slot.
@@ -92,6 +93,24 @@ impl WalLocks {
         let held = WalLock { locks: self.clone(), first, count };
         lock(&self.0.shm, LockKind::Exclusive, first, count)?;
         Ok(held)
+    }
+
+    /// Whether an application holds `byte`; takes nothing, so that nobody is refused meanwhile.
+    ///
+    /// # Errors
+    /// Where the file cannot be asked.
+    pub fn is_taken(&self, byte: u64) -> io::Result<bool> {
+        is_taken(&self.0.shm, LockKind::Exclusive, byte, 1)
+    }
+
+    /// Opens the file once more, so that locks of the new one conflict with these. Not by its name: the kernel may hold
+    /// the directory locked for an unlink or a rename that waits for this daemon.
+    ///
+    /// # Errors
+    /// Where it cannot be opened.
+    pub fn reopen(&self) -> io::Result<File> {
+        let path = format!("/proc/self/fd/{}", self.0.shm.as_raw_fd());
+        File::options().read(true).write(true).open(path)
     }
 
     /// Whether both are the locks of the same wal-index.
@@ -188,7 +207,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::io::ofd_lock::is_taken;
 
     fn opened() -> (tempfile::TempDir, WalLocks, File) {
         let dir = tempfile::tempdir().unwrap();
@@ -229,6 +247,7 @@ mod tests {
     fn a_byte_that_an_application_holds_is_refused_or_waited_for() {
         let (_dir, locks, application) = opened();
         assert!(try_lock(&application, LockKind::Exclusive, lock_bytes::CKPT, 1).unwrap());
+        assert!(locks.is_taken(lock_bytes::CKPT).unwrap());
         assert!(locks.try_take(lock_bytes::CKPT).unwrap().is_none());
         let (sender, receiver) = mpsc::channel();
         let waiting = locks.clone();

@@ -16,6 +16,9 @@ pub mod failover {}
 #[doc = include_str!("rollback_overlay.md")]
 pub mod rollback_overlay {}
 
+#[doc = include_str!("foreign_writes.md")]
+pub mod foreign_writes {}
+
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
 

@@ -301,10 +301,6 @@ fn truncate(
 ) {
     match target {
         Target::File(db, kind) if !own => {
-            if *kind == FileKind::Database && state.store.access() != Access::Write {
-                let why = "this node is not primary; .primary names the host that is";
-                return reply.error(refuse(&target.path(), Doing::Truncate, Errno::EROFS, why));
-            }
             let db = match handle.and_then(Handle::app_db).cloned().map_or_else(|| state.database(db), Ok) {
                 Ok(db) => db,
                 Err(errno) => return reply.error(errno),

@@ -116,9 +116,15 @@ impl KernelCache for Notify {
     }
 
     fn data_changed(&self, db: &DbName, kind: FileKind) {
+        // No length: to the end of the file.
+        self.range_changed(db, kind, 0, 0);
+    }
+
+    fn range_changed(&self, db: &DbName, kind: FileKind, from: u64, length: u64) {
         let Some(ino) = self.inodes.content_changed(&Target::File(db.clone(), kind)) else { return };
         let notifier = self.lock().as_ref().map(|connection| connection.notifier.clone());
-        if let Some(Err(error)) = notifier.map(|notifier| notifier.inval_inode(INodeNo(ino), 0, 0)) {
+        let (from, length) = (from.cast_signed(), length.cast_signed());
+        if let Some(Err(error)) = notifier.map(|notifier| notifier.inval_inode(INodeNo(ino), from, length)) {
             tracing::warn!(%db, ?kind, "invalidating the kernel's cache of a file: {error}");
         }
     }

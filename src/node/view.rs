@@ -11,6 +11,7 @@ use super::joining;
 use super::replication::Replication;
 use crate::db::{DbError, Done};
 use crate::http::{Api, ExportSink, Import, Overview};
+use crate::ltx::page_checksum;
 use crate::security::Peering;
 use crate::store::{
     ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
@@ -154,6 +155,7 @@ impl Api for NodeView {
         let header = snapshot.header();
         out.begin(header);
         let lock_page = Pgno::lock_page(header.page_size);
+        let mut computed = Checksum::EMPTY;
         let mut chunk = BytesMut::with_capacity(EXPORT_CHUNK_BYTES + header.page_size.len());
         for pgno in all_pages(header.commit) {
             let start = chunk.len();
@@ -161,6 +163,15 @@ impl Api for NodeView {
             // SQLite never writes the lock page, so its bytes are zeros.
             if pgno != lock_page {
                 snapshot.read_page(pgno, &mut chunk[start..])?;
+                computed = computed ^ page_checksum(pgno, &chunk[start..]);
+            }
+            if pgno.get() == header.commit.get() && computed != header.pos.checksum {
+                // The end is never sent, so that nobody takes it for a copy.
+                let why = format!(
+                    "the pages read for an export have checksum {computed}, not that of {}",
+                    header.pos
+                );
+                return Err(DbError::Corrupt { db: name.clone(), why }.into());
             }
             if chunk.len() >= EXPORT_CHUNK_BYTES
                 && out.chunk(chunk.split().freeze()) == ControlFlow::Break(())

@@ -6,6 +6,7 @@ mod harness;
 mod attackers;
 mod bad_input;
 mod bounded_log;
+mod capture;
 mod cli;
 mod damaged_disk;
 mod doctor;
