@@ -4,7 +4,7 @@ use std::str::FromStr;
 use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, Partial};
+use super::ConfigError;
 use crate::types::ForcedAttributes;
 
 /// A user or group: a number or a name of this machine; empty for none.
@@ -107,20 +107,23 @@ impl fmt::Display for FileMode {
     }
 }
 
-/// What the settings force on this node's mount.
+/// What the settings force on this node's mount: owner and group, permissions of files and of directories.
 ///
 /// # Errors
 /// Where a name is nobody's.
-pub(super) fn forced_attributes(partial: &Partial) -> Result<ForcedAttributes, ConfigError> {
+pub(super) fn forced_attributes(
+    (uid, gid): (Option<&Owner>, Option<&Owner>),
+    (file_mode, dir_mode): (Option<FileMode>, Option<FileMode>),
+) -> Result<ForcedAttributes, ConfigError> {
     let user = |name: &str| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()));
     let group = |name: &str| Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()));
-    let uid = partial.mount_uid.as_ref().map(|owner| owner.number("mount-uid", user));
-    let gid = partial.mount_gid.as_ref().map(|owner| owner.number("mount-gid", group));
+    let uid = uid.map(|owner| owner.number("mount-uid", user));
+    let gid = gid.map(|owner| owner.number("mount-gid", group));
     Ok(ForcedAttributes {
         uid: uid.transpose()?.flatten(),
         gid: gid.transpose()?.flatten(),
-        file_mode: partial.mount_file_mode.and_then(FileMode::get),
-        dir_mode: partial.mount_dir_mode.and_then(FileMode::get),
+        file_mode: file_mode.and_then(FileMode::get),
+        dir_mode: dir_mode.and_then(FileMode::get),
     })
 }
 
@@ -142,11 +145,11 @@ mod tests {
 
     #[test]
     fn owners_are_numbers_or_names_of_this_machine() {
-        let partial = |uid: &str| Partial { mount_uid: uid.parse().ok(), ..Partial::default() };
-        assert_eq!(forced_attributes(&partial("1000")).unwrap().uid, Some(1000));
-        assert_eq!(forced_attributes(&partial("root")).unwrap().uid, Some(0));
-        assert_eq!(forced_attributes(&partial("")).unwrap(), ForcedAttributes::default());
-        let refused = forced_attributes(&partial("no such user")).unwrap_err().to_string();
+        let forced = |uid: &str| forced_attributes((uid.parse().ok().as_ref(), None), (None, None));
+        assert_eq!(forced("1000").unwrap().uid, Some(1000));
+        assert_eq!(forced("root").unwrap().uid, Some(0));
+        assert_eq!(forced("").unwrap(), ForcedAttributes::default());
+        let refused = forced("no such user").unwrap_err().to_string();
         assert!(refused.contains("--mount-uid"), "{refused}");
     }
 }

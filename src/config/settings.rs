@@ -79,7 +79,10 @@ impl Settings {
     /// Where `mount` or `data` is missing, or values are not acceptable or contradict each other.
     pub fn resolve(partial: Partial, hostname: &str) -> Result<Self, ConfigError> {
         let security = Security::resolve(&partial)?;
-        let forced = super::mount::forced_attributes(&partial)?;
+        let forced = super::mount::forced_attributes(
+            (partial.mount_uid.as_ref(), partial.mount_gid.as_ref()),
+            (partial.mount_file_mode, partial.mount_dir_mode),
+        )?;
         let invalid = ConfigError::Invalid;
         let missing = |option, env| ConfigError::Missing { option, env, key: option };
         let mount = absolute(partial.mount.ok_or(missing("mount", "SKEIN_MOUNT"))?, "mount")?;

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard};
+use std::sync::{Arc, MutexGuard, mpsc};
+use std::time::Duration;
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
@@ -21,6 +23,8 @@ use crate::types::{Access, JournalMode, LogIndex, PageCount};
 
 /// Frames in the log of an open database at which the daemon checkpoints it, as SQLite's default.
 const CHECKPOINT_FRAMES: u32 = 1000;
+/// How long the opening of the database file through the mount is waited for with the lock held.
+const MOUNTED_OPEN_MAX: Duration = Duration::from_secs(1);
 
 impl Database {
     /// Applies one change set of entry `index`. Entries the database already has are skipped. Blocking.
@@ -224,10 +228,21 @@ impl Database {
         if rollback.mounted.is_none() {
             let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
             let path = cache.mount_point().join(self.name().as_str());
-            rollback.mounted = Some(File::options().read(true).write(true).open(path)?);
+            rollback.mounted = Some(open_within(MOUNTED_OPEN_MAX, path)?);
         }
         rollback.mounted.as_ref().expect("just opened").try_clone()
     }
+}
+
+/// Opens a file of the mount on a thread of its own: its directory may be locked for a removal or a rename that waits for
+/// the lock the caller has.
+fn open_within(limit: Duration, path: PathBuf) -> io::Result<File> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::Builder::new().name("skein-open".into()).spawn(move || {
+        // Closed where nobody waits any more.
+        let _ = sender.send(File::options().read(true).write(true).open(path));
+    })?;
+    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
 }
 
 /// Writes pages and size of a change set; snapshots of the file keep what it overwrites.

@@ -57,10 +57,11 @@ impl Store {
                 _ => Ok(()),
             },
             ChangeKind::Rename { from, to } => {
-                self.apply_rename(index, from, to)?;
-                // Also where the files were moved before a crash, and the table was not written.
+                let renamed = self.apply_rename(index, from, to);
+                // Also where the files were moved before a crash and the table was not written, and where they cannot be
+                // moved because a reader has them open: what is fetched under the new name then has its attributes.
                 self.names.rename_database(from, to, index);
-                Ok(())
+                renamed
             }
             _ => self.apply_names(index, kind, timestamp_ms),
         }

@@ -91,10 +91,10 @@ impl Store {
             let new = ChangeKind::name_below(from, to, old)
                 .map_err(|error| StoreError::Invalid(error.to_string()))?;
             // One database's trouble must not keep the others where they are.
-            match self.apply_rename(index, old, &new) {
-                Ok(()) => self.names.rename_database(old, &new, index),
-                Err(error) => drop(first_error.get_or_insert(error)),
+            if let Err(error) = self.apply_rename(index, old, &new) {
+                first_error.get_or_insert(error);
             }
+            self.names.rename_database(old, &new, index);
         }
         self.names.rename_directory(from, to, index);
         self.path_changed(from);

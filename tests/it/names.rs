@@ -224,6 +224,32 @@ fn a_renamed_directory_takes_its_databases_along_on_every_node() {
 }
 
 #[test]
+fn a_private_database_stays_private_where_it_is_open_while_it_is_renamed() {
+    let Some(voters) = cluster(true) else { return };
+    let node = &voters.nodes[voters.primary()];
+    insert(&node.path("a.db")).unwrap();
+    fs::set_permissions(node.path("a.db"), fs::Permissions::from_mode(0o600)).unwrap();
+    everywhere(&voters.nodes, "a.db", Some((0, 0, 0o600)));
+    voters.same_bytes("a.db");
+    let reader = sql::open(&voters.nodes[3].path("a.db"));
+    sql::run(&reader, "BEGIN; SELECT * FROM t");
+    eventually("nobody on the primary has it open any more", || {
+        fs::rename(node.path("a.db"), node.path("b.db")).ok()
+    });
+    for node in &voters.nodes {
+        let mut seen = None;
+        eventually("the new name is there", || {
+            seen = shown(&node.path("b.db"));
+            seen
+        });
+        assert_eq!(seen, Some((0, 0, 0o600)), "on {}", node.settings.name);
+    }
+    everywhere(&voters.nodes, "a.db", None);
+    drop(reader);
+    voters.same_bytes("b.db");
+}
+
+#[test]
 fn names_and_attributes_survive_crashes_and_reach_nodes_that_come_late() {
     let Some(mut voters) = cluster(true) else { return };
     let first = voters.primary();
