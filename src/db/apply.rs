@@ -76,8 +76,9 @@ impl Database {
         self.wait_landed();
         self.keep_out_checkpoints(Wait::No)?;
         let mut state = self.lock();
-        if let Some(wal) = state.open.wal().filter(|wal| !wal.fence.raised())
+        if let Some(wal) = state.open.wal()
             && self.access() != Access::Write
+            && (!wal.fence.raised() || wal.follows.is_none())
         {
             // A writer from before this node was fenced. He may be waiting for an answer that needs the state's lock.
             let locks = wal.locks.clone();
@@ -85,6 +86,7 @@ impl Database {
             let Some(_writers_out) = locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? else {
                 return Err(self.conflict("an application is in the middle of a transaction"));
             };
+            let _held = self.try_main_lock()?;
             // By now there may be more to take back.
             self.keep_out_checkpoints(Wait::No)?;
             state = self.lock();
@@ -142,7 +144,7 @@ impl Database {
             } else {
                 // A full disk is found out before the first page is written: readers go on with what they have.
                 self.reserve_space(state, change).map_err(fail)?;
-                self.drop_staged().map_err(fail)?;
+                self.take_back_in_place(state).and_then(|()| self.drop_staged()).map_err(fail)?;
                 state.checksums.set_pending(index).map_err(fail)?;
             }
             match path {
@@ -197,6 +199,7 @@ impl Database {
         let Some(wal) = state.open.wal_mut() else { return Ok(true) };
         let limit = wal.captured.frame;
         if wal.index.backfilled() < limit {
+            let Some(_held) = wal.main_lock.try_hold().map_err(fail)? else { return Ok(false) };
             state.checksums.set_pending(state.index).map_err(fail)?;
             wal.backfill(limit).map_err(fail)?;
         }

@@ -12,6 +12,7 @@ use super::database::{Database, State};
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
 use super::invalidate::Invalidated;
+use super::main_lock::{HeldMainLock, MainLock};
 use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
@@ -21,7 +22,7 @@ use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock, try_lock};
+use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -33,8 +34,12 @@ use crate::types::{Access, DbName};
 /// Files are seen through the mount (`database`, `wal`, the index), so that what is written and locked here is
 /// what applications see; `backing_wal` reads the same log without a request to ourselves.
 pub(super) struct WalAttachment {
-    /// The database file; holds SHARED, so no application is ever the last connection.
+    /// The database file.
     pub database: File,
+    /// SQLite's SHARED lock on it.
+    pub main_lock: MainLock,
+    /// The same while this node applies the log: no application is the last connection then.
+    pub follows: Option<HeldMainLock>,
     /// The database file in the data directory, which is what checkpoints write and everybody here reads: the kernel may
     /// hold the mounted one locked for an unlink or a rename that waits for this database.
     pub backing_database: File,
@@ -46,6 +51,8 @@ pub(super) struct WalAttachment {
     pub cached_by: (Arc<dyn KernelCache>, DbName),
     /// The wal-index; its open file holds DMS and the pin.
     pub index: WalIndex,
+    /// Whether DMS is held.
+    pub holds_dms: bool,
     /// The locks of a second open file of `-shm`, which conflict with the pin's as another connection's would:
     /// fence, checkpoint and restart locks.
     pub locks: WalLocks,
@@ -193,13 +200,10 @@ impl Database {
             return Err(self.unavailable("its directory is being changed; try again"));
         };
         let MountedFiles { database, locks, shm } = files.map_err(fail)?;
-        if !try_lock(&database, LockKind::Shared, lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE)
-            .map_err(fail)?
-        {
-            return Err(self.conflict(
-                "an application holds it exclusively (locking_mode=EXCLUSIVE in WAL mode is not supported); use locking_mode=NORMAL",
-            ));
-        }
+        let main_lock = MainLock::new(database.try_clone().map_err(fail)?);
+        let Some(held) = main_lock.try_hold().map_err(fail)? else {
+            return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
+        };
         lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -207,7 +211,7 @@ impl Database {
         let cached_by = (cache.clone(), self.name().clone());
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
-            salt: state.captured.map_or(Salt(0, 0), |point| point.salt),
+            salt: self.salt_to_go_on_with(state),
             frame: 0,
             checksum: FrameChecksum(0, 0),
             change: 0,
@@ -223,11 +227,14 @@ impl Database {
         });
         Ok(WalAttachment {
             database,
+            main_lock,
+            follows: Some(held),
             backing_database: self.open_backing(FileKind::Database)?,
             backing_wal,
             wal_is_cached: !passthrough,
             cached_by,
             index,
+            holds_dms: true,
             locks,
             pin,
             fence,
@@ -243,15 +250,32 @@ impl Database {
         })
     }
 
+    /// The salts of the WAL that a crash made this node begin anew; a log that ended in order is followed by any.
+    fn salt_to_go_on_with(&self, state: &State) -> Salt {
+        let known = state.captured.filter(|point| point.frame != WalPoint::RETIRED);
+        known.map_or(Salt(0, 0), |point| point.salt)
+    }
+
     /// Raises or lifts the fence of an attachment as this node's access demands.
     pub(super) fn set_fence(&self, wal: &mut WalAttachment) -> Result<(), DbError> {
         let fail = |source| self.io_error("taking the locks of the wal-index", source);
         if self.writable() {
+            wal.follows = None;
             wal.fence.lift();
             return wal.locks.begin_lease(|| self.shared.writable()).map_err(fail);
         }
         wal.fence.raise(&wal.locks).map_err(fail)?;
-        if self.access() == Access::Write { Ok(()) } else { wal.pin.release(&wal.index).map_err(fail) }
+        wal.hold_dms().map_err(fail)?;
+        if wal.follows.is_none() {
+            wal.follows = wal.main_lock.try_hold().map_err(fail)?;
+        }
+        if self.access() == Access::Write {
+            return Ok(());
+        }
+        if wal.follows.is_none() {
+            wal.index.refuse_readers();
+        }
+        wal.pin.release(&wal.index).map_err(fail)
     }
 
     /// Ends the attachment of a database no application has open: everything into the database file, the log
@@ -262,6 +286,13 @@ impl Database {
         }
         if state.open.is_left_behind() {
             return Ok(true);
+        }
+        if matches!(state.open, Opened::LastClosing) {
+            // It was closed without removing the log, which has nothing that is not in the file.
+            self.remove_side_file(FileKind::Wal)?;
+            if let Some(cache) = self.shared.cache() {
+                cache.entry_changed(self.name(), FileKind::Wal);
+            }
         }
         if !state.open.is_wal() || state.service.is_dropped() {
             self.reserved.store(false, Ordering::SeqCst);
@@ -295,13 +326,10 @@ impl Database {
         if let Some(wal) = state.open.wal() {
             wal.locks.end().map_err(fail)?;
         }
+        self.retire_wal(state).map_err(fail)?;
         state.open = Opened::Cold;
-        state.captured = None;
         for kind in [FileKind::Wal, FileKind::Shm] {
-            match std::fs::remove_file(self.files().path(kind)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-                _ => {}
-            }
+            self.remove_side_file(kind)?;
         }
         if let Some(cache) = self.shared.cache() {
             cache.data_changed(self.name(), FileKind::Database);

@@ -24,7 +24,8 @@ impl Database {
     /// The journal ends: the transaction is captured and committed, then the end takes place.
     pub(super) fn journal_ends(self: &Arc<Self>, end: JournalEnd, done: Done) {
         // Large transactions are read and encoded on a thread of their own; so is what has to wait.
-        if self.overlay.staged_bytes() <= INLINE_BYTES_MAX
+        if !self.is_in_place()
+            && self.overlay.staged_bytes() <= INLINE_BYTES_MAX
             && let Some(state) = self.try_lock()
             && state.may_take_off()
         {
@@ -46,6 +47,8 @@ impl Database {
         let database = self.clone();
         let finish: Done = Box::new(move |answer| match answer {
             Ok(()) => done(database.finish_journal(&end)),
+            // SQLite takes it back with the journal.
+            Err(error) if database.is_in_place() => done(Err(error)),
             Err(error) => take_back(vec![database], error, done),
         });
         match self.capture_journal(&mut state, INLINE_BYTES_MAX) {
@@ -89,7 +92,8 @@ impl Database {
     ) -> Result<Option<ltx::ChangeSet>, DbError> {
         // What was staged is forgotten by now.
         self.check_not_ending()?;
-        if self.overlay.size().is_none() {
+        let in_place = self.is_in_place() && !state.open.is_wal();
+        if !in_place && self.overlay.size().is_none() {
             return Ok(None);
         }
         if let Some(why) = state.service.failure() {
@@ -106,7 +110,11 @@ impl Database {
             }
             None => Ok(()),
         };
-        match self.encode_journal(state, inline_bytes_max).and_then(|batch| space(&batch).map(|()| batch)) {
+        let encoded = match in_place {
+            true => self.encode_differences(state, inline_bytes_max),
+            false => self.encode_journal(state, inline_bytes_max),
+        };
+        match encoded.and_then(|batch| space(&batch).map(|()| batch)) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
                 self.overlay.discard();

@@ -195,6 +195,9 @@ impl Database {
             return Found::Nothing;
         }
         self.publish_for_dead_writer(&mut state);
+        if let Some(Err(error)) = state.open.wal_mut().map(WalAttachment::pass_dms_on) {
+            tracing::warn!(db = %self.name(), %error, "cannot let go of a lock of the wal-index");
+        }
         capture_time::begin();
         match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
             Ok(Some(run)) => {

@@ -11,7 +11,6 @@ use super::landing::UnderWay;
 use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
-use super::roles::Wait;
 use super::shared::Shared;
 use super::view::{StateLock, View};
 use super::{DbError, DbFiles, Done, FileKind};
@@ -42,6 +41,8 @@ pub struct Database {
     pub(super) has_undecided: AtomicBool,
     /// Whether a change set is landing on another thread than the one that heard its fate.
     pub(super) landing: UnderWay,
+    /// The kernel passes the database file through: what applications write to it is not seen.
+    pub(super) passed_through: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
     /// Attaching was held up, and is to be tried again without the lock in between.
@@ -62,6 +63,8 @@ pub struct Database {
 pub(super) struct State {
     /// Handles applications (and snapshots) have of the database file.
     pub handles: u32,
+    /// Those of them that are snapshots.
+    pub snapshots: u32,
     /// The committed header's mode, `None` while empty.
     pub mode: Option<JournalMode>,
     /// Page size of the committed database.
@@ -128,6 +131,7 @@ impl Database {
             journal_vanishes: AtomicBool::new(false),
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
+            passed_through: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             attach_again: AtomicBool::new(false),
             held_off: Mutex::default(),
@@ -194,7 +198,9 @@ impl Database {
     pub fn apply_may_wait(&self) -> bool {
         // The holder of the lock may be waiting, too.
         self.try_lock().is_none_or(|mut state| {
-            let fenced_and_clean = |wal: &mut WalAttachment| wal.fence.raised() && wal.tail().is_none();
+            let fenced_and_clean = |wal: &mut WalAttachment| {
+                wal.fence.raised() && !self.must_wait_for_main_lock(wal) && wal.tail().is_none()
+            };
             state.exclusive
                 || state.in_flight.is_some()
                 || state.tail.is_some()
@@ -327,88 +333,6 @@ impl Database {
             .write(true)
             .open(&path)
             .map_err(|source| self.io_error(format!("opening {}", path.display()), source))
-    }
-
-    // ---- handles
-
-    /// An application opens the database file: attaches first. Answer the open from `done`.
-    pub fn app_opened(self: &Arc<Self>, done: Done) {
-        if let Some(mut state) = self.try_lock()
-            && !state.exclusive
-            && state
-                .open
-                .wal()
-                .map_or(state.mode != Some(JournalMode::Wal), |wal| wal.captured.unpublished.is_none())
-            && self.may_serve(&state).is_ok()
-            && !self.wants_fence(&state)
-            && state.tail.is_none()
-        {
-            state.handles += 1;
-            drop(state);
-            return done(Ok(()));
-        }
-        self.off_thread(done, |database, done| {
-            if let Err(error) = database.wait_for_tail() {
-                return done(Err(error));
-            }
-            let (mut state, answer) = database.attaching(|state| {
-                database.may_serve(state).and_then(|()| match state.mode {
-                    Some(JournalMode::Wal) => database.attach(state),
-                    _ => Ok(()),
-                })
-            });
-            if answer.is_ok() {
-                state.handles += 1;
-                // Who opens it now may be the next writer: before he overruns what a dead one left.
-                database.publish_for_dead_writer(&mut state);
-            }
-            let lacks_fence = answer.is_ok() && database.lacks_fence(&state);
-            drop(state);
-            if lacks_fence && let Err(error) = database.reserve(Wait::No) {
-                tracing::warn!(%error, "cannot fence a database; its writers are refused instead of waiting");
-            }
-            done(answer);
-        });
-    }
-
-    /// An application's handle of the database file was released.
-    pub fn app_closed(self: &Arc<Self>) {
-        let release = |database: &Arc<Self>, state: &mut State| {
-            state.handles = state.handles.saturating_sub(1);
-            if state.handles == 0 {
-                database.overlay.rest();
-                if let Opened::Rollback(rollback) = &mut state.open {
-                    rollback.cached = None;
-                }
-            }
-            if state.handles == 0
-                && let Some(watcher) = database.shared.watcher()
-            {
-                watcher.closed(database);
-            }
-        };
-        match self.try_lock() {
-            Some(mut state) => release(self, &mut state),
-            None => self.off_thread(Box::new(|_| ()), move |database, done| {
-                release(database, &mut database.lock());
-                done(Ok(()));
-            }),
-        }
-    }
-
-    /// An application opens or creates `-wal` or `-shm`: attaches as WAL database first.
-    pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        if self.try_lock().is_some_and(|state| state.open.is_wal()) {
-            return done(Ok(()));
-        }
-        self.off_thread(done, |database, done| {
-            let (state, answer) = database.attaching(|state| match state.mode {
-                Some(JournalMode::Wal) => database.attach(state),
-                _ => Ok(()),
-            });
-            drop(state);
-            done(answer);
-        });
     }
 
     pub(super) fn check_not_ending(&self) -> Result<(), DbError> {

@@ -41,6 +41,7 @@ impl WalAttachment {
         if !self.still_unpublished()? || self.fence.raised() {
             return Ok(false);
         }
+        let Some(_in_wal_mode) = self.main_lock.try_hold()? else { return Ok(false) };
         // Asked first, and the index once more: a writer that lives has published before it lets go, and is the only one
         // for whom this lock may ever be in the way, if only for a moment.
         if self.locks.is_taken(lock_bytes::WAL_WRITE)? || !self.still_unpublished()? {

@@ -50,7 +50,8 @@ impl Database {
         drop(state);
         // What is staged will not be committed. Nobody may read it, also not from the kernel's cache when this process is
         // gone and the journal cannot be found.
-        if let Err(error) = self.drop_staged() {
+        let taken_back = self.take_back_in_place(&self.lock());
+        if let Err(error) = taken_back.and_then(|()| self.drop_staged()) {
             tracing::warn!(db = %self.name(), %error, "cannot end a transaction that is under way");
         }
         // As far as its readers allow; the rest is only in its log, and nobody here moves it any more.

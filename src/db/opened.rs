@@ -20,6 +20,8 @@ pub(super) enum Opened {
     Rollback(OpenRollback),
     /// The daemon takes part as one more connection of a database in WAL mode.
     Wal(Box<WalAttachment>),
+    /// The last application to close has moved the WAL into the file and removed `-shm`; it may remove `-wal`.
+    LastClosing,
     /// The node has ended while applications had it open: the file lacks what is in the log that is left behind.
     LeftBehind,
 }
@@ -81,7 +83,7 @@ impl Opened {
 
     /// The same to be changed, where the database is not open in another way.
     pub fn rollback_mut(&mut self) -> Option<&mut OpenRollback> {
-        if matches!(self, Self::Cold) {
+        if matches!(self, Self::Cold | Self::LastClosing) {
             *self = Self::Rollback(OpenRollback::default());
         }
         match self {

@@ -37,6 +37,22 @@ pub struct WalPoint {
     pub frame: u32,
 }
 
+impl WalPoint {
+    /// Frame of a point behind the end of its incarnation: whatever that held is captured.
+    pub const RETIRED: u32 = u32::MAX;
+
+    /// The first frame of the incarnation `salt` that is not captured; `None` where all of it is older than this point.
+    pub fn first_uncaptured(self, salt: Salt) -> Option<u32> {
+        if salt == self.salt {
+            return self.frame.checked_add(1);
+        }
+        // While one connection writes, each incarnation counts the first salt up; one that begins a log without having
+        // known the last draws both salts anew.
+        let follows = salt.0 == self.salt.0.wrapping_add(1) || self.salt == Salt(0, 0);
+        (follows || self.frame == Self::RETIRED).then_some(1)
+    }
+}
+
 /// What the database file durably holds: all entries up to `index`, none of later ones needed to read it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Marker {

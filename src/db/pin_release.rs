@@ -24,7 +24,13 @@ impl Database {
 impl WalAttachment {
     /// The last captured frame of the log as it is now: none where it has begun anew.
     pub fn captured_frame(&self, header: &IndexHeader) -> u32 {
-        if header.salt == self.captured.salt { self.captured.frame } else { 0 }
+        // The first writer of a log draws its salts, and puts them into the wal-index only when it publishes.
+        let is_first = || {
+            header.max_frame == 0
+                && self.captured.unpublished.is_some()
+                && self.wal_header().is_some_and(|file| file.salt == self.captured.salt)
+        };
+        if header.salt == self.captured.salt || is_first() { self.captured.frame } else { 0 }
     }
 
     fn all_published(&mut self) -> bool {

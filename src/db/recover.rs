@@ -10,7 +10,7 @@ use super::database::{Database, State};
 use super::opened::{Opened, Service};
 use super::page_checksums::PageChecksums;
 use super::shared::Shared;
-use super::{DbError, DbFiles, FileKind};
+use super::{DbError, DbFiles, FileKind, in_place};
 use crate::io::fault;
 use crate::io::read_or_zero;
 use crate::sqlite::header::DatabaseHeader;
@@ -31,17 +31,20 @@ impl Database {
         let checksums =
             PageChecksums::open(&files.pages()).map_err(|source| fail("reading page checksums", source))?;
         remove(&files, FileKind::Shm).map_err(|source| fail("removing the old wal-index", source))?;
-        // What it would roll back never got into the database file.
+        let marker = checksums.marker();
+        in_place::play_back(&files, &checksums, marker.page_size, marker.pages)
+            .map_err(|source| fail("taking back an unfinished transaction", source))?;
+        // What it would roll back is not in the database file by now.
         fault::point("recover_journal_remove")
             .and_then(|()| remove(&files, FileKind::Journal))
             .map_err(|source| fail("removing an old journal", source))?;
         let tail = set_aside(&files, shared.tails_count())
             .map_err(|source| fail("setting the WAL aside", source))?;
-        let marker = checksums.marker();
         let mode = mode_of(&files).map_err(|source| fail("reading the database header", source))?;
         let dirty_since = (marker.index < checksums.pending()).then(|| marker.index.next());
         let state = State {
             handles: 0,
+            snapshots: 0,
             mode: mode.filter(|_| marker.pages != PageCount::ZERO),
             page_size: marker.page_size,
             pages: marker.pages,

@@ -13,6 +13,7 @@ use super::claim::Claim;
 use super::commit::all_of;
 use super::database::{Database, State};
 use super::incoming::{Incoming, LtxSource};
+use super::main_lock::HeldMainLock;
 use super::opened::WritePath;
 use super::traits::CommitError;
 use super::view::StateLock;
@@ -35,6 +36,8 @@ pub(crate) struct LockedContent<'a> {
 /// The database with all its writers kept out; ends when dropped.
 pub(crate) struct HeldWriters<'a> {
     wal: Option<WalLock>,
+    /// Nobody leaves WAL mode, or takes the file for itself, meanwhile.
+    _main_lock: Option<HeldMainLock>,
     alone: Option<ExclusiveLock<'a>>,
 }
 
@@ -53,16 +56,20 @@ impl Database {
         let fail = |source| self.io_error("waiting for writers", source);
         let state = self.lock();
         if let Some(wal) = state.open.wal() {
-            let locks = wal.locks.clone();
+            let (locks, main_lock) = (wal.locks.clone(), wal.main_lock.clone());
             drop(state);
             // Without the state's lock: the writer at work may be waiting for its capture.
             let writers_out = locks.take(lock_bytes::WAL_WRITE).map_err(fail)?;
-            return Ok(HeldWriters { wal: Some(writers_out), alone: None });
+            let held = main_lock.try_hold().map_err(fail)?;
+            if held.is_none() && self.access() == Access::Write {
+                return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
+            }
+            return Ok(HeldWriters { wal: Some(writers_out), _main_lock: held, alone: None });
         }
         drop(state);
         let (state, alone) = self.wait_for_writing()?;
         drop(state);
-        Ok(HeldWriters { wal: None, alone })
+        Ok(HeldWriters { wal: None, _main_lock: None, alone })
     }
 
     /// The same, for as long as `deadline` allows.
@@ -75,13 +82,22 @@ impl Database {
             let locks = self.lock().open.wal().map(|wal| wal.locks.clone());
             let conflict = match locks {
                 Some(locks) => match locks.try_take(lock_bytes::WAL_WRITE).map_err(fail)? {
-                    Some(writers_out) => return Ok(HeldWriters { wal: Some(writers_out), alone: None }),
+                    Some(writers_out) => match self.try_main_lock() {
+                        Ok(held) if held.is_some() || self.access() != Access::Write => {
+                            return Ok(HeldWriters { wal: Some(writers_out), _main_lock: held, alone: None });
+                        }
+                        Ok(_) => {
+                            self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)")
+                        }
+                        Err(error @ DbError::Conflict { .. }) => error,
+                        Err(error) => return Err(error),
+                    },
                     None => self.conflict("an application is writing it; try again"),
                 },
                 None => match self.lock_for_writing() {
                     Ok((state, alone)) => {
                         drop(state);
-                        return Ok(HeldWriters { wal: None, alone });
+                        return Ok(HeldWriters { wal: None, _main_lock: None, alone });
                     }
                     Err(error @ DbError::Conflict { .. }) => error,
                     Err(error) => return Err(error),
@@ -212,7 +228,7 @@ impl Database {
         let (state, alone) = self.lock_for_writing()?;
         drop(state);
         let claim = self.claim(Instant::now() + CLAIM_MAX)?;
-        let held = HeldWriters { wal: None, alone };
+        let held = HeldWriters { wal: None, _main_lock: None, alone };
         let covered =
             self.access() != Access::Write && (held.alone.is_some() || !self.lock().is_open_rollback());
         match covered {

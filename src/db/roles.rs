@@ -86,11 +86,15 @@ impl Database {
         let mut state = self.lock();
         let fenced = match state.open.wal_mut() {
             Some(wal) => self.set_fence(wal),
-            None => self.drop_staged().map_err(|source| self.io_error("ending its transaction", source)),
+            None => self
+                .take_back_in_place(&state)
+                .and_then(|()| self.drop_staged())
+                .map_err(|source| self.io_error("ending its transaction", source)),
         };
         drop(state);
         self.publish_what_is_durable()?;
         drop(held);
+        self.outlast_exclusive();
         fenced.and_then(|()| self.reserve(Wait::No)).map(drop)
     }
 
@@ -102,7 +106,10 @@ impl Database {
         match state.open.wal_mut() {
             Some(wal) => {
                 let raised = wal.fence.try_raise(&wal.locks).unwrap_or(false);
-                raised && wal.captured.unpublished.is_none() && self.set_fence(wal).is_ok()
+                raised
+                    && wal.captured.unpublished.is_none()
+                    && self.set_fence(wal).is_ok()
+                    && !self.must_wait_for_main_lock(wal)
             }
             None => !staged && !self.lacks_fence(&state),
         }
@@ -154,6 +161,7 @@ impl Database {
         if let Some(wal) = self.lock().open.wal_mut() {
             wal.fence.try_raise(&wal.locks).map_err(fail)?;
         }
+        self.keep_main_lock(deadline)?;
         self.capture_and_wait()
     }
 

@@ -173,6 +173,10 @@ impl Database {
             });
             return self.capture_wal(Some(gate));
         }
+        if self.is_in_place() {
+            drop(state);
+            return done(self.set_database_len(size));
+        }
         // After a commit SQLite cuts the file to the size the commit gave it, which it has by then.
         let committed = size == state.pages.bytes(state.page_size) && self.may_commit();
         let answer = match self.may_change(&state) {
@@ -213,6 +217,9 @@ impl Database {
     /// `fsync` of the journal: nothing of it has to be durable, but where the kernel writes it by itself this is
     /// where a transaction of journal_mode=PERSIST is seen to have ended.
     pub fn journal_synced(self: &Arc<Self>, done: Done) {
+        if self.is_in_place() {
+            return self.sync_journal(done);
+        }
         if self.overlay.size().is_none() || self.journal_in_force() {
             return done(Ok(()));
         }
@@ -223,7 +230,7 @@ impl Database {
     /// each connection's own, so the last end is a guess; where it is wrong the end is seen at the journal's fsync,
     /// before the commit returns, or with synchronous=OFF when the journal is closed.
     pub fn journal_may_be_passed_through(&self) -> bool {
-        self.journal_vanishes.load(Ordering::Relaxed)
+        self.journal_vanishes.load(Ordering::Relaxed) && !self.is_in_place()
     }
 
     /// Whether the journal has a header with which SQLite would roll back.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::attach::WalAttachment;
 use super::cow::Cow;
 use super::database::{Database, State};
+use super::main_lock::HeldMainLock;
 use super::{DbError, FileKind, pin};
 use crate::io::ofd_lock::{LockKind, try_lock};
 use crate::io::read_or_zero;
@@ -51,6 +52,8 @@ enum Source {
     Wal {
         /// Open file whose shared lock is the read mark; unlocked when closed.
         _mark: File,
+        /// Keeps the last connection from moving the log into the file.
+        _main_lock: HeldMainLock,
         wal: File,
         file: File,
         frames: HashMap<Pgno, u32>,
@@ -58,6 +61,8 @@ enum Source {
     InPlace {
         cow: Arc<Cow>,
         file: File,
+        /// Keeps out writers whose writes are not seen.
+        _main_lock: Option<HeldMainLock>,
     },
     Empty,
 }
@@ -77,7 +82,7 @@ impl Database {
             if let Some(source) = source? {
                 let header = header_of(&state);
                 // Counts as a handle: the database is not detached under the reader.
-                state.handles += 1;
+                state.begin_snapshot();
                 return Ok(SnapshotReader { database: self.clone(), header, source });
             }
             drop(state);
@@ -104,12 +109,13 @@ impl Database {
             let wal = state.open.wal_mut().expect("just attached");
             return wal.read_mark(page_size).map_err(fail);
         }
+        let _main_lock = self.hold_against_passed_through()?;
         // Only committed pages are in the file.
         let saved = tempfile::tempfile_in(&self.shared.tmp).map_err(fail)?;
         let file = self.open_backing(FileKind::Database)?;
         let (page_size, pages) = (state.page_size, state.pages);
         let cow = state.cow.begin(page_size, pages, saved);
-        Ok(Some(Source::InPlace { cow, file }))
+        Ok(Some(Source::InPlace { cow, file, _main_lock }))
     }
 }
 
@@ -117,6 +123,8 @@ impl WalAttachment {
     /// Becomes a reader of what is captured: neither what a writer has not published yet nor what it has published
     /// since is in the way, and no checkpoint moves a newer frame into the file while the mark is there.
     fn read_mark(&mut self, page_size: PageSize) -> io::Result<Option<Source>> {
+        // A connection that has the file for itself heeds no mark.
+        let Some(_main_lock) = self.main_lock.try_hold()? else { return Ok(None) };
         let mark = self.locks.reopen()?;
         let HeaderRead::Valid(before) = self.index.header() else { return Ok(None) };
         let frame = self.captured_frame(&before);
@@ -141,7 +149,7 @@ impl WalAttachment {
             frames.insert(pgno, number);
         }
         let (wal, file) = (self.backing_wal.try_clone()?, self.backing_database.try_clone()?);
-        Ok(Some(Source::Wal { _mark: mark, wal, file, frames }))
+        Ok(Some(Source::Wal { _mark: mark, _main_lock, wal, file, frames }))
     }
 
     /// Takes a read slot; readers of other marks may have all of them.
@@ -202,7 +210,7 @@ impl SnapshotReader {
                 ),
                 None => read_or_zero(file, offset, page),
             },
-            Source::InPlace { cow, file } => cow.read(file, pgno, page),
+            Source::InPlace { cow, file, .. } => cow.read(file, pgno, page),
             Source::Empty => {
                 page.fill(0);
                 Ok(())
@@ -214,6 +222,6 @@ impl SnapshotReader {
 
 impl Drop for SnapshotReader {
     fn drop(&mut self) {
-        self.database.app_closed();
+        self.database.snapshot_ended();
     }
 }

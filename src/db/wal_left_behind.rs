@@ -17,7 +17,7 @@ use super::page_checksums::WalPoint;
 use super::{DbError, FileKind};
 use crate::io::{fault, read_or_zero};
 use crate::ltx;
-use crate::sqlite::wal::{FRAME_HEADER_SIZE, Salt, frame_offset};
+use crate::sqlite::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::wal_scanner::CommittedFrames;
 use crate::types::{Access, PageCount, PageSize, Pgno};
 
@@ -166,11 +166,11 @@ pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<
     let salt = scanned.header.salt;
     let first = match captured {
         None => 1,
-        Some(point) if point.salt == salt => point.frame + 1,
-        // The log began anew after everything was captured: each time the first salt counts one up.
-        Some(point) if salt.0 == point.salt.0.wrapping_add(1) || point.salt == Salt(0, 0) => 1,
-        // Older than what is captured: what replaced it was lost with the page cache, and is in the log.
-        Some(_) => return Ok(None),
+        Some(point) => match point.first_uncaptured(salt) {
+            Some(first) => first,
+            // Older than what is captured: what replaced it was lost with the page cache, and is in the log.
+            None => return Ok(None),
+        },
     };
     let Some(pages) = scanned.commit() else { return Ok(None) };
     let (mut frames, mut captured, mut commits, mut count) = (BTreeMap::new(), BTreeMap::new(), 0, 0);

@@ -25,6 +25,9 @@ pub mod foreign_writes {}
 #[doc = include_str!("own_mount.md")]
 pub mod own_mount {}
 
+#[doc = include_str!("wal_connections.md")]
+pub mod wal_connections {}
+
 #[doc = include_str!("names.md")]
 pub mod names {}
 

@@ -1,6 +1,7 @@
 //! The database file: attach before an open is answered, uploads, writes under a rollback journal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::{Errno, ReplyEmpty};
 
@@ -14,6 +15,9 @@ use crate::store::{Renamed, StoreError};
 use crate::types::{Access, DbName, PageCount};
 
 const NOT_PRIMARY: &str = "this node is not primary; .primary names the host that is";
+
+/// How long a database that is being closed may take until the daemon hears of it.
+const CLOSING: Duration = Duration::from_millis(250);
 
 const READ_ONLY: &str = "the database is read-only on this node; .primary names the host that writes";
 
@@ -140,6 +144,9 @@ pub(super) fn rename(state: &Arc<State>, from: DbName, to: DbName, reply: ReplyE
     let same = state.clone();
     state.workers.run(move || {
         let after = same.clone();
+        for closing in [&from, &to].into_iter().filter_map(|name| same.store.get(name)) {
+            closing.wait_until_closed(CLOSING);
+        }
         let (old, new) = (from.clone(), to.clone());
         same.store.rename(
             &from,

@@ -228,10 +228,10 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
         Target::File(..) | Target::SuperJournal(_) if own => unlink_plain(state, &target, reply),
         Target::File(db, FileKind::Database) => database::unlink(state, db, reply),
         Target::File(db, FileKind::Journal) => journal::unlink(state, db, reply),
-        Target::File(ref db, FileKind::Wal | FileKind::Shm) => match wal::keeps(state, db) {
-            Some(why) => reply.error(refuse(&target.path(), Doing::Unlink, Errno::EBUSY, why)),
-            None => unlink_plain(state, &target, reply),
-        },
+        Target::File(ref db, kind @ (FileKind::Wal | FileKind::Shm)) => {
+            let db = db.clone();
+            wal::unlink(state, target, &db, kind, reply);
+        }
         Target::SuperJournal(_) => super_journal::unlink(state, target, reply),
         Target::Pos(_) | Target::Primary | Target::Lag => {
             reply.error(refuse(

@@ -102,11 +102,15 @@ fn write_own(file: &File, data: &[u8], offset: u64) -> io::Result<()> {
     file.write_all_at(data, offset)
 }
 
-/// A file descriptor is closed by the thread `by`: only what is staged cares.
+/// A file descriptor is closed by the thread `by`: that ends what is staged, and may be the last close of a database.
 pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
     match state.handles.get(fh) {
         Some(handle) if handle.is_staged() => upload::flush(state, handle, by, reply),
-        _ => reply.ok(),
+        Some(handle) => match handle.staged_db() {
+            Some(db) => db.app_closes(Box::new(move |_| reply.ok())),
+            None => reply.ok(),
+        },
+        None => reply.ok(),
     }
 }
 
@@ -296,7 +300,7 @@ fn truncate(
     reply: ReplyAttr,
 ) {
     match target {
-        Target::File(db, kind) if !own && *kind != FileKind::Shm => {
+        Target::File(db, kind) if !own => {
             let db = match handle.and_then(Handle::app_db).cloned().map_or_else(|| state.database(db), Ok) {
                 Ok(db) => db,
                 Err(errno) => return reply.error(errno),
@@ -312,6 +316,7 @@ fn truncate(
             }
             state.workers.run(move || match kind {
                 FileKind::Database => db.database_truncated(size, done),
+                FileKind::Shm => db.shm_truncated(size, done),
                 _ => db.wal_truncated(size, done),
             });
         }

@@ -240,11 +240,16 @@ impl PendingOpen {
         };
         let connect = (passthrough && self.state.passthrough()).then_some(|| self.reply.open_backing(&file));
         let opening = self.state.inodes.open(ino, connect);
-        let mut flags = FopenFlags::FOPEN_NOFLUSH;
+        // The close of a WAL database is heard of before it returns, see `Database::app_closes`.
+        let wal = passthrough && matches!(self.target, Target::File(_, FileKind::Database));
+        let mut flags = if wal && !self.opener.own { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
         if opening.keep_cache {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }
         let backing = opening.backing;
+        if let (Some(db), Some(_), Target::File(_, FileKind::Database)) = (&db, &backing, &self.target) {
+            db.main_passed_through();
+        }
         let kind = Kind::File { file, db, counts: true, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }

@@ -20,7 +20,7 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         Err(errno) => return open.fail(errno),
     };
     let same = database.clone();
-    database.wal_opened(Box::new(move |attached| match attached {
+    database.shm_opened(Box::new(move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),
         Ok(()) => open.finish(Some(same), true),
     }));

@@ -164,6 +164,11 @@ impl State {
             return Ok((self.directory(ino, path), DIRECTORY_TTL));
         }
         let by_name = self.tree.metadata(&known.target).ok().flatten();
+        if let Target::File(db, FileKind::Shm) = &known.target
+            && let Some(database) = self.store.get(db)
+        {
+            database.shm_measured();
+        }
         if let Some(metadata) = by_name
             && known.incarnation == Some(Incarnation::of(&metadata))
         {
@@ -267,7 +272,9 @@ impl State {
         let passed_through = match target {
             Target::Directory(_) => return DIRECTORY_TTL,
             Target::File(_, FileKind::Database) if self.handles.staged_size(ino).is_some() => return NEVER,
-            Target::File(_, FileKind::Wal | FileKind::Shm) => self.passthrough(),
+            // Who opens `-shm` asks for its size when it has taken its lock, which the daemon waits for.
+            Target::File(_, FileKind::Shm) => return NEVER,
+            Target::File(_, FileKind::Wal) => self.passthrough(),
             Target::File(db, FileKind::Database) if self.passthrough() => {
                 let open = self.inodes.get(ino).is_some_and(|known| known.passthrough);
                 open || !self.inodes.is_open(target) && self.tree.is_wal(db)

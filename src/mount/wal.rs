@@ -1,8 +1,10 @@
 //! `-wal`: where a commit of a WAL database becomes durable.
 
-use fuser::Errno;
+use std::sync::Arc;
 
-use super::errno::Doing;
+use fuser::{Errno, ReplyEmpty};
+
+use super::errno::{Doing, of_db};
 use super::names::Target;
 use super::open::PendingOpen;
 use super::state::State;
@@ -56,11 +58,25 @@ pub(super) fn prepare(open: PendingOpen, then: impl FnOnce(PendingOpen)) {
     then(open);
 }
 
-/// Why `-wal` or `-shm` must stay, `None` where it may be removed: SQLite removes them when the last connection
-/// closes, which no application is while the daemon takes part.
-pub(super) fn keeps(state: &State, name: &DbName) -> Option<&'static str> {
-    [FileKind::Wal, FileKind::Shm]
-        .into_iter()
-        .any(|kind| state.inodes.is_open(&Target::File(name.clone(), kind)))
-        .then_some("the database is in use; close it everywhere first")
+/// Removes `-wal` or `-shm`: SQLite does so when the last connection closes, which no application is while the daemon
+/// takes part for good.
+pub(super) fn unlink(state: &Arc<State>, target: Target, name: &DbName, kind: FileKind, reply: ReplyEmpty) {
+    let database = match state.database(name) {
+        Ok(database) => database,
+        Err(errno) => return reply.error(errno),
+    };
+    let open = |kind| state.inodes.is_open(&Target::File(name.clone(), kind));
+    let in_use = open(FileKind::Wal) || open(FileKind::Shm);
+    let state = state.clone();
+    database.side_file_unlinked(
+        kind,
+        in_use,
+        Box::new(move |removed| match removed {
+            Ok(()) => {
+                state.inodes.detach(&target);
+                reply.ok();
+            }
+            Err(error) => reply.error(of_db(&target.path(), Doing::Unlink, &error)),
+        }),
+    );
 }

@@ -5,6 +5,7 @@
 
 pub mod header;
 pub mod journal;
+pub mod journal_playback;
 pub mod lock_bytes;
 pub mod wal;
 pub mod wal_index;

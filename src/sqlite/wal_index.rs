@@ -35,6 +35,8 @@ pub const READ_MARK_UNUSED: u32 = 0xffff_ffff;
 pub const READ_SLOTS: usize = 5;
 
 const VERSION: u32 = 3_007_000;
+/// A version of which every SQLite says that it cannot open the log.
+const VERSION_REFUSED: u32 = 0;
 const HEADER_WORDS: usize = 12;
 const BACKFILL_WORD: usize = 24;
 const READ_MARK_WORD: usize = 25;
@@ -94,7 +96,7 @@ impl Block {
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let offset = (block * BLOCK_BYTES) as i64;
         // SAFETY: a new shared mapping at an address the kernel chooses aliases nothing of ours; the caller has
-        // checked that the file covers the block, and nobody truncates it while the DMS lock is held.
+        // checked that the file covers the block, and nobody truncates it, see `WalIndex`.
         let address = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, shm, offset) }?;
         // SAFETY: the range was just mapped. Locking keeps page faults off the commit path; failing is harmless.
         let _ = unsafe { mlock(address, BLOCK_BYTES) };
@@ -192,8 +194,8 @@ impl Drop for Block {
 
 /// The mapped wal-index of one database.
 ///
-/// The file is opened through the mount, so that its pages are the applications' pages. Holds: the DMS lock is
-/// held shared for as long as this value lives, so nobody truncates the file under the mapping.
+/// The file is opened through the mount, so that its pages are the applications' pages. Nobody truncates it under the
+/// mapping: the owner holds the DMS lock, or answers the request to truncate it with [`WalIndex::clear`].
 pub struct WalIndex {
     shm: File,
     backing: File,
@@ -213,6 +215,16 @@ impl WalIndex {
         let mut index = Self { shm, backing, blocks: Vec::new(), mapped };
         index.ensure_block(0)?;
         Ok(index)
+    }
+
+    /// Whether the file is mapped, so that it must not get shorter.
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
+    /// Empties both headers and what checkpoints and readers left: whoever opens the log next builds the index anew.
+    pub fn clear(&self) {
+        self.first().store_all(&self.shm, 0, &[0; FIRST_PGNO_WORD]);
     }
 
     /// The mapped file as seen through the mount, for locks.
@@ -284,9 +296,13 @@ impl WalIndex {
 
     /// Publishes a header: from here on readers see its last frame. Only while holding the write lock.
     pub fn publish(&self, header: &IndexHeader) {
+        self.publish_version(header, VERSION);
+    }
+
+    fn publish_version(&self, header: &IndexHeader, version: u32) {
         let size = if header.page_size.get() == 65536 { 1 } else { header.page_size.get() as u16 };
         let mut words = [0u32; HEADER_WORDS];
-        words[0] = VERSION;
+        words[0] = version;
         words[2] = header.change;
         let size_bytes = size.to_ne_bytes();
         words[3] =
@@ -302,6 +318,25 @@ impl WalIndex {
             fence(order);
             self.first().store_all(&self.shm, start, &words);
             fence(order);
+        }
+    }
+
+    /// Gives the header a version that SQLite does not know: whoever begins a transaction then fails with
+    /// SQLITE_CANTOPEN, also a connection that heeds no lock of the wal-index. What else the header says stays.
+    pub fn refuse_readers(&self) {
+        self.set_version(VERSION, VERSION_REFUSED);
+    }
+
+    /// Takes back [`refuse_readers`](Self::refuse_readers).
+    pub fn admit_readers(&self) {
+        self.set_version(VERSION_REFUSED, VERSION);
+    }
+
+    fn set_version(&self, from: u32, to: u32) {
+        if self.first().load(&self.shm, 0) == from
+            && let HeaderRead::Valid(header) = self.header()
+        {
+            self.publish_version(&header, to);
         }
     }
 

@@ -22,6 +22,7 @@ mod guarantees;
 mod history;
 mod import_circles;
 mod interrupted_starts;
+mod last_close;
 mod limits;
 mod metrics;
 mod mounted_files;
