@@ -316,8 +316,8 @@ impl<'a> ExclusiveLock<'a> {
     /// Takes RESERVED and EXCLUSIVE where nobody is reading now; `None` where somebody is.
     ///
     /// PENDING, which lets nobody begin to read, is not held while a reader is waited for: one that stays would lock out
-    /// all others. Readers that overlap without end are broken only so: once in [`INSIST_EVERY`] attempts PENDING is
-    /// held, for [`INSIST_MAX`]. The kernel tells nobody of a lock that is let go but who waits for it without limit,
+    /// all others. Readers that overlap without end are broken only so: at the 4th, 8th and 16th attempt, where they are
+    /// short, and at each [`INSIST_EVERY`]th PENDING is held, for [`INSIST_MAX`]. The kernel tells nobody of a lock that is let go but who waits for it without limit,
     /// so the caller asks again.
     fn try_take(file: File, database: &'a Database) -> Result<Option<Self>, DbError> {
         let fail = |source| database.io_error("waiting for readers", source);
@@ -335,7 +335,7 @@ impl<'a> ExclusiveLock<'a> {
         }
         let mut taken = alone().map_err(fail)?;
         let refused = database.refused.fetch_add(1, Ordering::Relaxed);
-        if !taken && refused % INSIST_EVERY == INSIST_EVERY - 1 {
+        if !taken && insists(refused.wrapping_add(1)) {
             let pending = try_lock(&guard.file, LockKind::Exclusive, lock_bytes::PENDING, 1).map_err(fail)?;
             let until = Instant::now() + INSIST_MAX;
             while pending && !taken && Instant::now() < until {
@@ -348,6 +348,11 @@ impl<'a> ExclusiveLock<'a> {
         }
         Ok(taken.then_some(guard))
     }
+}
+
+/// Whether PENDING is held at that attempt.
+fn insists(attempt: u32) -> bool {
+    attempt.is_multiple_of(INSIST_EVERY) || attempt >= 4 && attempt.is_power_of_two()
 }
 
 impl Drop for ExclusiveLock<'_> {

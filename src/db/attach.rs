@@ -381,7 +381,7 @@ impl WalAttachment {
         self.backing_wal.write_all_at(bytes, offset)?;
         if self.wal_is_cached {
             let (cache, db) = &self.cached_by;
-            cache.range_changed(db, FileKind::Wal, offset, bytes.len() as u64);
+            cache.data_written(db, FileKind::Wal, offset, bytes);
         }
         Ok(())
     }

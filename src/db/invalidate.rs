@@ -63,16 +63,16 @@ impl WalAttachment {
         Ok(())
     }
 
-    /// Whether the writer at work is the one whose commit was taken back: what it waits for never happens.
+    /// Whether the writer at work is the one whose commit was taken back: what it waits for never happens. Answered with
+    /// yes once: the next transaction of that writer may begin the log anew, and syncs the header of it while the
+    /// frames of the failed one are still there.
     ///
     /// # Errors
     /// Where the log cannot be read, or its locks not be asked for.
     pub fn writer_lost_its_commit(&mut self) -> io::Result<bool> {
         let Some(taken_back) = self.invalidated else { return Ok(false) };
         let at_work = self.locks.is_taken(lock_bytes::WAL_WRITE)? && self.is_taken_back(&taken_back)?;
-        if !at_work {
-            self.invalidated = None;
-        }
+        self.invalidated = None;
         Ok(at_work)
     }
 

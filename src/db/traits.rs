@@ -44,8 +44,11 @@ pub trait KernelCache: Send + Sync + 'static {
     fn attributes_changed(&self, path: &MountPath);
     /// Content or size of the file changed behind the mount.
     fn data_changed(&self, db: &DbName, kind: FileKind);
-    /// Bytes `from..from + length` of the file changed behind the mount.
-    fn range_changed(&self, db: &DbName, kind: FileKind, from: u64, length: u64);
+    /// `data` was written at `offset` of the file behind the mount, which may have made it longer: the kernel is given
+    /// both. To invalidate is not enough where the file grows again and again: an answer about its size that another
+    /// invalidation overtakes is thrown away, and a read goes by the old size (`fs/fuse/inode.c`,
+    /// fuse_change_attributes()).
+    fn data_written(&self, db: &DbName, kind: FileKind, offset: u64, data: &[u8]);
     /// Whether `-wal` and `-shm` are passed through: what is mapped of them is the backing file then.
     fn passthrough(&self) -> bool;
     /// Directory the file system is mounted on.

@@ -54,22 +54,33 @@ impl Database {
         self.forget_tail(&tail).map_err(fail)
     }
 
-    /// Waits until it is known what becomes of the log that a crash left behind: applications may have read what is in it,
-    /// and would see history go backwards. Blocking.
+    /// Waits until the log has been applied again after a crash, and it is known what becomes of the WAL that the crash left
+    /// behind: applications may have read what is in it, and would see history go backwards. Blocking.
     ///
     /// # Errors
     /// `Unavailable` where that is not known soon: no quorum can be reached.
     pub(super) fn wait_for_tail(&self) -> Result<(), DbError> {
         let deadline = Instant::now() + TAIL_WAIT_MAX;
-        while self.lock().tail.is_some() && self.access() != Access::ReadOnly {
+        loop {
+            let (redoing, tail) = {
+                let state = self.lock();
+                (state.redoing() && state.service.failure().is_none(), state.tail.is_some())
+            };
+            if !redoing && (!tail || self.access() == Access::ReadOnly) {
+                return Ok(());
+            }
+            self.check_not_ending()?;
             if Instant::now() >= deadline {
+                if redoing {
+                    // The open itself says how far redo is.
+                    return Ok(());
+                }
                 return Err(
                     self.unavailable("what a crash left in its WAL is neither committed nor discarded yet")
                 );
             }
             std::thread::sleep(TAIL_LOOK_EVERY);
         }
-        Ok(())
     }
 
     /// Fails the database where its file has pages that are neither history nor in the log: with `synchronous=OFF` a

@@ -13,6 +13,9 @@ use super::names::{Target, join};
 use crate::db::{FileKind, KernelCache};
 use crate::types::{DbName, MountPath};
 
+/// Bytes given to the kernel with one notification.
+const STORED_BYTES_MAX: usize = 64 << 10;
+
 /// Invalidates entries and contents the kernel has cached.
 ///
 /// Never call it from a FUSE thread, nor while holding what a thread needs that answers a request of this mount:
@@ -65,6 +68,10 @@ impl Notify {
         *self.lock() = None;
     }
 
+    fn notifier(&self) -> Option<Notifier> {
+        self.lock().as_ref().map(|connection| connection.notifier.clone())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -97,9 +104,7 @@ impl KernelCache for Notify {
     }
 
     fn attributes_changed(&self, path: &MountPath) {
-        let Some(notifier) = self.lock().as_ref().map(|connection| connection.notifier.clone()) else {
-            return;
-        };
+        let Some(notifier) = self.notifier() else { return };
         let targets = match path {
             MountPath::Root => vec![Target::Directory(String::new())],
             MountPath::Directory(path) => vec![Target::Directory(path.to_string())],
@@ -116,16 +121,23 @@ impl KernelCache for Notify {
     }
 
     fn data_changed(&self, db: &DbName, kind: FileKind) {
+        let Some(ino) = self.inodes.content_changed(&Target::File(db.clone(), kind)) else { return };
         // No length: to the end of the file.
-        self.range_changed(db, kind, 0, 0);
+        if let Some(Err(error)) = self.notifier().map(|notifier| notifier.inval_inode(INodeNo(ino), 0, 0)) {
+            tracing::warn!(%db, ?kind, "invalidating the kernel's cache of a file: {error}");
+        }
     }
 
-    fn range_changed(&self, db: &DbName, kind: FileKind, from: u64, length: u64) {
-        let Some(ino) = self.inodes.content_changed(&Target::File(db.clone(), kind)) else { return };
-        let notifier = self.lock().as_ref().map(|connection| connection.notifier.clone());
-        let (from, length) = (from.cast_signed(), length.cast_signed());
-        if let Some(Err(error)) = notifier.map(|notifier| notifier.inval_inode(INodeNo(ino), from, length)) {
-            tracing::warn!(%db, ?kind, "invalidating the kernel's cache of a file: {error}");
+    fn data_written(&self, db: &DbName, kind: FileKind, offset: u64, data: &[u8]) {
+        let Some(ino) = self.inodes.number(&Target::File(db.clone(), kind)) else { return };
+        let Some(notifier) = self.notifier() else { return };
+        let mut at = offset;
+        for part in data.chunks(STORED_BYTES_MAX) {
+            if let Err(error) = notifier.store(INodeNo(ino), at, part) {
+                tracing::warn!(%db, ?kind, "storing what was written in the kernel's cache of a file: {error}");
+                return self.data_changed(db, kind);
+            }
+            at += part.len() as u64;
         }
     }
 

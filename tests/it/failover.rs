@@ -1,5 +1,6 @@
 //! Three voters: election, quorum commits, handoff, and the way back.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -168,8 +169,11 @@ fn a_journal_left_behind_never_takes_back_what_another_primary_committed() {
     let hot = std::fs::read(&journal).unwrap();
     sql::run(&writer, "ROLLBACK");
     drop(writer);
-    // As a writer leaves it that dies before it has written to the database.
-    std::fs::write(&journal, &hot).unwrap();
+    // As a writer leaves it that dies before it has written to the database; opened as SQLite opens it.
+    let mut left = std::fs::File::options();
+    let mut left = left.read(true).write(true).create(true).truncate(false).open(&journal).unwrap();
+    left.write_all(&hot).unwrap();
+    drop(left);
     let reader = voters.open(second, "a.db");
     voters.hand_to(second);
     insert(&reader, "elsewhere").unwrap();
