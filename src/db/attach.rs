@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::Backfill;
 use super::database::{Database, State};
+use super::dms::take_dms;
 use super::fence::Fence;
 use super::guarded_file::{AfterDeath, GuardedFile};
 use super::invalidate::Invalidated;
@@ -22,7 +23,6 @@ use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
-use crate::io::ofd_lock::{LockKind, lock};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -204,7 +204,7 @@ impl Database {
         let Some(held) = main_lock.try_hold().map_err(fail)? else {
             return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
         };
-        lock(&shm, LockKind::Shared, lock_bytes::DMS, 1).map_err(fail)?;
+        let holds_dms = take_dms(&shm).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let passthrough = cache.passthrough();
@@ -234,7 +234,7 @@ impl Database {
             wal_is_cached: !passthrough,
             cached_by,
             index,
-            holds_dms: true,
+            holds_dms,
             locks,
             pin,
             fence,

@@ -8,6 +8,7 @@
 //! comes to the same: the opener then builds the wal-index anew.
 //! Source: `os_unix.c`, unixLockSharedMemory() and unixIsSharingShmNode().
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use super::attach::WalAttachment;
 use super::database::Database;
 use super::{DbError, Done, FileKind};
-use crate::io::ofd_lock::{LockKind, is_taken, lock, unlock};
+use crate::io::ofd_lock::{LockKind, is_taken, try_lock, unlock};
 use crate::sqlite::lock_bytes;
 
 /// Between two looks whether the application has the lock by now.
@@ -23,24 +24,36 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 /// Looks after which it is left to the next commit.
 const LOOKS: u32 = 40;
 
+/// Takes the lock where nobody has it for itself; says whether it did. Never waits.
+///
+/// # Errors
+/// Where locking fails.
+pub(super) fn take_dms(shm: &File) -> io::Result<bool> {
+    try_lock(shm, LockKind::Shared, lock_bytes::DMS, 1)
+}
+
 impl WalAttachment {
-    /// Takes the lock where it is not held.
+    /// Takes the lock where it is not held, and where nobody has it for itself: an application that has found it free cuts
+    /// the file, and waits for the answer to that, which needs the database's lock. So it is not waited for here.
     ///
     /// # Errors
     /// Where locking fails.
     pub fn hold_dms(&mut self) -> io::Result<()> {
         if !self.holds_dms {
-            lock(self.index.shm(), LockKind::Shared, lock_bytes::DMS, 1)?;
-            self.holds_dms = true;
+            self.holds_dms = take_dms(self.index.shm())?;
         }
         Ok(())
     }
 
-    /// Lets go of it where an application has it, unless this node applies the log. Says whether it is free of it.
+    /// Lets go of it where an application has it, unless this node applies the log: then it is taken where it was not to be
+    /// had before. Says whether it is free of it.
     ///
     /// # Errors
     /// Where locking fails.
     pub fn pass_dms_on(&mut self) -> io::Result<bool> {
+        if self.follows.is_some() {
+            self.hold_dms()?;
+        }
         if self.holds_dms
             && self.follows.is_none()
             && is_taken(self.index.shm(), LockKind::Exclusive, lock_bytes::DMS, 1)?
