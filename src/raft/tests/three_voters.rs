@@ -330,14 +330,17 @@ fn a_voter_that_was_away_for_too_long_fetches_what_differs() {
         (names.last() == Some(&format!("d{next}"))).then_some(())
     });
 
-    // The same once more, had it died between the fetch and the moment its log gave up what the fetch replaces.
+    // The same once more, had it died between the fetch and the moment its log gave up what the fetch replaces. The leader
+    // starts anew, too: it remembers how far this node has come since, and in the case that is built it had not.
     group.stop(away);
+    group.stop(primary);
     let fetched = *group.voters[away].target.fetched.lock().unwrap().last().unwrap();
     *group.voters[away].target.durable.lock().unwrap() = fetched;
     std::fs::copy(log.join("fetched"), before.path().join("fetched")).unwrap();
     std::fs::remove_dir_all(&log).unwrap();
     std::fs::create_dir(&log).unwrap();
     copy_files(before.path(), &log);
+    group.start(primary, Beginning::Never);
     group.start(away, Beginning::Never);
     assert!(group.propose(group.primary(), next + 1..next + 2)[0].is_ok());
     eventually("it goes on behind what it fetched", || {
