@@ -19,6 +19,7 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
             "commit",
             "database",
             "discard",
+            "dms",
             "incoming",
             "invalidate",
             "landing",
