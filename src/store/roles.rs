@@ -124,7 +124,19 @@ impl Store {
         for database in slow {
             let store = self.clone();
             in_thread(move || {
-                let fenced = database.set_access().inspect_err(|error| {
+                let fenced = loop {
+                    match database.set_access() {
+                        // A connection has the file for itself for a moment, as one that switches to WAL or is the last to
+                        // close; the kernel does not tell when it lets go.
+                        Err(DbError::Conflict { .. })
+                            if store.access() != Access::Write && !store.shared.is_ending() =>
+                        {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        fenced => break fenced,
+                    }
+                };
+                let fenced = fenced.inspect_err(|error| {
                     tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
                     database.fail(error);
                 });
