@@ -33,7 +33,7 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// List, export, import and drop databases
     Db(DbArgs),
-    /// Wait until a node has a transaction: read your writes from a script
+    /// Wait until a node is ready, or has a transaction: read your writes from a script
     Wait(WaitArgs),
     /// Show and change the nodes of the cluster
     Members(MembersArgs),
@@ -93,7 +93,10 @@ pub(super) struct MountArgs {
     #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     bootstrap: Option<bool>,
-    /// Join an existing cluster through any of these nodes
+    /// Found a new cluster together with other new nodes: of this many voters, whose addresses --join has on all of them
+    #[arg(long, env = "SKEIN_BOOTSTRAP_EXPECT", value_name = "N")]
+    bootstrap_expect: Option<u32>,
+    /// Join an existing cluster through any of these nodes; this node's own address may be among them
     #[arg(long, env = "SKEIN_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',')]
     join: Option<Vec<HostPort>>,
     /// Do without kernel passthrough
@@ -186,6 +189,7 @@ impl MountArgs {
             advertise: self.advertise,
             advertise_http: self.advertise_http,
             bootstrap: self.bootstrap,
+            bootstrap_expect: self.bootstrap_expect,
             join: self.join,
             no_passthrough: self.no_passthrough,
             allow_other: self.allow_other,
@@ -354,10 +358,17 @@ pub(super) struct WaitArgs {
     #[command(flatten)]
     pub(super) node: NodeArgs,
     /// Name of the database, its path below the mount
-    pub(super) db: DbName,
+    #[arg(required_unless_present = "ready")]
+    pub(super) db: Option<DbName>,
+    /// Until the node runs and applications may use its mount; then for the database, where one is named
+    #[arg(long)]
+    pub(super) ready: bool,
     /// The transaction, 16 hex digits [default: the primary's last one]
-    #[arg(long, value_name = "TXID", value_parser = parse_pos)]
+    #[arg(long, value_name = "TXID", value_parser = parse_pos, requires = "db")]
     pub(super) pos: Option<Txid>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
     /// How long to wait, such as 500ms, 30s or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(super) timeout: Duration,

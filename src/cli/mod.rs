@@ -9,6 +9,7 @@ mod db;
 mod demo;
 mod demo_node;
 mod doctor;
+mod exit_code;
 mod ltx;
 mod members;
 mod mount;
@@ -25,12 +26,10 @@ use anyhow::Context;
 use clap::Parser;
 use clap::error::{ContextKind, ErrorKind};
 
-use crate::config::ConfigError;
-use crate::node::NodeError;
 use args::{Cli, Command};
 
-/// Runs the program with these words, the first being its name; gives the exit code: 0, the supervised command's, 1
-/// for an error, 2 for wrong usage.
+/// Runs the program with these words, the first being its name; gives the exit code: the
+/// supervised command's, or one of those in `exit_code`.
 pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let words: Vec<OsString> = words.into_iter().collect();
     let cli = match Cli::try_parse_from(&words) {
@@ -42,12 +41,7 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             output::error_line(&format!("{error:#}"));
-            match error.downcast_ref() {
-                // As a shell says that there is no such command.
-                Some(NodeError::Command { .. }) => ExitCode::from(127),
-                _ if is_wrong_usage(&error) => ExitCode::from(2),
-                _ => ExitCode::FAILURE,
-            }
+            ExitCode::from(exit_code::of(&error))
         }
     }
 }
@@ -128,11 +122,6 @@ fn usage_command(usage: &str) -> String {
     let is_word = |word: &&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
     let words: Vec<_> = words.take_while(is_word).collect();
     if words.is_empty() { "skein".to_owned() } else { words.join(" ") }
-}
-
-/// Whether an option is missing or contradicts another one; a mistake in the configuration file is none of usage.
-fn is_wrong_usage(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<ConfigError>(), Some(ConfigError::Missing { .. } | ConfigError::Invalid(_)))
 }
 
 /// Whether the reader of stdout has gone (`skein status | head -1`): no error of ours.

@@ -33,6 +33,8 @@ pub struct Partial {
     pub advertise_http: Option<String>,
     /// Found a new cluster of one voter.
     pub bootstrap: Option<bool>,
+    /// Found a new cluster together with others, of this many voters.
+    pub bootstrap_expect: Option<u32>,
     /// Addresses of nodes to join.
     pub join: Option<Vec<HostPort>>,
     /// Do without kernel passthrough.
@@ -103,6 +105,7 @@ impl Partial {
             advertise: self.advertise.or(below.advertise),
             advertise_http: self.advertise_http.or(below.advertise_http),
             bootstrap: self.bootstrap.or(below.bootstrap),
+            bootstrap_expect: self.bootstrap_expect.or(below.bootstrap_expect),
             join: self.join.or(below.join),
             no_passthrough: self.no_passthrough.or(below.no_passthrough),
             allow_other: self.allow_other.or(below.allow_other),
@@ -306,8 +309,13 @@ mod tests {
             Settings::resolve(with, "node1").unwrap().proxy
         };
         assert_eq!(resolved(example.proxy.clone()), resolved(ProxyPartial::default()));
-        let directories =
-            Partial { mount: example.mount.clone(), data: example.data.clone(), ..Partial::default() };
+        // It starts as it stands, so it founds a cluster.
+        let directories = Partial {
+            mount: example.mount.clone(),
+            data: example.data.clone(),
+            bootstrap: Some(true),
+            ..Partial::default()
+        };
         let defaults = Settings::resolve(directories, "node1").unwrap();
         let settings = Settings::resolve(example, "node1").unwrap();
         let advertised = Settings {

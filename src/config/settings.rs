@@ -27,6 +27,8 @@ pub struct Settings {
     pub advertise_http: Option<String>,
     /// Found a new cluster of one voter.
     pub bootstrap: bool,
+    /// How many voters found a new cluster together, this one included; 0: none do.
+    pub bootstrap_expect: u32,
     /// Addresses of nodes to join.
     pub join: Vec<HostPort>,
     /// Use kernel passthrough where it is to be had.
@@ -95,8 +97,8 @@ impl Settings {
             )));
         }
         let name = match partial.name {
-            Some(name) => name.parse().map_err(|e| invalid(format!("--name: {e}")))?,
-            None => hostname
+            Some(name) if !name.is_empty() => name.parse().map_err(|e| invalid(format!("--name: {e}")))?,
+            _ => hostname
                 .parse()
                 .map_err(|_| invalid(format!("the hostname {hostname:?} cannot name a node: give --name")))?,
         };
@@ -115,6 +117,7 @@ impl Settings {
             advertise: partial.advertise,
             advertise_http: partial.advertise_http.map(|url| url.trim_end_matches('/').to_owned()),
             bootstrap: partial.bootstrap.unwrap_or(false),
+            bootstrap_expect: partial.bootstrap_expect.unwrap_or(0),
             join: partial.join.unwrap_or_default(),
             passthrough: !partial.no_passthrough.unwrap_or(false),
             allow_other: partial.allow_other.unwrap_or(false),
@@ -145,6 +148,7 @@ impl Settings {
                 "--bootstrap founds a new cluster and --join enters an existing one: give one of them",
             );
         }
+        self.check_founding()?;
         if self.heartbeat < Duration::from_millis(10) || self.heartbeat * 2 > self.election_timeout {
             return refuse("--heartbeat must be at least 10ms and at most half of --election-timeout");
         }
@@ -172,6 +176,35 @@ impl Settings {
             && !(url.starts_with("http://") || url.starts_with("https://"))
         {
             return refuse("--advertise-http must be a URL that starts with http:// or https://");
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Whether voters that are started alike can found a cluster together.
+    fn check_founding(&self) -> Result<(), ConfigError> {
+        let (expect, given) = (self.bootstrap_expect as usize, self.join.len());
+        let refuse = |why: String| Err(ConfigError::Invalid(why));
+        if expect == 0 {
+            return Ok(());
+        }
+        if self.bootstrap {
+            return refuse(
+                "--bootstrap founds a cluster alone and --bootstrap-expect with others: give one of them"
+                    .into(),
+            );
+        }
+        if expect > 9 || expect.is_multiple_of(2) {
+            return refuse(format!(
+                "--bootstrap-expect {expect}: found a cluster with 1, 3, 5, 7 or 9 voters; an even number bears the loss of no more than one less does"
+            ));
+        }
+        // With more a part of them could found a cluster, and the rest another one.
+        if given > expect || given + 1 < expect {
+            return refuse(format!(
+                "--bootstrap-expect {expect} wants the addresses of these {expect} voters in --join, with or without this node's own, and {given} are given"
+            ));
         }
         Ok(())
     }
@@ -237,6 +270,20 @@ mod tests {
         assert!(
             refusal(Partial { advertise: Some("0.0.0.0:1".parse().unwrap()), ..minimal() }).contains("dial")
         );
+        let founders = |expect, given: &str| Partial {
+            bootstrap_expect: Some(expect),
+            join: Some(given.split(' ').map(|addr| addr.parse().unwrap()).collect()),
+            ..minimal()
+        };
+        assert!(refusal(founders(4, "a:1 b:1 c:1 d:1")).contains("even"));
+        assert!(refusal(founders(3, "a:1")).contains("1 are given"));
+        assert!(refusal(founders(3, "a:1 b:1 c:1 d:1")).contains("4 are given"));
+        assert!(
+            refusal(Partial { bootstrap: Some(true), join: None, ..founders(1, "a:1") }).contains("alone")
+        );
+        for given in ["a:1 b:1", "a:1 b:1 c:1"] {
+            assert_eq!(Settings::resolve(founders(3, given), "host").unwrap().bootstrap_expect, 3);
+        }
         let slow = Partial { heartbeat: Some("1s".parse().unwrap()), ..minimal() };
         assert!(refusal(slow).contains("--election-timeout"));
         let short = Partial { commit_timeout: Some("1ms".parse().unwrap()), ..minimal() };
@@ -246,7 +293,8 @@ mod tests {
 
     #[test]
     fn defaults_are_those_of_the_documentation() {
-        let settings = Settings::resolve(minimal(), "host-1").unwrap();
+        let unnamed = Partial { name: Some(String::new()), ..minimal() };
+        let settings = Settings::resolve(unnamed, "host-1").unwrap();
         assert_eq!(settings.name.as_str(), "host-1");
         assert_eq!(settings.role, Role::Voter);
         assert_eq!(settings.listen.to_string(), "127.0.0.1:20203");

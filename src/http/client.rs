@@ -17,7 +17,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::StatusDocument;
-use super::problem::Problem;
+use super::problem::{Problem, Reason};
 use crate::security::{SecurityError, Token, api_client};
 
 /// The largest document a node may answer with, in bytes.
@@ -52,6 +52,8 @@ pub enum ClientError {
         status: u16,
         /// What it says.
         detail: String,
+        /// Why, where that is one of a few reasons.
+        reason: Option<Reason>,
     },
     /// The answer is not what a node answers.
     #[error("{url} does not answer like a skein node: {why}")]
@@ -177,7 +179,8 @@ impl Client {
         let text = self.collect(response).await?;
         match serde_json::from_slice::<Problem>(&text) {
             Ok(problem) if is_problem => {
-                Err(ClientError::Refused { status: status.as_u16(), detail: problem.detail })
+                let Problem { detail, reason, .. } = problem;
+                Err(ClientError::Refused { status: status.as_u16(), detail, reason })
             }
             _ => Err(self.strange(format!("{status} without a problem document"))),
         }
@@ -217,6 +220,15 @@ impl Client {
     /// As [`Client::get`].
     pub async fn status(&self) -> Result<StatusDocument, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// `GET path` as text.
+    ///
+    /// # Errors
+    /// Where the node is not reached, or refuses.
+    pub async fn text(&self, path: &str) -> Result<String, ClientError> {
+        let response = self.send(Method::GET, path, empty()).await?;
+        Ok(String::from_utf8_lossy(&self.collect(response).await?).into_owned())
     }
 
     /// `POST path` with a JSON document; the answer has no content.

@@ -55,7 +55,8 @@ pub struct NewestDocument {
 
 impl From<ClusterError> for Problem {
     fn from(error: ClusterError) -> Self {
-        let status = match error {
+        let status = match &error {
+            ClusterError::NoQuorum(why) => return Self::no_quorum(why),
             ClusterError::Refused(_) | ClusterError::Removed(_) => StatusCode::BAD_REQUEST,
             ClusterError::NotPrimary(_) | ClusterError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };

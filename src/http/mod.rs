@@ -29,6 +29,7 @@ pub use axum::Router;
 pub use client::{Client, ClientError, Credentials, escape_name};
 pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use problem::Reason;
 pub use protect::{Protection, protect};
 pub use rfc3339::rfc3339;
 pub use router::router;

@@ -19,12 +19,40 @@ pub(super) struct Problem {
     /// The URL of the primary's API, where that is the one to ask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) primary: Option<String>,
+    /// What programs tell apart, where it is one of these.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Reason>,
+}
+
+/// Why a request fails, for programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// What was waited for has not come in time.
+    Timeout,
+    /// Another node is primary.
+    NotPrimary,
+    /// Too few voters answer.
+    NoQuorum,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("error").to_owned();
-        Self { title, status: status.as_u16(), detail: detail.into(), primary: None }
+        Self { title, status: status.as_u16(), detail: detail.into(), primary: None, reason: None }
+    }
+
+    /// The answer after a time that was waited in vain.
+    pub(super) fn timeout(detail: impl Into<String>) -> Self {
+        Self { reason: Some(Reason::Timeout), ..Self::new(StatusCode::GATEWAY_TIMEOUT, detail) }
+    }
+
+    /// The answer while too few voters answer; `why` says how many.
+    pub(super) fn no_quorum(why: &str) -> Self {
+        Self {
+            reason: Some(Reason::NoQuorum),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("no quorum: {why}"))
+        }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
@@ -40,6 +68,7 @@ impl Problem {
         match primary {
             Some(primary) => Self {
                 primary: Some(primary.http.clone()),
+                reason: Some(Reason::NotPrimary),
                 ..Self::new(
                     StatusCode::MISDIRECTED_REQUEST,
                     format!("this node is not primary; ask {} at {}", primary.name, primary.http),

@@ -274,7 +274,7 @@ async fn raw(addr: std::net::SocketAddr, request: &str) -> String {
 
 fn refused(result: Result<impl std::fmt::Debug, ClientError>) -> (u16, String) {
     match result {
-        Err(ClientError::Refused { status, detail }) => (status, detail),
+        Err(ClientError::Refused { status, detail, .. }) => (status, detail),
         other => panic!("{other:?}"),
     }
 }

@@ -56,10 +56,7 @@ pub(super) async fn wait(
         Some(db) => format!("it is at {}", db.pos),
         None => "it does not exist here".to_owned(),
     };
-    Err(Problem::new(
-        StatusCode::GATEWAY_TIMEOUT,
-        format!("database {name} has not reached {txid} within {timeout_ms} ms: {at}"),
-    ))
+    Err(Problem::timeout(format!("database {name} has not reached {txid} within {timeout_ms} ms: {at}")))
 }
 
 fn now(api: &dyn Api, name: &DbName) -> Result<DatabaseDocument, Problem> {

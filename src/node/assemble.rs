@@ -12,15 +12,15 @@ use super::checkpoints::keep_checkpointing;
 use super::current_role::{CurrentRole, follow_primary};
 use super::disk_guard::guard_disk;
 use super::endpoint_security::EndpointSecurity;
+use super::entering::{know_cluster, start_replication};
 use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
 use super::hook::run_hooks;
-use super::joining::{find_cluster, look_up, stay_member};
 use super::lag::tell_lag;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::quorum::watch_quorum;
-use super::replication::{Parts, Replication, Timing, parse_cluster};
+use super::replication::{Parts, Replication, Timing};
 use super::start_mode::StartMode;
 use super::view::NodeView;
 use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
@@ -29,9 +29,8 @@ use crate::http;
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
 use crate::proxy::WriteGate;
-use crate::raft::{AddressBook, Beginning};
-use crate::security::{Certificates, Peering};
-use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
+use crate::security::Certificates;
+use crate::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::FENCE_LATE_SECONDS;
 use crate::types::{Access, Role};
@@ -344,76 +343,6 @@ async fn open_store(
         Ok((blobs, store))
     })
     .await?
-}
-
-/// Fills in the cluster as a whole once its id is known: a replica learns it from whom it follows.
-async fn know_cluster(
-    slot: Arc<OnceLock<Arc<dyn ClusterControl>>>,
-    replication: Arc<Replication>,
-    settings: Settings,
-    identity: Arc<IdentityFile>,
-    peering: Peering,
-) {
-    replication.wait_cluster().await;
-    let Some(Ok(cluster)) = identity.get().cluster.map(|cluster| parse_cluster(&cluster)) else { return };
-    let nodes = settings.join.iter().map(ToString::to_string).collect();
-    let _only_once = slot.set(replication.control(&cluster, nodes, peering));
-}
-
-async fn start_replication(
-    settings: &Settings,
-    mode: StartMode,
-    parts: Parts,
-) -> Result<Replication, NodeError> {
-    let nodes: Vec<String> = settings.join.iter().map(ToString::to_string).collect();
-    if mode == StartMode::Follow {
-        return Replication::follow(parts, nodes);
-    }
-    let (identity, book) = (parts.identity.clone(), AddressBook::default());
-    if mode == StartMode::Join {
-        let found = find_cluster(&nodes, &book, &parts.peering).await?;
-        identity.update(|identity| {
-            identity.cluster = Some(found.to_string());
-            identity.role = settings.role;
-        })?;
-    }
-    let cluster =
-        identity.get().cluster.ok_or_else(|| NodeError::Cluster("node.toml names no cluster".into()))?;
-    let cluster = parse_cluster(&cluster)?;
-    let beginning = match mode {
-        StartMode::Found => Beginning::Found,
-        StartMode::Join => Beginning::Wait,
-        StartMode::Resume | StartMode::Follow if nodes.is_empty() => Beginning::Never,
-        StartMode::Resume | StartMode::Follow => Beginning::Wait,
-    };
-    let (tasks, shutdown, failures) = (parts.tasks.clone(), parts.shutdown.clone(), parts.failures.clone());
-    if !nodes.is_empty() {
-        // Before Raft starts: where the others are now may be all that is missing for a quorum.
-        let looking =
-            look_up(nodes.clone(), cluster.clone(), book.clone(), parts.peering.clone(), shutdown.clone());
-        let failures = failures.clone();
-        tasks.spawn(async move {
-            if let Err(error) = looking.await {
-                // Nobody to tell: the node ends already.
-                let _ = failures.send(error).await;
-            }
-        });
-    }
-    let peering = parts.peering.clone();
-    let replication = Replication::vote(parts, &cluster, beginning, book).await?;
-    identity.update(|identity| identity.founding = false)?;
-    let node = identity.get().node;
-    if let Replication::Voter { raft, removed, .. } = &replication
-        && let Some((control, candidate)) = replication.enlistment(&cluster, node, nodes, peering)?
-    {
-        let (raft, removed) = (raft.clone(), removed.clone());
-        tasks.spawn(async move {
-            if let Err(error) = stay_member(control, candidate, raft, removed, shutdown).await {
-                let _ = failures.send(error).await;
-            }
-        });
-    }
-    Ok(replication)
 }
 
 async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Mount, NodeError> {

@@ -30,6 +30,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `cluster` | the cluster's id, 32 hex digits; missing until it is known |
 /// | `starts` | how often the node was started, see `raft::Incarnation` |
 /// | `founding` | true from drawing a new cluster's id until its log exists |
+/// | `promised` | number of the node whose cluster this one has promised to join, and no other's; missing without promise |
 /// | `fuse_connection` | number of the last mount's FUSE connection |
 /// | `mount_point` | directory of the last mount |
 /// | `boot_id`, `inode_place` | what tells the last mount from a later one with its number: see [`MountMark`] |
@@ -46,6 +47,8 @@ pub struct NodeIdentity {
     pub cluster: Option<String>,
     /// Whether the cluster is being founded: its id is drawn, its log may not exist yet.
     pub founding: bool,
+    /// The founder whose cluster it has promised to join, see `super::founding`.
+    pub promised: Option<NodeId>,
     /// How often the node was started, this time included.
     pub starts: u64,
     /// A random number of this start, not stored.
@@ -77,6 +80,8 @@ struct Record {
     starts: u64,
     #[serde(default)]
     founding: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    promised: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fuse_connection: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -234,6 +239,7 @@ impl NodeIdentity {
             role,
             cluster: None,
             founding: false,
+            promised: None,
             starts: 0,
             run: 0,
             last_mount,
@@ -300,6 +306,7 @@ fn encode(identity: &NodeIdentity) -> String {
         cluster: identity.cluster.clone(),
         starts: identity.starts,
         founding: identity.founding,
+        promised: identity.promised.map(|node| node.to_string()),
         fuse_connection,
         mount_point,
         boot_id: identity.last_mark.as_ref().map(|mark| mark.boot_id.clone()),
@@ -326,6 +333,8 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
     }
     let record: Record = table.try_into().map_err(|e: toml::de::Error| damaged(e.message().trim()))?;
     let node = (record.node.len() == 16).then(|| u64::from_str_radix(&record.node, 16).ok()).flatten();
+    let promised =
+        record.promised.map(|number| u64::from_str_radix(&number, 16).map_err(|_| damaged("promised")));
     let last_mark = record.boot_id.zip(record.inode_place);
     let last_mount = record.fuse_connection.zip(record.mount_point);
     Ok(NodeIdentity {
@@ -336,6 +345,7 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         starts: record.starts,
         run: 0,
         founding: record.founding,
+        promised: promised.transpose()?.map(NodeId::new),
         last_mount,
         last_mark: last_mark.map(|(boot_id, place)| MountMark { boot_id, place }),
         follows: record.follows,

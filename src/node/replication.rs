@@ -87,11 +87,12 @@ pub(super) struct Timing {
 const HANDOFF_MAX: std::time::Duration = std::time::Duration::from_secs(10);
 
 impl Replication {
-    /// Starts as a voter of `cluster`: redoes the log, and connects its entrance. `book` knows where others were found.
+    /// Starts as a voter of `cluster`: redoes the log, and connects its entrance. `founders` are the
+    /// other voters of a cluster that it founds; `book` knows where others were found.
     pub(super) async fn vote(
         parts: Parts,
         cluster: &ClusterId,
-        beginning: Beginning,
+        (beginning, founders): (Beginning, Vec<Candidate>),
         book: AddressBook,
     ) -> Result<Self, NodeError> {
         let identity = parts.identity.get();
@@ -104,6 +105,7 @@ impl Replication {
             addr: own.addr.clone(),
             http: own.http.clone(),
             beginning,
+            founders,
             book,
             peering: parts.peering.clone(),
             heartbeat: parts.timing.heartbeat,

@@ -7,6 +7,8 @@ use crate::types::Role;
 pub(super) enum StartMode {
     /// Founds a new cluster, or ends the founding that was interrupted.
     Found,
+    /// Founds a new cluster together with others that are started alike, or joins the one that they have.
+    Meet,
     /// Goes on as the voter it was.
     Resume,
     /// Becomes a voter of the cluster that the nodes of `--join` are in.
@@ -43,11 +45,14 @@ impl StartMode {
             // A cluster is founded once; a start with the same settings finds it there.
             Role::Voter if belongs => Ok(StartMode::Resume),
             Role::Voter if settings.bootstrap => Ok(StartMode::Found),
-            Role::Voter if identity.founding => {
-                refuse("founding the cluster was interrupted: start once more with --bootstrap".into())
-            }
+            Role::Voter if settings.bootstrap_expect == 1 => Ok(StartMode::Found),
+            Role::Voter if settings.bootstrap_expect > 1 => Ok(StartMode::Meet),
+            Role::Voter if identity.founding => refuse(
+                "founding the cluster was interrupted: start once more with --bootstrap or --bootstrap-expect"
+                    .into(),
+            ),
             Role::Voter if settings.join.is_empty() => refuse(format!(
-                "data directory {data} belongs to no cluster: give --bootstrap to found one, or --join HOST:PORT to join one"
+                "data directory {data} belongs to no cluster: give --bootstrap to found one, --join HOST:PORT to join one, or both --bootstrap-expect N and --join on all of N new nodes"
             )),
             Role::Voter => Ok(StartMode::Join),
         }
@@ -96,6 +101,21 @@ mod tests {
             let refusal = StartMode::of(settings, identity).unwrap_err().to_string();
             assert!(refusal.contains(remedy), "{refusal}");
         }
+    }
+
+    #[test]
+    fn expected_voters_meet_until_they_have_a_cluster() {
+        let meeting = Settings { bootstrap_expect: 3, ..settings("voter", false, true) };
+        let mode = |identity| StartMode::of(&meeting, &identity).unwrap();
+        assert_eq!(mode(identity(Role::Voter, None, false)), StartMode::Meet);
+        assert_eq!(mode(identity(Role::Voter, Some("c"), true)), StartMode::Meet);
+        assert_eq!(mode(identity(Role::Voter, Some("c"), false)), StartMode::Resume);
+        let alone = Settings { bootstrap_expect: 1, ..settings("voter", false, false) };
+        let new = identity(Role::Voter, None, false);
+        assert_eq!(StartMode::of(&alone, &new).unwrap(), StartMode::Found);
+        let follows = Settings { bootstrap_expect: 3, ..settings("replica", false, true) };
+        let replica = identity(Role::Replica, None, false);
+        assert_eq!(StartMode::of(&follows, &replica).unwrap(), StartMode::Follow);
     }
 
     #[test]

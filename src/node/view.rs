@@ -80,20 +80,20 @@ impl Api for NodeView {
     fn add_member(&self, addr: String) -> ClusterAnswer<'_, ()> {
         Box::pin(async move {
             let candidate = joining::candidate_at(addr, &self.peering).await?;
-            self.control()?.enlist(candidate).await
+            self.or_no_quorum(self.control()?.enlist(candidate).await)
         })
     }
 
     fn change_member(&self, change: MemberChange) -> ClusterAnswer<'_, ()> {
-        Box::pin(async move { self.control()?.change_member(change).await })
+        Box::pin(async move { self.or_no_quorum(self.control()?.change_member(change).await) })
     }
 
     fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
-        Box::pin(async move { self.control()?.hand_off(to).await })
+        Box::pin(async move { self.or_no_quorum(self.control()?.hand_off(to).await) })
     }
 
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
-        Box::pin(async move { self.control()?.newest(db).await })
+        Box::pin(async move { self.or_no_quorum(self.control()?.newest(db).await) })
     }
 
     fn nodes(&self) -> ClusterAnswer<'_, Vec<(NodeName, Role, Option<String>)>> {
@@ -195,6 +195,15 @@ impl Api for NodeView {
 }
 
 impl NodeView {
+    /// Where the cluster did not answer because it cannot, that is the reason to tell.
+    fn or_no_quorum<T>(&self, answer: Result<T, ClusterError>) -> Result<T, ClusterError> {
+        let no_quorum = |error| self.replication.no_quorum().map_or(error, ClusterError::NoQuorum);
+        answer.map_err(|error| match error {
+            ClusterError::NotPrimary(_) | ClusterError::Unavailable(_) => no_quorum(error),
+            other => other,
+        })
+    }
+
     fn control(&self) -> Result<&Arc<dyn ClusterControl>, ClusterError> {
         let unknown = || ClusterError::Unavailable("this node is not in its cluster yet; try again".into());
         self.control.get().ok_or_else(unknown)

@@ -5,6 +5,7 @@ use super::incarnations::Incarnation;
 use super::transport::AddressBook;
 use crate::config::{LimitSettings, Settings};
 use crate::security::Peering;
+use crate::store::Candidate;
 use crate::types::{NodeId, NodeName};
 
 /// What a node's Raft is started with.
@@ -32,6 +33,8 @@ pub struct RaftOptions {
     pub peering: Peering,
     /// How a node without a log begins.
     pub beginning: Beginning,
+    /// The other voters of the cluster that it founds.
+    pub founders: Vec<Candidate>,
     /// Entries kept for those who follow, in bytes, the large change sets they name included.
     pub retention_bytes: u64,
     /// How long entries are kept for those who follow.
@@ -53,7 +56,7 @@ pub struct RaftOptions {
 pub enum Beginning {
     /// Not at all: the log must be there.
     Never,
-    /// It founds a new cluster of one voter.
+    /// It founds a new cluster, of itself and the other founders.
     Found,
     /// It waits for a leader to send the log.
     Wait,
@@ -74,6 +77,7 @@ impl RaftOptions {
             book: AddressBook::default(),
             peering: Peering::default(),
             beginning: Beginning::Never,
+            founders: Vec::new(),
             retention_bytes: LimitSettings::LOG_KEEP_BYTES,
             retention: LimitSettings::LOG_KEEP_AGE,
             disk_reserve_bytes: 0,

@@ -34,6 +34,7 @@ use super::types::{Peer, TypeConfig};
 use crate::io::blobs::BlobStore;
 use crate::io::watchdog;
 use crate::security::MovedStream;
+use crate::types::NodeName;
 
 /// What the Raft thread hands back once it runs.
 pub(super) struct Started {
@@ -220,13 +221,7 @@ where
     let sender = Arc::new(network.clone());
     let raft = Raft::new(id, config(options)?, network, store, machine).await.map_err(raft_error)?;
     if options.beginning == Beginning::Found && !raft.is_initialized().await.map_err(raft_error)? {
-        let peer = Peer {
-            name: options.name.to_string(),
-            addr: options.addr.clone(),
-            http: options.http.clone(),
-            votes: true,
-        };
-        raft.initialize(BTreeMap::from([(id, peer)])).await.map_err(raft_error)?;
+        raft.initialize(founders(options)).await.map_err(raft_error)?;
     }
     let keep = Retention::new(options, entries.clone(), blobs.clone(), target.clone(), Box::new(recycle));
     if !keep.may_lead() {
@@ -269,6 +264,20 @@ where
         heard,
     };
     Ok(Parts { running, proposals, submit, keep, connections })
+}
+
+/// The voters of a cluster that this node founds.
+fn founders(options: &RaftOptions) -> BTreeMap<u64, Peer> {
+    let peer = |name: &NodeName, addr: &str, http: &str| Peer {
+        name: name.to_string(),
+        addr: addr.to_owned(),
+        http: http.to_owned(),
+        votes: true,
+    };
+    let own = (options.node.get(), peer(&options.name, &options.addr, &options.http));
+    let others =
+        options.founders.iter().map(|other| (other.node.get(), peer(&other.name, &other.addr, &other.http)));
+    others.chain([own]).collect()
 }
 
 /// What is said where another node, which the members know as `by`, has met a later run of this one.

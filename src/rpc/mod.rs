@@ -6,6 +6,7 @@
 mod cluster;
 mod compress;
 mod convert;
+mod founding;
 mod status;
 
 mod client;
@@ -15,6 +16,7 @@ mod tests;
 
 pub use client::{Compression, GrpcConnector, endpoint};
 pub use cluster::{ClusterServer, OtherVoter, RemoteCluster};
+pub use founding::{Answer, Meeting, Met, founding_routes, meet};
 pub use server::{Elsewhere, ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 

@@ -83,6 +83,9 @@ pub enum ClusterError {
     /// It was a member and was removed; the text says how it is let in again.
     #[error("{0}")]
     Removed(String),
+    /// Too few voters answer; the text says how many.
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
     /// Not now: try again.
     #[error("{0}")]
     Unavailable(String),

@@ -13,16 +13,6 @@ ip addr add 10.0.0.1/32 dev lo
 for dir in /srv /var/lib /root; do mkdir -p "$dir" && mount -t tmpfs none "$dir"; done
 PATH=$1:$PATH
 pids=""
-# After a command in the background: until its node is mounted.
-mounted() {
-    pids="$! $pids"
-    for _ in $(seq 300); do
-        grep -q '^mounted ' "$1" && return 0
-        sleep 0.1
-    done
-    echo "not mounted: $(cat "$1")" >&2
-    exit 1
-}
 "#;
 
 /// After it: nodes end in order, the last one first.
@@ -66,17 +56,13 @@ fn blocks(text: &str) -> Vec<String> {
     blocks
 }
 
-/// The block as a script that waits for what a person would wait for.
+/// The block as a script, as it stands; what it leaves running is ended.
 fn script(block: &str) -> String {
-    let (mut script, mut number) = (MACHINE.to_owned(), 0);
+    let mut script = MACHINE.to_owned();
     for command in block.replace("\\\n", " ").lines() {
-        match command.trim_end().strip_suffix('&').filter(|command| !command.ends_with('&')) {
-            Some(node) => {
-                number += 1;
-                script.push_str(&format!("{node} >out{number} 2>&1 &\nmounted out{number}\n"));
-            }
-            None => script.push_str(&format!("{command}\n")),
-        }
+        script.push_str(command);
+        let in_background = command.trim_end().ends_with('&') && !command.trim_end().ends_with("&&");
+        script.push_str(if in_background { "\npids=\"$! $pids\"\n" } else { "\n" });
     }
     script + END
 }

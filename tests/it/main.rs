@@ -17,6 +17,7 @@ mod fault;
 mod fence;
 mod few_descriptors;
 mod foreign_writes;
+mod founding;
 mod full_disk;
 mod guarantees;
 mod history;

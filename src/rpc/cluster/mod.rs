@@ -40,6 +40,11 @@ fn to_status(error: &ClusterError) -> Status {
             status.metadata_mut().insert(KIND, MetadataValue::from_static("removed"));
             status
         }
+        ClusterError::NoQuorum(why) => {
+            let mut status = Status::new(Code::Unavailable, why.clone());
+            status.metadata_mut().insert(KIND, MetadataValue::from_static("no-quorum"));
+            status
+        }
         ClusterError::Unavailable(_) => Status::new(Code::Unavailable, error.to_string()),
     }
 }
@@ -51,6 +56,7 @@ fn from_status(status: &Status) -> ClusterError {
         (Code::FailedPrecondition, Some("not-primary")) => {
             ClusterError::NotPrimary(detail(PRIMARY).map(ToOwned::to_owned))
         }
+        (Code::Unavailable, Some("no-quorum")) => ClusterError::NoQuorum(text),
         (Code::InvalidArgument, Some("removed")) => ClusterError::Removed(text),
         (Code::InvalidArgument | Code::FailedPrecondition | Code::Unauthenticated, _) => {
             ClusterError::Refused(text)
@@ -109,6 +115,7 @@ mod tests {
             ClusterError::NotPrimary(Some("10.0.0.1:20203".into())),
             ClusterError::Refused("no".into()),
             ClusterError::Removed("let it in".into()),
+            ClusterError::NoQuorum("1 of 3 voters".into()),
             ClusterError::Unavailable("later".into()),
         ] {
             assert_eq!(from_status(&to_status(&error)), error);
