@@ -6,11 +6,29 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo};
 
+use super::names::Target;
+use crate::db::FileKind;
+
 /// How long the kernel may believe what only a notification or the kernel itself changes.
 pub(super) const FOREVER: Duration = Duration::from_secs(3600);
 
 /// For what changes behind the kernel's back.
 pub(super) const NEVER: Duration = Duration::ZERO;
+
+/// How long the kernel may believe that a name belongs to the file it found there.
+///
+/// The daemon makes `-wal` and `-shm` of a closed database, and removes them when the next connection opens the database
+/// file, while the kernel hears of it a moment later. An open of a file that is gone is answered with ESTALE, and so is a
+/// creation (it keeps the directory locked, see `PendingOpen::must_come_again`); the kernel tries again once only (`fs/namei.c`,
+/// do_filp_open), and SQLite then opens the file read-only without a word (`os_unix.c`, unixOpen). So these names are asked for at
+/// each open; control files, because they come and go with the role.
+pub(super) fn entry_ttl(target: &Target) -> Duration {
+    match target {
+        Target::File(_, FileKind::Wal | FileKind::Shm) => NEVER,
+        Target::Pos(_) | Target::Primary | Target::Lag => NEVER,
+        _ => FOREVER,
+    }
+}
 
 /// Attributes of a backing file under the inode number `ino`.
 pub(super) fn of_metadata(ino: u64, metadata: &Metadata) -> FileAttr {

@@ -43,9 +43,7 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
     });
     match found {
         Ok(((attr, attr_ttl), target)) => {
-            let volatile = matches!(target, Target::Pos(_) | Target::Primary | Target::Lag);
-            let ttl = if volatile { NEVER } else { FOREVER };
-            reply.entry_with_ttls(&attr_ttl, &ttl, &attr, Generation(0));
+            reply.entry_with_ttls(&attr_ttl, &attr::entry_ttl(&target), &attr, Generation(0));
         }
         Err(errno) if errno == Errno::ENOENT => {
             let path = path_of(state, parent).map(|directory| join(&directory, &name.to_string_lossy()));

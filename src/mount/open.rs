@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fuser::{BackingId, Errno, FileHandle, FopenFlags, Generation, ReplyCreate, ReplyOpen};
 use nix::libc;
 
-use super::attr::FOREVER;
+use super::attr::entry_ttl;
 use super::errno::{Doing, of_db, of_io, refuse};
 use super::handle::{Handle, Kind};
 use super::names::Target;
@@ -339,6 +339,7 @@ impl PendingOpen {
     }
 
     fn answer(self, ino: u64, kind: Kind, flags: FopenFlags, backing: Option<&BackingId>) {
+        let ttl = entry_ttl(&self.target);
         let handle = Handle { ino, target: self.target, own: self.opener.own, kind };
         let fh = self.state.handles.insert(handle);
         match (self.reply, backing) {
@@ -348,16 +349,9 @@ impl PendingOpen {
             }
             (OpenReply::Create(reply), backing) => match self.state.attributes(ino, Some(fh), 0) {
                 Ok((attr, _)) => match backing {
-                    None => reply.created(&FOREVER, &attr, Generation(0), FileHandle(fh), flags),
+                    None => reply.created(&ttl, &attr, Generation(0), FileHandle(fh), flags),
                     Some(backing) => {
-                        reply.created_passthrough(
-                            &FOREVER,
-                            &attr,
-                            Generation(0),
-                            FileHandle(fh),
-                            flags,
-                            backing,
-                        );
+                        reply.created_passthrough(&ttl, &attr, Generation(0), FileHandle(fh), flags, backing);
                     }
                 },
                 Err(errno) => {

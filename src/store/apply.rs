@@ -136,10 +136,14 @@ impl Store {
 
     /// Removes a database from the set and its files from disk.
     pub(super) fn forget(&self, name: &DbName) -> Result<(), StoreError> {
-        self.names.remove_database(name);
-        let Some(database) = self.get(name) else { return Ok(()) };
+        let Some(database) = self.get(name) else {
+            self.names.remove_database(name);
+            return Ok(());
+        };
         database.set_dropped();
         self.remove_files(&database)?;
+        // It has its attributes for as long as it can be looked up.
+        self.names.remove_database(name);
         self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(name);
         self.name_changed(name);
         Ok(())

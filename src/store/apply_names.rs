@@ -88,6 +88,7 @@ impl Store {
         databases: &[DbName],
     ) -> Result<(), StoreError> {
         let mut first_error = None;
+        self.names.precede_directory(from, to, index);
         for old in databases {
             let new = ChangeKind::name_below(from, to, old)
                 .map_err(|error| StoreError::Invalid(error.to_string()))?;

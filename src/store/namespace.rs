@@ -156,6 +156,24 @@ impl Namespace {
         }
     }
 
+    /// Gives what is about to get the name `to` the attributes of `from`, a database that is older than entry `index`: it
+    /// has them from the first moment on that it can be looked up.
+    pub fn precede_database(&self, from: &DbName, to: &DbName, index: LogIndex) {
+        let mut tables = self.write();
+        let entry = tables.databases.get(from).filter(|entry| entry.index < index).copied();
+        if let Some(entry) = entry {
+            tables.set(&MountPath::Database(to.clone()), NameEntry { index, ..entry });
+        }
+    }
+
+    /// The same for directories at `from` and below it.
+    pub fn precede_directory(&self, from: &DbName, to: &DbName, index: LogIndex) {
+        let mut tables = self.write();
+        for (_, renamed, entry) in tables.directories_renamed(from, to, index) {
+            tables.set(&MountPath::Directory(renamed), NameEntry { index, ..entry });
+        }
+    }
+
     /// A database that is older than entry `index` has another name, replacing what had it.
     pub fn rename_database(&self, from: &DbName, to: &DbName, index: LogIndex) {
         let mut tables = self.write();
@@ -175,19 +193,9 @@ impl Namespace {
     /// Directories older than entry `index` at `from` and below it have another path.
     pub fn rename_directory(&self, from: &DbName, to: &DbName, index: LogIndex) {
         let mut tables = self.write();
-        let moved: Vec<(DbName, NameEntry)> = tables
-            .directories
-            .iter()
-            .filter(|(path, entry)| is_at_or_below(path, from) && entry.index < index)
-            .map(|(path, entry)| (path.clone(), *entry))
-            .collect();
-        for (path, entry) in moved {
+        for (path, renamed, entry) in tables.directories_renamed(from, to, index) {
             tables.directories.remove(&path);
-            // A name that is too long was refused before the entry was proposed.
-            let renamed = DbName::new(&format!("{to}{}", &path.as_str()[from.as_str().len()..]));
-            if let Ok(renamed) = renamed {
-                tables.set(&MountPath::Directory(renamed), NameEntry { index, ..entry });
-            }
+            tables.set(&MountPath::Directory(renamed), NameEntry { index, ..entry });
             tables.dirty = true;
         }
     }
@@ -271,6 +279,24 @@ impl Namespace {
 }
 
 impl Tables {
+    /// The directories at `from` and below it that are older than entry `index`: path, new path, entry.
+    fn directories_renamed(
+        &self,
+        from: &DbName,
+        to: &DbName,
+        index: LogIndex,
+    ) -> Vec<(DbName, DbName, NameEntry)> {
+        let older =
+            self.directories.iter().filter(|(path, entry)| is_at_or_below(path, from) && entry.index < index);
+        older
+            .filter_map(|(path, entry)| {
+                // A name that is too long was refused before the entry was proposed.
+                let renamed = DbName::new(&format!("{to}{}", &path.as_str()[from.as_str().len()..])).ok()?;
+                Some((path.clone(), renamed, *entry))
+            })
+            .collect()
+    }
+
     fn set(&mut self, path: &MountPath, entry: NameEntry) -> bool {
         let known = match path {
             MountPath::Root => self.root,

@@ -19,7 +19,7 @@ use super::event::StoreEvent;
 use super::{Layout, Store, StoreError};
 use crate::db::{Database, DbError, DbFiles, FileKind, SnapshotHeader};
 use crate::io::durable;
-use crate::types::{DbName, LogIndex};
+use crate::types::{DbName, LogIndex, MountPath};
 
 /// How long the entry of another node waits for what is under way in the source at a time.
 const CLAIM_MAX: std::time::Duration = std::time::Duration::from_secs(1);
@@ -119,6 +119,7 @@ impl Store {
         };
         self.note_ended(&[&from, to], index)?;
         self.forget(to)?;
+        self.names.precede_database(&from, to, index);
         let old = waiting.as_ref().map_or(source.files().dir().to_path_buf(), |dir| dir.join(WAITING));
         durable::rename(&old, new.dir()).map_err(&failed)?;
         source.set_dropped();
@@ -170,6 +171,9 @@ impl Store {
         self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&from);
         let (page_size, commit) = source.size();
         let header = SnapshotHeader { pos: source.pos(), index, page_size, commit };
+        // Before the content, which may be for fewer eyes than what had the name.
+        self.names.precede_database(&from, &to, index);
+        self.attributes_changed(&MountPath::Database(to.clone()));
         let file = DbFiles::new(dir.join(WAITING)).path(FileKind::Database);
         let installed = self
             .content_of(&file, header, target)

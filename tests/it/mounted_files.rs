@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -153,6 +153,30 @@ fn a_database_file_is_copied_in_and_captured() {
                 fs::remove_file(&outside).unwrap();
             }
         }
+    });
+}
+
+#[test]
+fn a_connection_that_opens_a_database_right_behind_the_daemon_gets_a_log_it_can_write() {
+    on_both_mounts(|cluster| {
+        let (path, log) = (cluster.primary.path("app.db"), cluster.primary.path("app.db-wal"));
+        filled(&path, "wal", 4096);
+        for round in 0..100 {
+            // For an export the daemon makes the log and its index, and removes both when the file is opened next.
+            assert!(!cluster.primary.export("app.db").unwrap().is_empty());
+            let as_sqlite = |path: &Path| {
+                let mut options = fs::File::options();
+                options.read(true).write(true).create(true).custom_flags(nix::libc::O_NOFOLLOW);
+                options
+                    .open(path)
+                    .unwrap_or_else(|error| panic!("round {round}: {}: {error}", path.display()))
+            };
+            let database = as_sqlite(&path);
+            drop(as_sqlite(&log));
+            drop(database);
+        }
+        let connection = sql::open(&path);
+        sql::run(&connection, "INSERT INTO t VALUES(4)");
     });
 }
 

@@ -250,6 +250,27 @@ fn a_private_database_stays_private_where_it_is_open_while_it_is_renamed() {
 }
 
 #[test]
+fn a_database_that_takes_the_place_of_an_open_one_is_as_private_there_as_it_was() {
+    let Some(voters) = cluster(true) else { return };
+    let node = &voters.nodes[voters.primary()];
+    insert(&node.path("app.db")).unwrap();
+    everywhere(&voters.nodes, "app.db", Some((0, 0, 0o644)));
+    voters.same_bytes("app.db");
+    let open: Vec<_> = voters.nodes.iter().map(|node| sql::open(&node.path("app.db"))).collect();
+    open.iter().for_each(|reader| drop(sql::number(reader, "SELECT count(*) FROM t")));
+    insert(&node.path("new.db")).unwrap();
+    fs::set_permissions(node.path("new.db"), fs::Permissions::from_mode(0o600)).unwrap();
+    eventually("nobody has the new one open any more", || {
+        fs::rename(node.path("new.db"), node.path("app.db")).ok()
+    });
+    assert_eq!(shown(&node.path("app.db")), Some((0, 0, 0o600)), "at once on the primary");
+    everywhere(&voters.nodes, "app.db", Some((0, 0, 0o600)));
+    everywhere(&voters.nodes, "new.db", None);
+    drop(open);
+    voters.same_bytes("app.db");
+}
+
+#[test]
 fn names_and_attributes_survive_crashes_and_reach_nodes_that_come_late() {
     let Some(mut voters) = cluster(true) else { return };
     let first = voters.primary();
