@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::batch::{Batch, Frame, INLINE_BYTES_MAX};
 use super::commit::{InFlight, Source};
 use super::database::{Database, State};
-use super::rollback_files::JournalEnd;
+use super::journal_end::JournalEnd;
 use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
 use crate::io::fault;
@@ -38,7 +38,7 @@ impl Database {
     }
 
     fn take_off_journal(self: &Arc<Self>, mut state: StateLock<'_>, end: JournalEnd, done: Done) {
-        if matches!(end, JournalEnd::Written) && self.journal_in_force() {
+        if matches!(end, JournalEnd::Written) && !self.journal_has_ended() {
             // Somebody else has captured it, and another transaction is under way.
             drop(state);
             return done(Ok(()));

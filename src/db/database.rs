@@ -12,6 +12,7 @@ use super::opened::{Opened, Service};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::shared::Shared;
+use super::unseen_journal::UnseenJournal;
 use super::view::{StateLock, View};
 use super::{DbError, DbFiles, Done, FileKind};
 use crate::types::{Access, DbName, JournalMode, LogIndex, PageCount, PageSize, Pos};
@@ -37,6 +38,8 @@ pub struct Database {
     pub(super) overlay: Overlay,
     /// The last rollback journal ended by being removed or cut, not by a write.
     pub(super) journal_vanishes: AtomicBool,
+    /// The journal of a transaction whose end no request tells of.
+    pub(super) unseen_journal: UnseenJournal,
     /// Whether a change set may be undecided; so that nobody has to look.
     pub(super) has_undecided: AtomicBool,
     /// Whether a change set is landing on another thread than the one that heard its fate.
@@ -129,6 +132,7 @@ impl Database {
             changed: Condvar::new(),
             overlay: Overlay::new(),
             journal_vanishes: AtomicBool::new(false),
+            unseen_journal: UnseenJournal::default(),
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
             passed_through: AtomicBool::new(false),

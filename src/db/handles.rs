@@ -142,6 +142,7 @@ impl Database {
         }
         self.overlay.rest();
         self.passed_through.store(false, Ordering::SeqCst);
+        self.unseen_journal.forget();
         if let Opened::Rollback(rollback) = &mut state.open {
             rollback.cached = None;
         }

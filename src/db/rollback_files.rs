@@ -11,23 +11,12 @@ use std::sync::atomic::Ordering;
 
 use super::database::{Database, State};
 use super::guarded_file::{AfterDeath, GuardedFile};
+use super::journal_end::JournalEnd;
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, is_taken};
 use crate::sqlite::{journal, lock_bytes};
 use crate::types::{JournalMode, PageCount};
-
-/// How a transaction under a rollback journal ends.
-pub(super) enum JournalEnd {
-    /// journal_mode=DELETE.
-    Unlink,
-    /// journal_mode=TRUNCATE.
-    Truncate(u64),
-    /// journal_mode=PERSIST: the header is zeroed.
-    Write(u64, Vec<u8>),
-    /// The same where the kernel writes the journal by itself, and has zeroed the header.
-    Written,
-}
 
 impl Database {
     /// May a rollback journal be created now? Creates the backing file.
@@ -54,7 +43,8 @@ impl Database {
     ///
     /// # Errors
     /// `Invalid` where no journal could roll the write back; `NotPrimary`; `Io`.
-    pub fn database_write(&self, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+    pub fn database_write(self: &Arc<Self>, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        self.finish_unseen_journal()?;
         let mut state = self.lock();
         if self.lacks_guard(&state)
             && let Err(error) = self.keep_cached(&mut state)
@@ -82,12 +72,23 @@ impl Database {
     }
 
     /// The same for FUSE threads; `None` where the lock is taken, or more than that is to be done.
-    pub fn try_database_write(&self, file: &File, offset: u64, data: &[u8]) -> Option<Result<(), DbError>> {
-        let state = self.try_lock().filter(|state| !self.lacks_guard(state));
+    pub fn try_database_write(
+        self: &Arc<Self>,
+        file: &File,
+        offset: u64,
+        data: &[u8],
+    ) -> Option<Result<(), DbError>> {
+        let state = self.try_lock().filter(|state| !self.lacks_guard(state) && !self.has_ended_unseen());
         state.map(|state| self.write_in(&state, file, offset, data))
     }
 
-    fn write_in(&self, state: &State, file: &File, offset: u64, data: &[u8]) -> Result<(), DbError> {
+    fn write_in(
+        self: &Arc<Self>,
+        state: &State,
+        file: &File,
+        offset: u64,
+        data: &[u8],
+    ) -> Result<(), DbError> {
         let fail = |source| self.io_error("writing the database file", source);
         if state.open.is_wal() {
             // A checkpoint: what it copies is captured, the read mark and its own sync of the WAL see to that.
@@ -97,6 +98,7 @@ impl Database {
         if self.overlay.size().is_none() {
             // With synchronous=OFF there is no fsync to refuse.
             self.check_first_write(file, offset, data)?;
+            self.begin_unseen_journal();
         }
         fault::point("database_write").map_err(fail)?;
         self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
@@ -141,6 +143,7 @@ impl Database {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
         self.check_not_ending()?;
+        self.check_not_lost()?;
         if self.overlay.size().is_some() {
             return Ok(());
         }
@@ -220,7 +223,7 @@ impl Database {
         if self.is_in_place() {
             return self.sync_journal(done);
         }
-        if self.overlay.size().is_none() || self.journal_in_force() {
+        if self.overlay.size().is_none() || !self.journal_has_ended() {
             return done(Ok(()));
         }
         self.journal_ends(JournalEnd::Written, done);
@@ -228,7 +231,7 @@ impl Database {
 
     /// Whether the kernel may write the journal by itself: its end must be one that the daemon sees coming. The mode is
     /// each connection's own, so the last end is a guess; where it is wrong the end is seen at the journal's fsync,
-    /// before the commit returns, or with synchronous=OFF when the journal is closed.
+    /// before the commit returns, or with synchronous=OFF as `capture_unseen_journal` says.
     pub fn journal_may_be_passed_through(&self) -> bool {
         self.journal_vanishes.load(Ordering::Relaxed) && !self.is_in_place()
     }

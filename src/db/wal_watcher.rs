@@ -1,4 +1,5 @@
-//! The watcher of write-ahead logs: captures what NORMAL and OFF commits publish without asking anybody.
+//! The watcher of logs: captures what NORMAL and OFF commits publish without asking anybody, and what a rollback journal
+//! that nobody syncs has ended.
 //!
 //! One thread for all databases. A log at rest costs one inotify watch that fires once; a log in motion is
 //! looked at on a short timer, because publishing is a store to shared memory that no event tells of, and because
@@ -34,7 +35,7 @@ const QUIET_LOOKS: u32 = 2;
 const LINGER: Duration = Duration::from_secs(2);
 
 enum Command {
-    Watch(Weak<Database>),
+    Watch(Weak<Database>, FileKind),
     Closed(Weak<Database>),
     Stop,
 }
@@ -69,7 +70,12 @@ impl WalWatcher {
 
     /// Watches the log of a database that was just attached.
     pub fn watch(&self, database: &Arc<Database>) {
-        self.send(Command::Watch(Arc::downgrade(database)));
+        self.send(Command::Watch(Arc::downgrade(database), FileKind::Wal));
+    }
+
+    /// Watches the journal of a transaction whose end no request will tell of.
+    pub fn watch_journal(&self, database: &Arc<Database>) {
+        self.send(Command::Watch(Arc::downgrade(database), FileKind::Journal));
     }
 
     /// The last handle of a database was closed: detach it if none comes back.
@@ -93,8 +99,17 @@ impl WalWatcher {
     }
 }
 
+/// Captures what is new in a log of this kind.
+fn look_at(database: &Arc<Database>, kind: FileKind) -> Found {
+    match kind {
+        FileKind::Journal => database.capture_journal_tail(),
+        _ => database.capture_tail(),
+    }
+}
+
 struct Motion {
     database: Weak<Database>,
+    kind: FileKind,
     next: Instant,
     quiet: u32,
     publish_wait: Duration,
@@ -104,7 +119,7 @@ struct Watcher {
     inotify: Inotify,
     commands: Arc<Mutex<Vec<Command>>>,
     wake: Arc<EventFd>,
-    watches: HashMap<WatchDescriptor, Weak<Database>>,
+    watches: HashMap<WatchDescriptor, (Weak<Database>, FileKind)>,
     moving: HashMap<PathBuf, Motion>,
     closing: Vec<(Weak<Database>, Instant)>,
 }
@@ -141,7 +156,7 @@ impl Watcher {
             std::mem::take(&mut *self.commands.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
         for command in commands {
             match command {
-                Command::Watch(database) => self.start_moving(database, Instant::now()),
+                Command::Watch(database, kind) => self.start_moving((database, kind), Instant::now()),
                 Command::Closed(database) => self.closing.push((database, Instant::now() + LINGER)),
                 Command::Stop => return false,
             }
@@ -154,17 +169,17 @@ impl Watcher {
         for event in events {
             if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                 let all: Vec<_> = self.watches.values().cloned().collect();
-                all.into_iter().for_each(|database| self.start_moving(database, Instant::now()));
-            } else if let Some(database) = self.watches.remove(&event.wd) {
-                self.start_moving(database, Instant::now());
+                all.into_iter().for_each(|watched| self.start_moving(watched, Instant::now()));
+            } else if let Some(watched) = self.watches.remove(&event.wd) {
+                self.start_moving(watched, Instant::now());
             }
         }
     }
 
-    fn start_moving(&mut self, database: Weak<Database>, next: Instant) {
+    fn start_moving(&mut self, (database, kind): (Weak<Database>, FileKind), next: Instant) {
         if let Some(alive) = database.upgrade() {
-            let motion = Motion { database, next, quiet: 0, publish_wait: PUBLISH_WAIT };
-            self.moving.insert(alive.files().path(FileKind::Wal), motion);
+            let motion = Motion { database, kind, next, quiet: 0, publish_wait: PUBLISH_WAIT };
+            self.moving.insert(alive.files().path(kind), motion);
         }
     }
 
@@ -182,7 +197,8 @@ impl Watcher {
                 self.moving.remove(&path);
                 continue;
             };
-            match database.capture_tail() {
+            let kind = motion.kind;
+            match look_at(&database, kind) {
                 Found::Captured | Found::Busy => {
                     (motion.quiet, motion.publish_wait) = (0, PUBLISH_WAIT);
                     motion.next = Instant::now() + LOOK_EVERY;
@@ -197,14 +213,14 @@ impl Watcher {
                     motion.publish_wait = (motion.publish_wait * 2).min(LOOK_EVERY);
                     // A writer that died here, or one that waits in fsync: the log is heard of again.
                     if motion.quiet > QUIET_LOOKS * 4 {
-                        self.rearm(path, &database);
+                        self.rearm(path, &database, kind);
                     }
                 }
                 Found::Nothing => {
                     motion.quiet += 1;
                     motion.next = Instant::now() + LOOK_EVERY;
                     if motion.quiet >= QUIET_LOOKS {
-                        self.rearm(path, &database);
+                        self.rearm(path, &database, kind);
                     }
                 }
             }
@@ -212,22 +228,22 @@ impl Watcher {
     }
 
     /// Puts the log to rest: from the next write on it is heard of.
-    fn rearm(&mut self, path: PathBuf, database: &Arc<Database>) {
+    fn rearm(&mut self, path: PathBuf, database: &Arc<Database>, kind: FileKind) {
         self.moving.remove(&path);
         database.release_pin();
         match self.inotify.add_watch(&path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ONESHOT) {
             Ok(watch) => {
-                self.watches.insert(watch, Arc::downgrade(database));
+                self.watches.insert(watch, (Arc::downgrade(database), kind));
                 // What was written between the last look and the watch.
-                if matches!(database.capture_tail(), Found::Captured | Found::Busy) {
-                    self.start_moving(Arc::downgrade(database), Instant::now() + LOOK_EVERY);
+                if matches!(look_at(database, kind), Found::Captured | Found::Busy) {
+                    self.start_moving((Arc::downgrade(database), kind), Instant::now() + LOOK_EVERY);
                 }
             }
-            // Detached meanwhile; attaching watches it anew.
+            // Detached meanwhile, and attaching watches it anew; or the journal was removed, which captures it.
             Err(nix::errno::Errno::ENOENT) => {}
             Err(error) => {
-                tracing::warn!(db = %database.name(), %error, "cannot watch the WAL; looking on a timer instead");
-                self.start_moving(Arc::downgrade(database), Instant::now() + LOOK_EVERY);
+                tracing::warn!(db = %database.name(), %error, "cannot watch its log; looking on a timer instead");
+                self.start_moving((Arc::downgrade(database), kind), Instant::now() + LOOK_EVERY);
             }
         }
     }

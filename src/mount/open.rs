@@ -250,6 +250,11 @@ impl PendingOpen {
         if let (Some(db), Some(_), Target::File(_, FileKind::Database)) = (&db, &backing, &self.target) {
             db.main_passed_through();
         }
+        if let (Some(db), Some(_), Target::File(_, FileKind::Journal)) = (&db, &backing, &self.target)
+            && self.opener.writes()
+        {
+            db.journal_passed_through();
+        }
         let kind = Kind::File { file, db, counts: true, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }

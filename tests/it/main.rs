@@ -11,6 +11,7 @@ mod cli;
 mod damaged_disk;
 mod doctor;
 mod documents;
+mod exclusive_clients;
 mod failover;
 mod far_apart;
 mod fault;
