@@ -102,6 +102,15 @@ impl Captured {
     }
 }
 
+/// Whose log it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum WalClient {
+    /// That of connections which share the wal-index.
+    Shared,
+    /// That of one which keeps the wal-index to itself, and has the database file locked.
+    Exclusive,
+}
+
 /// Files of a WAL database through the mount.
 struct MountedFiles {
     database: File,
@@ -169,6 +178,15 @@ impl Database {
 
     /// Attaches where that is not done yet. Blocking; never on a FUSE thread, for it opens files of the mount.
     pub(super) fn attach(self: &Arc<Self>, state: &mut State) -> Result<(), DbError> {
+        self.attach_beside(state, WalClient::Shared)
+    }
+
+    /// The same for the log of such a client.
+    pub(super) fn attach_beside(
+        self: &Arc<Self>,
+        state: &mut State,
+        client: WalClient,
+    ) -> Result<(), DbError> {
         if state.open.is_wal() {
             return Ok(());
         }
@@ -176,7 +194,7 @@ impl Database {
         self.check_not_ending()?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let path = cache.mount_point().join(self.name().as_str());
-        let mut attachment = self.open_attachment(&path, state)?;
+        let mut attachment = self.open_attachment(&path, state, client)?;
         attachment
             .adopt_or_begin(state)
             .map_err(|source| self.io_error("preparing the wal-index", source))?;
@@ -193,7 +211,12 @@ impl Database {
         Ok(())
     }
 
-    fn open_attachment(&self, path: &Path, state: &State) -> Result<WalAttachment, DbError> {
+    fn open_attachment(
+        &self,
+        path: &Path,
+        state: &State,
+        client: WalClient,
+    ) -> Result<WalAttachment, DbError> {
         let fail = |source| self.io_error("attaching through the mount", source);
         let Some(files) = open_within(OPEN_WAIT_MAX, path.to_owned()) else {
             self.attach_again.store(true, Ordering::SeqCst);
@@ -201,9 +224,10 @@ impl Database {
         };
         let MountedFiles { database, locks, shm } = files.map_err(fail)?;
         let main_lock = MainLock::new(database.try_clone().map_err(fail)?);
-        let Some(held) = main_lock.try_hold().map_err(fail)? else {
+        let held = main_lock.try_hold().map_err(fail)?;
+        if held.is_none() && client == WalClient::Shared {
             return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
-        };
+        }
         let holds_dms = take_dms(&shm).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -228,7 +252,7 @@ impl Database {
         Ok(WalAttachment {
             database,
             main_lock,
-            follows: Some(held),
+            follows: held,
             backing_database: self.open_backing(FileKind::Database)?,
             backing_wal,
             wal_is_cached: !passthrough,

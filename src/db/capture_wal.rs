@@ -60,9 +60,15 @@ impl Database {
 
     /// A write to `-wal` that reaches the daemon (no passthrough).
     ///
-    /// # Errors
-    /// `NotPrimary` where this node may not write; `Io`.
-    pub fn wal_write(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+    /// The answer is `NotPrimary` where this node may not write, or `Io`. Waits for the lock.
+    pub fn wal_write(self: &Arc<Self>, offset: u64, data: &[u8], done: Done) {
+        match self.has_exclusive_client() {
+            true => self.exclusive_wal_write(offset, data, done),
+            false => done(self.write_wal(offset, data)),
+        }
+    }
+
+    fn write_wal(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
         if !self.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
@@ -75,6 +81,9 @@ impl Database {
     /// `-wal` is truncated: by a TRUNCATE checkpoint, or to journal_size_limit when it begins anew. Either has all
     /// frames in the database file already, and those only get there captured.
     pub fn wal_truncated(self: &Arc<Self>, size: u64, done: Done) {
+        if self.has_exclusive_client() {
+            return done(self.exclusive_wal_truncated(size));
+        }
         let fail = |source| self.io_error("truncating the WAL", source);
         done(self.open_backing(FileKind::Wal).and_then(|file| file.set_len(size).map_err(fail)));
     }
@@ -131,7 +140,7 @@ impl Database {
         });
     }
 
-    fn capture_synced(self: &Arc<Self>, state: StateLock<'_>, done: Option<Done>) {
+    pub(super) fn capture_synced(self: &Arc<Self>, state: StateLock<'_>, done: Option<Done>) {
         self.capture_with(state, done, Self::chain);
     }
 
@@ -141,6 +150,10 @@ impl Database {
         done: Option<Done>,
         look: impl FnOnce(&Self, &mut State) -> Result<Option<Run>, DbError>,
     ) {
+        if state.outlasting {
+            drop(state);
+            return done.into_iter().for_each(|done| done(Err(self.outlasting())));
+        }
         if state.in_flight.is_some() || state.exclusive {
             // One change set of a database at a time: whoever comes now is captured when it has landed.
             state.queued.extend(done);

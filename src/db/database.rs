@@ -8,7 +8,7 @@ use super::attach::WalAttachment;
 use super::commit::InFlight;
 use super::cow::CowSnapshots;
 use super::landing::UnderWay;
-use super::opened::{Opened, Service};
+use super::opened::{Opened, Service, WalClients};
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::shared::Shared;
@@ -84,6 +84,8 @@ pub(super) struct State {
     pub dirty_since: Option<LogIndex>,
     /// What is held of it while applications have it open.
     pub open: Opened,
+    /// Who uses the log while applications have the database open.
+    pub wal_clients: WalClients,
     /// How far the WAL is captured, also while nothing is attached.
     pub captured: Option<WalPoint>,
     /// The change set on its way through the log.
@@ -104,6 +106,8 @@ pub(super) struct State {
     pub replaying: bool,
     /// Where redo stood when it was last looked whether it is over.
     pub looked_whole: Option<LogIndex>,
+    /// An entry of the log waits for a connection that has the database for itself: what that connection does fails.
+    pub outlasting: bool,
     /// Whether it is served.
     pub service: Service,
 }

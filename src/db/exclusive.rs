@@ -13,6 +13,7 @@ use super::DbError;
 use super::attach::WalAttachment;
 use super::database::Database;
 use super::main_lock::HeldMainLock;
+use super::replace::HeldWriters;
 use crate::types::Access;
 
 /// Between two looks at a connection that may be committing: its commit writes the header as it should be.
@@ -72,6 +73,42 @@ impl Database {
         wal.index.refuse_readers();
         drop(state);
         Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"))
+    }
+
+    /// Keeps writers out on any node, and waits until no application has the file for itself. One that has is refused
+    /// meanwhile: what it waits for must not wait for this. Blocking; never with the lock held.
+    ///
+    /// # Errors
+    /// `Unavailable` where the node ends first; those of [`hold_writers`](Self::hold_writers).
+    pub(super) fn outlast_exclusive_writer(self: &Arc<Self>) -> Result<HeldWriters<'_>, DbError> {
+        let began = Instant::now();
+        loop {
+            let held = self.hold_writers();
+            let mut state = self.lock();
+            state.outlasting = matches!(held, Err(DbError::Conflict { .. }));
+            let outlasting = state.outlasting;
+            if let Some(wal) = state.open.wal_mut() {
+                match outlasting {
+                    true => wal.index.refuse_readers(),
+                    false => wal.index.admit_readers(),
+                }
+            }
+            if !outlasting {
+                return held;
+            }
+            let refused = std::mem::take(&mut state.queued);
+            drop(state);
+            refused.into_iter().for_each(|done| done(Err(self.outlasting())));
+            self.check_not_ending()?;
+            std::thread::sleep(if began.elapsed() < OFTEN { LOOK_EVERY } else { LOOK_LATER });
+        }
+    }
+
+    /// The answer to a connection that is waited for to be closed.
+    pub(super) fn outlasting(&self) -> DbError {
+        self.unavailable(
+            "an entry of the log waits until the connection that holds it exclusively is closed (locking_mode=EXCLUSIVE)",
+        )
     }
 
     /// Before the primary is moved as planned: no application has the file for itself from here on.

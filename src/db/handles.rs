@@ -1,15 +1,13 @@
 //! Opening and closing: when the daemon begins to take part in a database, and when it lets go of it.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Done;
 use super::database::{Database, State};
-use super::main_lock::MainLock;
-use super::opened::Opened;
+use super::opened::{Opened, WalClients};
 use super::roles::Wait;
-use super::{DbError, Done};
 use crate::types::{Access, JournalMode};
 
 impl Database {
@@ -143,6 +141,7 @@ impl Database {
         self.overlay.rest();
         self.passed_through.store(false, Ordering::SeqCst);
         self.unseen_journal.forget();
+        state.wal_clients = WalClients::None;
         if let Opened::Rollback(rollback) = &mut state.open {
             rollback.cached = None;
         }
@@ -161,38 +160,19 @@ impl Database {
         self.off_thread(done, |database, done| done(database.try_detach()));
     }
 
-    /// An application opens or creates `-wal`. On a node that applies the log the daemon attaches first.
+    /// An application opens `-wal`, to write where `writes` says so. On a node that applies the log the daemon attaches first.
     ///
-    /// A connection that has the database file for itself by then keeps its wal-index in its own memory: nobody could see
-    /// what it commits, so it is refused.
-    pub fn wal_opened(self: &Arc<Self>, done: Done) {
-        self.off_thread(done, |database, done| {
+    /// A connection that has the database file for itself by then keeps its wal-index in its own memory, see
+    /// `exclusive_client`.
+    pub fn wal_opened(self: &Arc<Self>, writes: bool, done: Done) {
+        self.off_thread(done, move |database, done| {
             let (state, attached) = database.attaching(|state| match state.mode {
                 Some(JournalMode::Wal) if database.access() != Access::Write => database.attach(state),
                 _ => Ok(()),
             });
-            let main_lock = state.open.wal().map(|wal| wal.main_lock.clone());
             drop(state);
-            done(attached.and_then(|()| database.check_shares_index(main_lock)));
+            done(attached.and_then(|()| if writes { database.admit_exclusive_client() } else { Ok(()) }));
         });
-    }
-
-    fn check_shares_index(&self, main_lock: Option<MainLock>) -> Result<(), DbError> {
-        let fail = |source| self.io_error("asking for the lock of its connection", source);
-        let main_lock = match (main_lock, self.shared.cache()) {
-            (Some(lock), _) => lock,
-            (None, None) => return Ok(()),
-            (None, Some(cache)) => {
-                let path = cache.mount_point().join(self.name().as_str());
-                MainLock::new(File::options().read(true).write(true).open(path).map_err(fail)?)
-            }
-        };
-        if main_lock.is_exclusive().map_err(fail)? {
-            return Err(self.conflict(
-                "is held by one connection that does not share its wal-index (locking_mode=EXCLUSIVE before the WAL is first used, the unix-excl VFS, or an engine that locks the whole file), so its commits could not be captured; use the unix VFS, and set locking_mode=EXCLUSIVE after a first read",
-            ));
-        }
-        Ok(())
     }
 
     /// An application opens or creates `-shm`: it is about to take part in the WAL, and the daemon does so before it.
@@ -203,6 +183,7 @@ impl Database {
                 _ => Ok(()),
             });
             let held = state.open.wal_mut().map_or(Ok(()), |wal| wal.hold_dms());
+            state.wal_clients = WalClients::Shared;
             drop(state);
             done(answer.and(held.map_err(|source| database.io_error("holding the wal-index", source))));
             database.pass_dms_on_soon();

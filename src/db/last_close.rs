@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::attach::WalAttachment;
 use super::database::{Database, State};
-use super::opened::Opened;
+use super::opened::{Opened, WalClients};
 use super::page_checksums::{Marker, WalPoint};
 use super::view::StateLock;
 use super::{DbError, Done, FileKind};
@@ -74,6 +74,7 @@ impl Database {
         fault::point("last_close").map_err(fail)?;
         let mut state = self.wait_for_capture();
         let (pages, page_size) = (state.pages, state.page_size);
+        let unshared = state.wal_clients.is_exclusive();
         if let Some(wal) = state.open.wal_mut() {
             if !wal.main_lock.is_exclusive().map_err(fail)? || self.access() != Access::Write {
                 return Err(self.conflict("is in use; close it everywhere first"));
@@ -89,11 +90,20 @@ impl Database {
             }
             self.retire_wal(&mut state).map_err(fail)?;
             state.open = Opened::LastClosing;
+            state.wal_clients = WalClients::None;
+        }
+        if unshared && kind == FileKind::Wal {
+            // Its client knows of none.
+            self.remove_side_file(FileKind::Shm)?;
+            if let Some(cache) = self.shared.cache() {
+                cache.entry_changed(self.name(), FileKind::Shm);
+            }
         }
         self.remove_side_file(kind)
     }
 
-    fn wait_for_capture(&self) -> StateLock<'_> {
+    /// Waits until no change set is on its way, and nobody else has claimed the database.
+    pub(super) fn wait_for_capture(&self) -> StateLock<'_> {
         let mut state = self.lock();
         while state.in_flight.is_some() || state.exclusive {
             state = state.wait(&self.changed);
@@ -135,7 +145,12 @@ impl WalAttachment {
 
     /// Copies every captured frame into `file`. Only while nobody else uses the log: no lock is taken for it, and nothing
     /// is written to the wal-index, which the kernel may hold locked for its removal.
-    fn copy_all(&self, file: &std::fs::File, pages: PageCount, page_size: PageSize) -> io::Result<()> {
+    pub(super) fn copy_all(
+        &self,
+        file: &std::fs::File,
+        pages: PageCount,
+        page_size: PageSize,
+    ) -> io::Result<()> {
         let mut latest: BTreeMap<Pgno, u32> = BTreeMap::new();
         for number in 1..=self.captured.frame {
             let frame = self.frame_header(number, page_size)?;

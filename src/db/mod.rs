@@ -26,6 +26,7 @@ mod dms;
 mod durable;
 mod error;
 mod exclusive;
+mod exclusive_client;
 mod fence;
 mod files;
 mod guarded_file;

@@ -5,7 +5,7 @@ use std::fs::File;
 use super::attach::WalAttachment;
 use super::database::State;
 use super::guarded_file::GuardedFile;
-use crate::types::JournalMode;
+use crate::types::{JournalMode, PageCount};
 
 /// What the daemon holds of a database because applications have it open.
 ///
@@ -24,6 +24,28 @@ pub(super) enum Opened {
     LastClosing,
     /// The node has ended while applications had it open: the file lacks what is in the log that is left behind.
     LeftBehind,
+}
+
+/// Who uses the write-ahead log.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) enum WalClients {
+    /// Nobody yet.
+    #[default]
+    None,
+    /// Connections that share the wal-index.
+    Shared,
+    /// One that keeps the wal-index to itself.
+    Exclusive {
+        /// One of its commits failed: what it takes for the database's content may be another one.
+        refused: bool,
+    },
+}
+
+impl WalClients {
+    /// Whether one keeps the wal-index to itself.
+    pub fn is_exclusive(self) -> bool {
+        matches!(self, Self::Exclusive { .. })
+    }
 }
 
 /// What is held of a database that is open in a rollback-journal mode.
@@ -143,7 +165,9 @@ impl State {
 
     /// Whether applications have it open in a rollback-journal mode.
     pub fn is_open_rollback(&self) -> bool {
-        self.handles > 0 && !self.open.is_wal() && self.mode != Some(JournalMode::Wal)
+        // A database without content that one client has for itself has no readers.
+        let being_made = self.pages == PageCount::ZERO && self.wal_clients.is_exclusive();
+        self.handles > 0 && !self.open.is_wal() && self.mode != Some(JournalMode::Wal) && !being_made
     }
 
     /// How a change that comes from the log gets into the files.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::cow::CowSnapshots;
 use super::database::{Database, State};
-use super::opened::{Opened, Service};
+use super::opened::{Opened, Service, WalClients};
 use super::page_checksums::PageChecksums;
 use super::shared::Shared;
 use super::{DbError, DbFiles, FileKind, in_place};
@@ -52,6 +52,7 @@ impl Database {
             index: marker.index,
             checksums,
             dirty_since,
+            wal_clients: WalClients::None,
             open: Opened::Cold,
             captured: marker.wal,
             in_flight: None,
@@ -63,6 +64,7 @@ impl Database {
             tail,
             replaying: false,
             looked_whole: None,
+            outlasting: false,
             service: Service::Serving,
         };
         Ok(Self::new(name, files, shared, state))

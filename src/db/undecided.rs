@@ -50,7 +50,7 @@ impl Database {
     }
 
     fn apply_late(self: &Arc<Self>, index: LogIndex, change: &ChangeSet) -> Result<(), DbError> {
-        let held = self.hold_writers();
+        let held = self.outlast_exclusive_writer();
         let mut state = self.lock();
         let applied = held.as_ref().map_err(DbError::duplicate).map(|_| ()).and_then(|()| {
             let incoming = self.check_incoming(&state, change)?;

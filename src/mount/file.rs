@@ -87,7 +87,8 @@ pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u
         }
         (Kind::File { db: Some(db), .. }, Target::File(_, FileKind::Wal)) if !handle.own => {
             let (db, data, target) = (db.clone(), data.to_vec(), handle.target.clone());
-            state.workers.run(move || written(&target, reply, db.wal_write(offset, &data)));
+            let done = Box::new(move |result| written(&target, reply, result));
+            state.workers.run(move || db.wal_write(offset, &data, done));
         }
         (Kind::File { file, .. }, target) => match write_own(file, data, offset) {
             Ok(()) => reply.written(length),

@@ -260,7 +260,7 @@ impl PendingOpen {
     }
 
     /// Answers with a handle of `-wal` all of whose reads and writes come here, whatever other handles of it do.
-    fn finish_through_this_program(self, db: Option<Arc<Database>>) {
+    pub(super) fn finish_through_this_program(self, db: Option<Arc<Database>>) {
         self.finish_direct(None, |file, backing| Kind::File {
             file,
             db,

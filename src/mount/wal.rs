@@ -32,10 +32,13 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         return open.refuse(Errno::EACCES, "the write-ahead log is read-only on this node");
     }
     let same = database.clone();
-    database.wal_opened(Box::new(move |attached| match attached {
+    let writes = open.opener.writes();
+    let opened = move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),
+        Ok(()) if same.has_exclusive_client() => open.finish_through_this_program(Some(same)),
         Ok(()) => open.finish(Some(same), true),
-    }));
+    };
+    database.wal_opened(writes, Box::new(opened));
 }
 
 /// Creates `-wal` or `-shm` where it is missing. This program's own open ends there; an application comes again to

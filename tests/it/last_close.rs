@@ -188,27 +188,6 @@ fn an_exclusive_connection_is_refused_on_a_node_that_loses_the_primary() {
 }
 
 #[test]
-fn a_connection_that_does_not_share_its_wal_index_is_refused_and_commits_nothing() {
-    with_and_without_passthrough(|cluster| {
-        let path = cluster.primary.path("a.db");
-        let connection = wal(&path, "FULL");
-        sql::run(&connection, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
-        drop(connection);
-        let before = cluster.primary.pos("a.db");
-        let uri = format!("file:{}?vfs=unix-excl", path.display());
-        let refused = Connection::open(uri).unwrap().execute("INSERT INTO t VALUES(2)", []);
-        assert!(refused.is_err());
-        assert!(cluster.primary.log().contains("does not share its wal-index"), "the log says why");
-        assert_eq!(cluster.primary.pos("a.db"), before);
-        // The next connection finds everything in order.
-        assert_eq!(count(&path), 1);
-        sql::run(&sql::open(&path), "INSERT INTO t VALUES(2)");
-        assert_eq!(count(&path), 2);
-        assert_eq!(side_files(&path), Vec::<String>::new());
-    });
-}
-
-#[test]
 fn a_lone_connection_leaves_wal_mode_and_what_it_then_writes_is_replicated() {
     with_and_without_passthrough(|cluster| {
         for journal in ["delete", "truncate", "persist"] {
