@@ -39,6 +39,8 @@ pub(super) enum Command {
     Members(MembersArgs),
     /// Move the primary as planned: writers wait, none fails
     Handoff(HandoffArgs),
+    /// Make a cluster of one voter from a node that is left, where a majority is lost for ever
+    Recover(RecoverArgs),
     /// Make certificates for the nodes of a cluster
     Certs(CertsArgs),
     /// Watch over a node's mount; `mount` starts it by itself
@@ -307,6 +309,9 @@ impl NodeArgs {
 pub(super) struct StatusArgs {
     #[command(flatten)]
     pub(super) node: NodeArgs,
+    /// Again every second, until it is interrupted
+    #[arg(long)]
+    pub(super) watch: bool,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -420,6 +425,19 @@ pub(super) struct HandoffArgs {
     pub(super) node: NodeArgs,
     /// Who shall be primary [default: the voter that is the least behind]
     pub(super) to: Option<NodeName>,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct RecoverArgs {
+    /// Data directory of the node, which must not run
+    #[arg(long, env = "SKEIN_DATA", value_name = "DIR")]
+    pub(super) data: PathBuf,
+    /// Do not ask
+    #[arg(long)]
+    pub(super) yes: bool,
+    /// Do not copy the data directory first
+    #[arg(long)]
+    pub(super) no_copy: bool,
 }
 
 #[derive(Args, Debug)]

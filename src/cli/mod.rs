@@ -14,6 +14,7 @@ mod ltx;
 mod members;
 mod mount;
 mod output;
+mod recover;
 mod section_args;
 mod status;
 mod verify;
@@ -53,6 +54,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Certs(args) = command {
         return certs::run(args);
     }
+    if let Command::Recover(args) = command {
+        return recover::run(args);
+    }
     if let Command::GuardMount(args) = command {
         crate::node::guard_mount(args.parent, args.connection, &args.mount_point)?;
         return Ok(0);
@@ -72,7 +76,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,
-            Command::Ltx(_) | Command::Certs(_) | Command::GuardMount(_) => Ok(0),
+            Command::Ltx(_) | Command::Certs(_) | Command::Recover(_) | Command::GuardMount(_) => Ok(0),
         }
     });
     // Nothing that still blocks (a read of stdin, say) may hold up the end.

@@ -1,16 +1,41 @@
+use std::io::IsTerminal;
+use std::time::Duration;
+
 use super::args::StatusArgs;
 use super::output::{out, size, table};
-use crate::http::{DatabaseDocument, MemberDocument, StatusDocument};
+use crate::http::{CopyDocument, DatabaseDocument, MemberDocument, StatusDocument};
 
 /// `skein status`.
 pub(super) async fn run(args: StatusArgs) -> anyhow::Result<i32> {
-    let status = args.node.client()?.status().await?;
-    if args.json {
-        out(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
-    } else {
-        out(&render(&status))?;
+    let client = args.node.client()?;
+    loop {
+        let status = client.status().await;
+        match (&status, args.watch) {
+            (Err(_), false) | (Ok(_), _) => show(&status?, &args)?,
+            // Whoever watches wants to see it come back.
+            (Err(error), true) => out(&format!("{error}\n"))?,
+        }
+        if !args.watch {
+            return Ok(0);
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
     }
-    Ok(0)
+}
+
+/// Between two looks of `--watch`.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Clears a terminal, and goes to its upper left.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+fn show(status: &StatusDocument, args: &StatusArgs) -> anyhow::Result<()> {
+    if args.json {
+        // One a line where several come.
+        let text =
+            if args.watch { serde_json::to_string(status)? } else { serde_json::to_string_pretty(status)? };
+        return Ok(out(&format!("{text}\n"))?);
+    }
+    let clear = if args.watch && std::io::stdout().is_terminal() { CLEAR } else { "" };
+    Ok(out(&format!("{clear}{}", render(status)))?)
 }
 
 fn render(status: &StatusDocument) -> String {
@@ -18,16 +43,38 @@ fn render(status: &StatusDocument) -> String {
         Some(primary) => format!("{} ({})", primary.name, primary.http),
         None => "unknown".to_owned(),
     };
-    let verdict = status.no_quorum.as_ref().map_or_else(String::new, |why| format!("NO QUORUM: {why}\n"));
+    let mut own = vec![format!("version {}", status.version), format!("up {}", duration(status.uptime_s))];
+    own.push(format!("passthrough {}", if status.passthrough { "on" } else { "off" }));
+    own.extend(status.disk_free_bytes.map(|bytes| format!("{} free", size(bytes))));
+    own.extend(status.proxy.as_ref().map(|url| format!("proxy {url}")));
+    own.extend(status.copying.as_ref().map(copying));
     format!(
-        "{verdict}node {} ({})  primary {primary}  term {}  index {}\n\n{}\n{}",
+        "{}\nnode {} ({})  primary {primary}  term {}  index {}\n{}\n\n{}\n{}",
+        status.verdict,
         status.node,
         status.role,
         status.term,
         status.index,
+        own.join("  "),
         members(&status.members),
         databases(&status.databases)
     )
+}
+
+fn copying(copying: &CopyDocument) -> String {
+    let left = copying.seconds_left.map(|left| format!(", {} left", duration(left))).unwrap_or_default();
+    let (bytes, total) = (size(copying.bytes), size(copying.total_bytes));
+    format!("fetching {bytes} of {total}, {} a second{left}", size(copying.bytes_per_second))
+}
+
+/// Seconds for people: the two largest units.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h{}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d{}h", seconds / 86_400, seconds / 3600 % 24),
+    }
 }
 
 /// The members as a table.
@@ -41,7 +88,8 @@ pub(super) fn members(members: &[MemberDocument]) -> String {
             if member.addr.is_empty() { "-".to_owned() } else { member.addr.clone() },
             if member.healthy { "healthy" } else { "unreachable" }.to_owned(),
             member.lag_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms")),
-            member.lag_entries.to_string(),
+            // What was last heard of a node that is gone says nothing of now.
+            if member.healthy { member.lag_entries.to_string() } else { "unknown".to_owned() },
         ]
     }));
     table(&rows)
@@ -94,7 +142,15 @@ mod tests {
             node: "n1".into(),
             role: "voter".into(),
             primary: None,
+            verdict: "NO QUORUM: 1 of 3 voters".into(),
             no_quorum: Some("1 of 3 voters".into()),
+            no_quorum_since: None,
+            copying: None,
+            version: "1.2.3".into(),
+            uptime_s: 90_000,
+            passthrough: true,
+            proxy: None,
+            disk_free_bytes: Some(4096),
             term: 3,
             index: 9,
             databases: vec![db],
@@ -102,7 +158,9 @@ mod tests {
         };
         let text = render(&status);
         assert!(text.starts_with("NO QUORUM: 1 of 3 voters\n"), "{text}");
-        for part in ["primary unknown", "unreachable", "a/b.db", "000000000000002a", "8.0 KiB", "term 3"] {
+        for part in
+            ["primary unknown", "unreachable", "a/b.db", "000000000000002a", "8.0 KiB", "term 3", "up 1d1h"]
+        {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

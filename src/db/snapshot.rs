@@ -38,6 +38,13 @@ pub struct SnapshotHeader {
     pub commit: PageCount,
 }
 
+impl SnapshotHeader {
+    /// Size of the database in bytes.
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.commit.get()) * self.page_size.len() as u64
+    }
+}
+
 /// A consistent view of one database that stays as it is while writers go on.
 ///
 /// Of a WAL database it is a reader like any other: a read mark holds checkpoints and restarts back. Of a file

@@ -45,3 +45,6 @@ pub mod metrics {}
 
 #[doc = include_str!("sqlite_suite.md")]
 pub mod sqlite_suite {}
+
+#[doc = include_str!("disaster.md")]
+pub mod disaster {}

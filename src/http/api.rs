@@ -1,5 +1,5 @@
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -7,7 +7,8 @@ use tokio::sync::broadcast;
 
 use crate::db::{Done, SnapshotHeader};
 use crate::store::{
-    ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, PrimaryInfo, StoreError, StoreEvent,
+    ClusterAnswer, ClusterError, CopyProgress, DbStatus, Member, MemberChange, PrimaryInfo, StoreError,
+    StoreEvent,
 };
 use crate::types::{Checksum, DbName, LogIndex, NodeName, Pos, Role, Txid};
 
@@ -30,14 +31,38 @@ pub struct Overview {
     pub durable_index: LogIndex,
     /// Why nothing can be written anywhere, as far as this node knows; `None` while there is a quorum.
     pub no_quorum: Option<String>,
+    /// Since when that is so.
+    pub no_quorum_since: Option<SystemTime>,
+    /// What this node fetches from others at the moment.
+    pub copying: Option<CopyProgress>,
     /// `Err` says why applications may not start yet.
     pub ready: Result<(), String>,
+}
+
+/// What an operator wants to know of a node besides.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Details {
+    /// The program's version.
+    pub version: String,
+    /// How long it has run.
+    pub uptime: Duration,
+    /// Whether the kernel reads and writes WAL databases itself.
+    pub passthrough: bool,
+    /// URL of the proxy in front of its application, empty where there is none.
+    pub proxy: String,
+    /// Space left for its data directory.
+    pub disk_free_bytes: Option<u64>,
+    /// How long its certificate still counts; `None` where it has none.
+    pub certificate_left: Option<Duration>,
 }
 
 /// A node, as far as HTTP shows it.
 pub trait Api: Send + Sync + 'static {
     /// What it says about itself.
     fn overview(&self) -> Overview;
+
+    /// Who it is besides. Reads files.
+    fn details(&self) -> Details;
 
     /// Its databases by name.
     fn databases(&self) -> Vec<DbStatus>;

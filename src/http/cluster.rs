@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{Context, Name, db_name};
 use super::problem::Problem;
 
-use super::{MemberDocument, StatusDocument};
+use super::{Details, MemberDocument, StatusDocument, documents};
 use crate::store::{ClusterError, Member, MemberChange};
 use crate::types::NodeName;
 
@@ -65,18 +65,27 @@ impl From<ClusterError> for Problem {
 }
 
 /// The nodes as the primary sees them; where it does not answer, as this one does.
-async fn all_members(context: &Context) -> Vec<Member> {
+pub(super) async fn all_members(context: &Context) -> Vec<Member> {
     let asked = tokio::time::timeout(PRIMARY_MAX, context.api.cluster_members()).await;
-    match asked {
+    let mut members = match asked {
         Ok(Ok(members)) => members,
         Ok(Err(_)) | Err(_) => context.api.members(),
-    }
+    };
+    documents::sort(&mut members);
+    members
+}
+
+/// What the node says of itself and has to read files for.
+pub(super) async fn details(context: &Context) -> Details {
+    let api = context.api.clone();
+    tokio::task::spawn_blocking(move || api.details()).await.unwrap_or_default()
 }
 
 pub(super) async fn status(State(context): State<Context>) -> Json<StatusDocument> {
     let members = all_members(&context).await;
     let api = &context.api;
-    Json(StatusDocument::new(&api.overview(), api.databases(), members))
+    let details = details(&context).await;
+    Json(StatusDocument::new(&api.overview(), details, api.databases(), members))
 }
 
 pub(super) async fn list_members(State(context): State<Context>) -> Json<Vec<MemberDocument>> {

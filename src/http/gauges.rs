@@ -15,6 +15,15 @@ pub(super) fn observe(api: &dyn Api) {
     gauge!(names::IS_PRIMARY).set(f64::from(u8::from(overview.is_primary)));
     gauge!(names::QUORUM).set(f64::from(u8::from(overview.no_quorum.is_none())));
     gauge!(names::READY).set(f64::from(u8::from(overview.ready.is_ok())));
+    let details = api.details();
+    gauge!(names::BUILD_INFO, "version" => details.version).set(1.0);
+    gauge!(names::UPTIME).set(details.uptime.as_secs_f64());
+    if let Some(left) = details.certificate_left {
+        gauge!(names::CERTIFICATE_LEFT).set(left.as_secs_f64());
+    }
+    let copying = overview.copying.map_or((0, 0), |copying| (copying.bytes, copying.total_bytes));
+    gauge!(names::COPY_BYTES).set(copying.0 as f64);
+    gauge!(names::COPY_TOTAL_BYTES).set(copying.1 as f64);
     gauge!(names::TERM).set(overview.term as f64);
     gauge!(names::APPLIED_INDEX).set(overview.index.get() as f64);
     gauge!(names::DURABLE_INDEX).set(overview.durable_index.get() as f64);

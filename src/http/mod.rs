@@ -24,11 +24,11 @@ mod tests;
 mod verify;
 mod wait;
 
-pub use api::{Api, ExportSink, Import, Overview};
+pub use api::{Api, Details, ExportSink, Import, Overview};
 pub use axum::Router;
 pub use client::{Client, ClientError, Credentials, escape_name};
 pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
-pub use documents::{DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use documents::{CopyDocument, DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
 pub use problem::Reason;
 pub use protect::{Protection, protect};
 pub use rfc3339::rfc3339;

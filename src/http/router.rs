@@ -3,7 +3,7 @@ use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{MatchedPath, Query, Request, State};
+use axum::extract::{MatchedPath, Query, RawQuery, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -16,7 +16,8 @@ use super::context::{Context, Name, db_name};
 use super::problem::Problem;
 use super::wait::WaitQuery;
 use super::{
-    Api, DatabaseDocument, cluster, dashboard, events, export, gauges, import, litefs_events, verify, wait,
+    Api, DatabaseDocument, Overview, cluster, dashboard, documents, events, export, gauges, import,
+    litefs_events, verify, wait,
 };
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
@@ -149,8 +150,41 @@ async fn show_metrics(State(context): State<Context>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], context.exposition.render()).into_response()
 }
 
-async fn readiness(State(context): State<Context>) -> Result<String, Problem> {
+async fn readiness(State(context): State<Context>, RawQuery(query): RawQuery) -> Response {
     let overview = context.api.overview();
+    if query.is_some_and(|query| query.split('&').any(|part| part == "verbose" || part == "verbose=true")) {
+        let status = if overview.ready.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+        return (status, verbose(&context, &overview).await).into_response();
+    }
+    readiness_line(overview).into_response()
+}
+
+/// The verdict, then a line for each thing that an operator may want to know; `/readyz?verbose`.
+async fn verbose(context: &Context, overview: &Overview) -> String {
+    let members = cluster::all_members(context).await;
+    let details = cluster::details(context).await;
+    let primary = overview.primary.as_ref().map_or("unknown", |primary| primary.name.as_str());
+    let answering = members.iter().filter(|member| member.healthy).count();
+    let or_ok = |what: &Result<(), String>| what.as_ref().err().cloned().unwrap_or_else(|| "ok".to_owned());
+    let mut lines = vec![
+        documents::verdict(overview, &members),
+        format!("ready: {}", or_ok(&overview.ready)),
+        format!("quorum: {}", or_ok(&overview.no_quorum.clone().map_or(Ok(()), Err))),
+        format!("primary: {primary}"),
+        format!("members: {answering} of {} healthy", members.len()),
+        format!("version: {}", details.version),
+        format!("uptime_s: {}", details.uptime.as_secs()),
+        format!("passthrough: {}", if details.passthrough { "on" } else { "off" }),
+    ];
+    lines.extend(overview.copying.map(|copying| format!("copying: {copying}")));
+    lines.extend(details.disk_free_bytes.map(|bytes| format!("disk_free_bytes: {bytes}")));
+    lines.extend(
+        details.certificate_left.map(|left| format!("certificate_days_left: {}", left.as_secs() / 86_400)),
+    );
+    lines.join("\n") + "\n"
+}
+
+fn readiness_line(overview: Overview) -> Result<String, Problem> {
     match overview.ready {
         // Reading goes on.
         Ok(()) => Ok(overview

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Api, CheckDocument, Client, ClientError, ExportSink, Import, NodeDocument, Overview, Protection,
+    Api, CheckDocument, Client, ClientError, Details, ExportSink, Import, NodeDocument, Overview, Protection,
     StatusDocument, protect, router, serve,
 };
 use crate::db::{DbError, Done, SnapshotHeader};
@@ -103,8 +103,14 @@ impl Api for Fake {
             index: LogIndex::new(9),
             durable_index: LogIndex::new(8),
             no_quorum: (!self.primary).then(|| "1 of 3 voters".into()),
+            no_quorum_since: None,
+            copying: None,
             ready: if self.primary { Ok(()) } else { Err("still copying".into()) },
         }
+    }
+
+    fn details(&self) -> Details {
+        Details::default()
     }
 
     fn databases(&self) -> Vec<DbStatus> {

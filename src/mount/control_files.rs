@@ -13,12 +13,13 @@ pub(super) fn pos(pos: Pos) -> Vec<u8> {
     format!("{pos}\n").into_bytes()
 }
 
-/// The content of `.primary`: the advertised host; no such file on the primary or where the primary is not known.
+/// The content of `.primary`: the advertised host, nothing where the primary is not known; no such file on the primary, and
+/// there only, because programs take its absence for leave to write.
 pub(super) fn primary(access: Access, primary: Option<&PrimaryInfo>) -> Option<Vec<u8>> {
     if access == Access::Write {
         return None;
     }
-    Some(format!("{}\n", primary?.host()).into_bytes())
+    Some(primary.map_or_else(Vec::new, |primary| format!("{}\n", primary.host()).into_bytes()))
 }
 
 /// The content of `.lag`: milliseconds with a sign, at least nine digits; 2147483647 where this node never had everything.
@@ -58,8 +59,8 @@ mod tests {
     }
 
     #[test]
-    fn there_is_no_primary_file_on_the_primary_or_without_one() {
+    fn there_is_no_primary_file_on_the_primary_and_an_empty_one_without_one() {
         assert_eq!(primary(Access::Write, Some(&info("a:1"))), None);
-        assert_eq!(primary(Access::Fenced, None), None);
+        assert_eq!(primary(Access::Fenced, None), Some(Vec::new()));
     }
 }

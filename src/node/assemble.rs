@@ -1,7 +1,7 @@
 //! The order a node starts in, and the reverse it stops in.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::checkpoints::keep_checkpointing;
+use super::copy_progress::report_copies;
 use super::current_role::{CurrentRole, follow_primary};
 use super::disk_guard::guard_disk;
 use super::endpoint_security::EndpointSecurity;
@@ -73,7 +74,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         listener: addresses.grpc,
         advertise: addresses.advertise,
         advertise_http: addresses.advertise_http,
-        advertise_proxy: addresses.advertise_proxy,
+        advertise_proxy: addresses.advertise_proxy.clone(),
         gate: gate.clone(),
         proxy: addresses.proxy.is_some().then_some(to_proxy),
         tasks: tasks.clone(),
@@ -84,7 +85,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         peering: endpoints.peering.clone(),
     };
     let replication = Arc::new(start_replication(settings, mode, parts).await?);
-    keep_up(settings, &store, &replication, &tasks, &shutdown);
+    let no_quorum_since = keep_up(settings, &store, &replication, &tasks, &shutdown);
     let (mount, guard) = mount_guarded(settings, &store, &identity).await?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
     let control = Arc::new(OnceLock::new());
@@ -105,6 +106,11 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
         stuck: stuck.clone(),
+        no_quorum_since,
+        passthrough: mount.passthrough(),
+        proxy: addresses.advertise_proxy.clone(),
+        certificates: settings.security.certificates.clone(),
+        started: Instant::now(),
     });
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
@@ -165,21 +171,24 @@ fn timing(settings: &Settings) -> Timing {
     }
 }
 
-/// Starts what looks after the databases for as long as the node runs.
+/// Starts what looks after the databases for as long as the node runs; gives since when there is no quorum.
 fn keep_up(
     settings: &Settings,
     store: &Arc<Store>,
     replication: &Arc<Replication>,
     tasks: &TaskTracker,
     shutdown: &CancellationToken,
-) {
+) -> watch::Receiver<Option<SystemTime>> {
     tasks.spawn(count_events(store.clone(), shutdown.clone()));
-    tasks.spawn(watch_quorum(replication.clone(), shutdown.clone()));
+    let (since, no_quorum_since) = watch::channel(None);
+    tasks.spawn(watch_quorum(replication.clone(), since, shutdown.clone()));
+    tasks.spawn(report_copies(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
     tell_lag(store, replication, tasks, shutdown.clone());
     store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
     let reserve = settings.limits.disk_reserve_bytes;
     tasks.spawn(guard_disk(store.clone(), settings.data.clone(), reserve, shutdown.clone()));
+    no_quorum_since
 }
 
 /// Mounts, with a second process that takes care of the mount when this one dies.

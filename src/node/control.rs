@@ -1,10 +1,12 @@
 //! What is asked of the cluster as a whole: done here where this node is primary, passed on where it is not.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::followers_of_voters::OtherVoters;
 use crate::proxy::WriteGate;
 use crate::raft::RaftNode;
 use crate::rpc::RemoteCluster;
@@ -27,9 +29,11 @@ pub(super) struct VoterControl {
     pub(super) raft: Arc<RaftNode>,
     pub(super) store: Arc<Store>,
     pub(super) serving: Arc<Serving>,
-    /// Those who follow other voters.
-    pub(super) elsewhere: watch::Receiver<Vec<Member>>,
+    /// Those who follow other voters, and which of those answer.
+    pub(super) elsewhere: watch::Receiver<OtherVoters>,
     pub(super) handoffs: mpsc::Sender<HandoffOrder>,
+    /// Followers that were removed and have not come back, although another voter may still list them.
+    pub(super) forgotten: Mutex<BTreeSet<NodeName>>,
     /// Through which the proxy lets writes in.
     pub(super) gate: WriteGate,
     /// How long a planned move waits for those that are inside.
@@ -46,6 +50,13 @@ impl ClusterControl for VoterControl {
 
     fn change_member(&self, change: MemberChange) -> ClusterAnswer<'_, ()> {
         Box::pin(async move {
+            // Who follows is no member of the group: it is listed, and no more.
+            if let MemberChange::Remove(name) = &change
+                && self.raft.check_leading().is_ok()
+                && self.forget_follower(name)
+            {
+                return Ok(());
+            }
             self.raft.change_member(change.clone()).await?;
             match change {
                 MemberChange::Promote(name) => self.wait_voting(&name).await,
@@ -82,10 +93,36 @@ impl ClusterControl for VoterControl {
 }
 
 impl VoterControl {
+    /// Does not list a follower any more that has left; whether there was one of that name.
+    fn forget_follower(&self, name: &NodeName) -> bool {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone =
+            |known: &Member| known.name == *name && !known.healthy && known.standing == Standing::Follows;
+        if !self.elsewhere.borrow().followers.iter().chain(&self.serving.members()).any(gone) {
+            return false;
+        }
+        self.serving.followers().forget(name);
+        forgotten.insert(name.clone());
+        true
+    }
+
+    /// Whether a node that answers, and is another one than that at `addr`, has this name.
+    pub(super) fn is_name_taken(&self, name: &NodeName, addr: &str) -> bool {
+        let members = self.raft.members();
+        let elsewhere = self.elsewhere.borrow();
+        let follows = elsewhere.followers.iter().filter(|other| other.healthy);
+        members.iter().chain(follows).any(|other| other.name == *name && other.addr != addr)
+    }
+
     /// All nodes of the cluster, as this one knows them.
     pub(super) fn nodes(&self) -> Vec<Member> {
         let mut followers = self.serving.members();
-        followers.extend_from_slice(&self.elsewhere.borrow());
+        followers.extend_from_slice(&self.elsewhere.borrow().followers);
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that has come back is listed again.
+        forgotten.retain(|name| !followers.iter().any(|known| known.healthy && known.name == *name));
+        followers.retain(|known| !forgotten.contains(&known.name));
+        drop(forgotten);
         with_followers(self.raft.members(), followers)
     }
 

@@ -67,8 +67,13 @@ pub(super) async fn start_replication(
     let (tasks, shutdown, failures) = (parts.tasks.clone(), parts.shutdown.clone(), parts.failures.clone());
     if !nodes.is_empty() {
         // Before Raft starts: where the others are now may be all that is missing for a quorum.
-        let looking =
-            look_up(nodes.clone(), cluster.clone(), book.clone(), parts.peering.clone(), shutdown.clone());
+        let looking = look_up(
+            nodes.clone(),
+            (cluster.clone(), identity.get().former),
+            book.clone(),
+            parts.peering.clone(),
+            shutdown.clone(),
+        );
         let failures = failures.clone();
         tasks.spawn(async move {
             if let Err(error) = looking.await {

@@ -1,6 +1,6 @@
 //! The nodes that follow other voters, as those tell: an operator sees the whole cluster from every node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +17,20 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How long a voter has to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
 
+/// What the other voters said when they were last asked.
+#[derive(Clone, Default, Debug)]
+pub(super) struct OtherVoters {
+    /// Those who follow one of them.
+    pub(super) followers: Vec<Member>,
+    /// HOST:PORT of those that answered.
+    pub(super) answering: BTreeSet<String>,
+}
+
 /// Asks the other voters who follows them, until `shutdown`. What one said last is forgotten when it does not answer.
 pub(super) async fn watch_followers(
     raft: Arc<RaftNode>,
     peering: Peering,
-    elsewhere: watch::Sender<Vec<Member>>,
+    elsewhere: watch::Sender<OtherVoters>,
     shutdown: CancellationToken,
 ) {
     let mut voters: HashMap<String, OtherVoter> = HashMap::new();
@@ -42,8 +51,18 @@ pub(super) async fn watch_followers(
                 voters.insert(addr, voter);
             }
         }
-        let ask = |voter| tokio::time::timeout(ANSWER_MAX, OtherVoter::followers(voter));
-        let answers = futures::future::join_all(voters.values_mut().map(ask)).await;
-        elsewhere.send_replace(answers.into_iter().flatten().flatten().flatten().collect());
+        let ask = |(addr, voter): (&String, _)| {
+            let addr = addr.clone();
+            async { (addr, tokio::time::timeout(ANSWER_MAX, OtherVoter::followers(voter)).await) }
+        };
+        let answers = futures::future::join_all(voters.iter_mut().map(ask)).await;
+        let mut told = OtherVoters::default();
+        for (addr, answer) in answers {
+            if let Ok(Ok(followers)) = answer {
+                told.followers.extend(followers);
+                told.answering.insert(addr);
+            }
+        }
+        elsewhere.send_replace(told);
     }
 }

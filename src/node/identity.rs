@@ -28,6 +28,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(2);
 /// | `name` | the operator's name for it at the last start |
 /// | `role` | `voter` or `replica` |
 /// | `cluster` | the cluster's id, 32 hex digits; missing until it is known |
+/// | `former` | ids of the clusters it was in before `skein recover`; missing where there are none |
 /// | `starts` | how often the node was started, see `raft::Incarnation` |
 /// | `founding` | true from drawing a new cluster's id until its log exists |
 /// | `promised` | number of the node whose cluster this one has promised to join, and no other's; missing without promise |
@@ -45,6 +46,8 @@ pub struct NodeIdentity {
     pub role: Role,
     /// Its cluster; `None` before it has one.
     pub cluster: Option<String>,
+    /// The clusters it was in before it was made the only voter of another one: their nodes are refused.
+    pub former: Vec<String>,
     /// Whether the cluster is being founded: its id is drawn, its log may not exist yet.
     pub founding: bool,
     /// The founder whose cluster it has promised to join, see `super::founding`.
@@ -76,6 +79,8 @@ struct Record {
     role: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cluster: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    former: Vec<String>,
     #[serde(default)]
     starts: u64,
     #[serde(default)]
@@ -238,6 +243,7 @@ impl NodeIdentity {
             name,
             role,
             cluster: None,
+            former: Vec::new(),
             founding: false,
             promised: None,
             starts: 0,
@@ -304,6 +310,7 @@ fn encode(identity: &NodeIdentity) -> String {
         name: identity.name.to_string(),
         role: identity.role.to_string(),
         cluster: identity.cluster.clone(),
+        former: identity.former.clone(),
         starts: identity.starts,
         founding: identity.founding,
         promised: identity.promised.map(|node| node.to_string()),
@@ -342,6 +349,7 @@ fn decode(text: &str) -> Result<NodeIdentity, String> {
         name: record.name.parse().map_err(|_| damaged("name"))?,
         role: record.role.parse().map_err(|_| damaged("role"))?,
         cluster: record.cluster,
+        former: record.former,
         starts: record.starts,
         run: 0,
         founding: record.founding,

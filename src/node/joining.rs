@@ -16,8 +16,8 @@ use crate::types::{NodeId, Role};
 
 /// Pause between attempts.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Without word of a leader for so long a voter asks whether it is still a member.
-pub(super) const SILENCE_MAX: Duration = Duration::from_secs(3);
+/// Between two looks whether a leader is heard of.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long a node has to say who it is.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
@@ -54,19 +54,29 @@ pub(super) async fn find_cluster(
 
 /// Looks up the nodes at `addrs` now and then, so that voters are found where they are now, until `shutdown`.
 ///
+/// Nodes of a cluster in `former` are refused, and nothing more.
+///
 /// # Errors
 /// Where one of them belongs to another cluster.
 pub(super) async fn look_up(
     addrs: Vec<String>,
-    cluster: ClusterId,
+    (cluster, former): (ClusterId, Vec<String>),
     book: AddressBook,
     peering: Peering,
     shutdown: CancellationToken,
 ) -> Result<(), NodeError> {
-    let mut pause = PAUSE;
+    let (mut pause, mut refused) = (PAUSE, std::collections::BTreeSet::new());
     loop {
         for addr in &addrs {
             match identify(addr, &book, &peering).await {
+                Ok(theirs) if former.iter().any(|former| former == theirs.as_str()) => {
+                    if refused.insert(addr.clone()) {
+                        tracing::warn!(
+                            node = %addr,
+                            "refused: it is of the cluster that this node was in before it was recovered; empty its data directory to let it join this one"
+                        );
+                    }
+                }
                 Ok(theirs) if theirs != cluster => {
                     let (ours, theirs) = (cluster.to_string(), theirs.to_string());
                     let foreign = StreamError::ForeignCluster { ours, theirs };
@@ -155,10 +165,10 @@ pub(super) async fn stay_member(
 /// Returns when this node has heard of no leader for a while.
 async fn no_leader(raft: &RaftNode) {
     // Nothing tells of what does not happen.
-    let mut look = tokio::time::interval(SILENCE_MAX / 3);
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
         look.tick().await;
-        if raft.silence().is_some_and(|silence| silence >= SILENCE_MAX) {
+        if raft.lost_leader().is_some() {
             return;
         }
     }

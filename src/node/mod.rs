@@ -8,6 +8,7 @@ mod assemble;
 mod checkpoints;
 mod child;
 mod control;
+mod copy_progress;
 mod current_role;
 mod descriptors;
 mod disk_guard;
@@ -28,6 +29,7 @@ mod lifecycle;
 mod primary;
 mod proxying;
 mod quorum;
+mod recover;
 mod replication;
 mod run_as;
 mod signals;
@@ -45,6 +47,7 @@ pub use doctor::{Finding, Health, examine};
 pub use error::NodeError;
 pub use identity::{DataDir, FORMAT_VERSION, IdentityFile, NodeIdentity, draw_cluster_id};
 pub use lifecycle::run;
+pub use recover::Recovery;
 pub use watch::guard_mount;
 
 /// Runs work that blocks beside the runtime's threads.

@@ -1,21 +1,28 @@
 //! Says in the log when nothing can be written any more, and when it can again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::replication::Replication;
 
 /// Between two looks: nothing tells of what does not happen.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// So many looks alike count: the primary may just be moving.
-const LOOKS: u32 = 2;
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// Watches until `shutdown`.
-pub(super) async fn watch_quorum(replication: Arc<Replication>, shutdown: CancellationToken) {
-    let (mut said, mut without) = (false, 0);
+/// So many looks a node that starts may be without a primary before it is worth a word.
+const LOOKS_AT_START: u32 = 20;
+
+/// Watches until `shutdown`; `since` becomes when the quorum was lost.
+pub(super) async fn watch_quorum(
+    replication: Arc<Replication>,
+    since: watch::Sender<Option<SystemTime>>,
+    shutdown: CancellationToken,
+) {
     let mut look = tokio::time::interval(LOOK_EVERY);
+    // Before the first primary is known there is nothing to lose, and a start takes a moment.
+    let (mut had, mut looks, mut said) = (false, 0, false);
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -23,17 +30,23 @@ pub(super) async fn watch_quorum(replication: Arc<Replication>, shutdown: Cancel
         }
         match replication.no_quorum() {
             Some(why) => {
-                without += 1;
-                if without == LOOKS {
-                    said = true;
+                since.send_if_modified(|since| {
+                    let lost = since.is_none();
+                    since.get_or_insert_with(SystemTime::now);
+                    lost
+                });
+                looks += 1;
+                if !said && (had || looks >= LOOKS_AT_START) {
                     tracing::warn!("no quorum: {why}");
+                    said = true;
                 }
             }
             None => {
-                without = 0;
+                since.send_replace(None);
                 if std::mem::take(&mut said) {
                     tracing::info!("there is a quorum again");
                 }
+                had = true;
             }
         }
     }

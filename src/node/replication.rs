@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
 use super::followed::remember_followed;
-use super::followers_of_voters::watch_followers;
+use super::followers_of_voters::{OtherVoters, watch_followers};
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
 use crate::config::LimitSettings;
@@ -18,7 +18,7 @@ use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning, Incarnation, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
-use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Standing, Store};
+use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
 
@@ -142,7 +142,7 @@ impl Replication {
         let store = parts.store.clone();
         let serving = Serving::new(who, raft.log(), store.clone(), views, ready, parts.shutdown.clone());
         let (orders, handoffs) = mpsc::channel(4);
-        let (told, elsewhere) = watch::channel(Vec::new());
+        let (told, elsewhere) = watch::channel(OtherVoters::default());
         parts.tasks.spawn(watch_followers(raft.clone(), peering, told, parts.shutdown.clone()));
         let control = Arc::new(VoterControl {
             raft: raft.clone(),
@@ -150,9 +150,15 @@ impl Replication {
             serving: serving.clone(),
             elsewhere,
             handoffs: orders,
+            forgotten: Mutex::default(),
             gate: parts.gate.clone(),
             drain_timeout: parts.timing.drain_timeout,
         });
+        // Weak: the control has the serving side.
+        let weak = Arc::downgrade(&control);
+        serving.set_names_taken(Box::new(move |name, addr| {
+            weak.upgrade().is_some_and(|control| control.is_name_taken(name, addr))
+        }));
         let services = rpc::Services {
             raft: Some(raft.service()),
             cluster: Some((cluster.to_string(), control.clone())),
@@ -309,24 +315,36 @@ impl Replication {
     /// Why nothing can be written anywhere, as far as this node knows.
     pub(super) fn no_quorum(&self) -> Option<String> {
         match self {
-            Replication::Voter { raft, .. } => match raft.silence() {
-                None if self.has_expired() => {
-                    let members = raft.members();
-                    let voters = members.iter().filter(|member| member.standing == Standing::Votes);
-                    let (all, there) = (voters.clone().count(), voters.filter(|voter| voter.healthy).count());
-                    Some(format!("{there} of {all} voters, so nothing can be written"))
-                }
-                Some(silence) if silence >= joining::SILENCE_MAX => {
-                    let seconds = silence.as_secs();
-                    Some(format!("no primary has been heard of for {seconds} s, so nothing can be written"))
-                }
-                _ => None,
-            },
+            // A voter that was removed hears nothing, whatever the others have.
+            Replication::Voter { removed, .. } if removed.borrow().is_some() => None,
+            Replication::Voter { raft, control, .. } => {
+                let lost = match raft.silence() {
+                    None => self.has_expired(),
+                    Some(_) => raft.lost_leader().is_some(),
+                };
+                lost.then(|| {
+                    let (all, there) = raft.count_voters(&control.elsewhere.borrow().answering);
+                    match there > all / 2 {
+                        true => format!(
+                            "{there} of {all} voters answer, but none is elected; nothing can be written"
+                        ),
+                        false => format!("{there} of {all} voters, so nothing can be written"),
+                    }
+                })
+            }
             Replication::Replica { follower, .. } => {
                 let known = follower.status().borrow().view.primary.is_some();
                 (!known).then(|| "no primary is known, so nothing can be written".to_owned())
             }
         }
+    }
+
+    /// Why a replica has not got anything yet, where it is not let in or reaches nobody.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let Replication::Replica { follower, .. } = self else { return None };
+        let status = follower.status();
+        let status = status.borrow();
+        status.last_error.clone().filter(|_| !status.connected && !status.synced)
     }
 
     /// Why this node is no member of the cluster any more, where it was removed.

@@ -1,7 +1,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
@@ -10,9 +10,10 @@ use tokio::sync::{broadcast, watch};
 use super::joining;
 use super::replication::Replication;
 use crate::db::{DbError, Done};
-use crate::http::{Api, ExportSink, Import, Overview};
+use crate::http::{Api, Details, ExportSink, Import, Overview};
+use crate::io::free_space::Space;
 use crate::ltx::page_checksum;
-use crate::security::Peering;
+use crate::security::{CertificateFiles, Peering};
 use crate::store::{
     ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
     StoreEvent, Upload,
@@ -39,12 +40,36 @@ pub(super) struct NodeView {
     pub(super) ready: watch::Receiver<Result<(), String>>,
     /// Which of its threads is stuck.
     pub(super) stuck: watch::Receiver<Option<String>>,
+    /// Since when there is no quorum.
+    pub(super) no_quorum_since: watch::Receiver<Option<SystemTime>>,
+    /// Whether the kernel reads and writes WAL databases itself.
+    pub(super) passthrough: bool,
+    /// URL of the proxy, empty where there is none.
+    pub(super) proxy: String,
+    /// The files of its certificate.
+    pub(super) certificates: Option<CertificateFiles>,
+    /// When it was started.
+    pub(super) started: Instant,
 }
 
 impl Api for NodeView {
     fn overview(&self) -> Overview {
         // A process that was stopped may be asked before it has noticed.
         let expired = self.replication.has_expired();
+        let no_quorum = self.replication.no_quorum();
+        let unsettled = || match (&*self.ready.borrow(), &no_quorum) {
+            (Err(why), _) if self.store.copying().progress().is_some() => {
+                let progress = self.store.copying().progress().map(|progress| progress.to_string());
+                Err(format!("{why}: fetching databases, {}", progress.unwrap_or_default()))
+            }
+            (Err(why), _) if self.replication.refusal().is_some() => {
+                Err(format!("{why}: {}", self.replication.refusal().unwrap_or_default()))
+            }
+            (Err(why), Some(lost)) => {
+                Err(format!("{why}; what is here can be read on the mount: no quorum, {lost}"))
+            }
+            (ready, _) => ready.clone(),
+        };
         Overview {
             name: self.name.clone(),
             role: self.role,
@@ -53,11 +78,25 @@ impl Api for NodeView {
             term: self.replication.term(),
             index: self.store.applied_index(),
             durable_index: self.store.durable_index(),
-            no_quorum: self.replication.no_quorum(),
             ready: match self.stuck.borrow().clone().or_else(|| self.replication.removed()) {
                 Some(why) => Err(why),
-                None => self.ready.borrow().clone(),
+                None => unsettled(),
             },
+            no_quorum_since: no_quorum.as_ref().and_then(|_| *self.no_quorum_since.borrow()),
+            copying: self.store.copying().progress(),
+            no_quorum,
+        }
+    }
+
+    fn details(&self) -> Details {
+        let left = |files: &CertificateFiles| files.remaining().ok().flatten();
+        Details {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: self.started.elapsed(),
+            passthrough: self.passthrough,
+            proxy: self.proxy.clone(),
+            disk_free_bytes: Space::of(self.store.layout().root()).map(|space| space.free).ok(),
+            certificate_left: self.certificates.as_ref().and_then(left),
         }
     }
 

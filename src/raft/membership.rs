@@ -37,6 +37,20 @@ impl RaftNode {
         peers.into_iter().map(addr).collect()
     }
 
+    /// How many voters there are, and how many of them are this node or at one of the addresses `answering`.
+    pub fn count_voters(&self, answering: &BTreeSet<String>) -> (usize, usize) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let members = metrics.membership_config.membership();
+        let own = self.options.node.get();
+        let at = |id: u64| {
+            let known = || members.get_node(&id).map(|peer| peer.addr.clone()).unwrap_or_default();
+            self.options.book.get(id).unwrap_or_else(known)
+        };
+        let there = |id: &u64| *id == own || answering.contains(&at(*id));
+        (members.voter_ids().count(), members.voter_ids().filter(there).count())
+    }
+
     /// Whether this node has ever got anything of the log.
     pub fn has_log(&self) -> bool {
         self.raft.metrics().borrow_watched().last_log_index.is_some()
@@ -206,7 +220,9 @@ impl RaftNode {
         let mut nodes = members.nodes();
         let found = nodes.find(|(_, peer)| peer.name == name.as_str());
         found.map(|(id, peer)| (*id, peer.clone())).ok_or_else(|| {
-            ClusterError::Refused(format!("no voter or standby is named {name}; see skein members list"))
+            ClusterError::Refused(format!(
+                "no voter or standby is named {name}, and no replica that has left; see skein members list"
+            ))
         })
     }
 
@@ -268,7 +284,8 @@ fn member(metrics: &Metrics, members: &Members, own: u64, id: u64, peer: &Peer) 
         role: Role::Voter,
         addr: peer.addr.clone(),
         healthy,
-        lag: (known && index == last).then_some(Duration::ZERO),
+        // What a node that does not answer has got since is not known.
+        lag: (known && healthy && index == last).then_some(Duration::ZERO),
         lag_entries: if known { last.saturating_sub(index) } else { 0 },
         standing,
     })

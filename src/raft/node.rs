@@ -159,6 +159,11 @@ impl RaftNode {
         (!leads).then(|| self.heard.silence())
     }
 
+    /// How long no leader has been heard of, where that is longer than elections take.
+    pub fn lost_leader(&self) -> Option<Duration> {
+        self.silence().filter(|silence| *silence >= self.options.silence_max())
+    }
+
     /// The present term.
     pub fn term(&self) -> u64 {
         self.primary.borrow().term

@@ -88,6 +88,11 @@ impl RaftOptions {
         }
     }
 
+    /// Without word of a leader for longer there is none, and no election brings one: several of them fit into it.
+    pub fn silence_max(&self) -> Duration {
+        (self.lease() * 3).max(Duration::from_millis(1500))
+    }
+
     /// For how long followers promise no vote to another one after they heard from their leader.
     pub fn lease(&self) -> Duration {
         self.election_timeout * 2

@@ -14,6 +14,7 @@ use super::first_committed::FirstCommitted;
 use super::handle::RaftHandle;
 use super::log_store::StoreShared;
 use super::target::SharedTarget;
+use super::transport::Heard;
 use super::types::{TypeConfig, position};
 use crate::store::{Lease, PrimaryInfo};
 
@@ -65,6 +66,10 @@ pub(super) struct Watched {
     pub committed: FirstCommitted,
     /// How long a leader may go without word from a quorum.
     pub lease: Duration,
+    /// When another voter last spoke as leader.
+    pub heard: Arc<Heard>,
+    /// Without a word for so long, who led then leads no more.
+    pub silence_max: Duration,
 }
 
 type Metrics = openraft::RaftMetrics<TypeConfig>;
@@ -81,6 +86,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
             let state = watched.look();
             // The one voter's state changes only with these; a quorum's acknowledgements come with each heartbeat.
             let every = state.until.is_some() || !state.resolved;
+            let leader_may_fall_silent = state.primary.is_some() && !watched.leads();
             sender.send_if_modified(|known| {
                 let changed = known.differs(&state);
                 *known = state;
@@ -90,6 +96,8 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
                 biased;
                 changed = server.changed() => changed.is_ok(),
                 changed = data.changed(), if every => changed.is_ok(),
+                // Nothing tells of what does not happen.
+                () = tokio::time::sleep(watched.patience()), if leader_may_fall_silent => true,
                 over = watched.replayed.wait_for(|over| *over), if !replayed => { replayed = true; over.is_ok() }
             };
             if !more {
@@ -124,10 +132,11 @@ impl Watched {
         let membership = metrics.membership_config.membership();
         let voters = membership.voter_ids().count();
         self.store.set_puts_off(voters > 1 || !membership.voter_ids().any(|id| id == self.id));
-        let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id);
+        let leads = self.is_led_by_this(&metrics);
         self.led_term.store(if leads { metrics.current_term } else { 0 }, Ordering::SeqCst);
         let leader = metrics.current_leader;
-        let primary = leader.and_then(|leader| membership.get_node(&leader)).map(|peer| PrimaryInfo {
+        let audible = leader.filter(|_| leads || self.heard.silence() < self.silence_max);
+        let primary = audible.and_then(|leader| membership.get_node(&leader)).map(|peer| PrimaryInfo {
             name: peer.name.clone(),
             addr: peer.addr.clone(),
             http: peer.http.clone(),
@@ -145,6 +154,20 @@ impl Watched {
             resolved,
             failed: None,
         }
+    }
+
+    fn is_led_by_this(&self, metrics: &Metrics) -> bool {
+        metrics.state == ServerState::Leader && metrics.current_leader == Some(self.id)
+    }
+
+    fn leads(&self) -> bool {
+        self.is_led_by_this(&self.raft.metrics().borrow_watched())
+    }
+
+    /// After which time the leader, where it stays silent, is none any more.
+    fn patience(&self) -> Duration {
+        const ROUNDING: Duration = Duration::from_millis(10);
+        self.silence_max.saturating_sub(self.heard.silence()) + ROUNDING
     }
 
     /// Whether a leader's first entry in the present term has been given to the databases. One that still waits for its

@@ -241,6 +241,8 @@ where
         acks: acks.clone(),
         committed,
         lease: options.lease(),
+        heard: heard.clone(),
+        silence_max: options.silence_max(),
     });
     let log = Arc::new(RaftLog::new(entries.clone(), target.shippable()));
     let (sink, proposals) = RaftSink::new(pending.clone(), starved, led_term, blobs.clone());
@@ -317,7 +319,7 @@ async fn lead_alone(raft: &RaftHandle, id: u64) -> Result<(), RaftError> {
     Ok(())
 }
 
-fn segments_exist(dir: &std::path::Path) -> bool {
+pub(super) fn segments_exist(dir: &std::path::Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|entries| {
         entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("segment-"))
     })

@@ -170,12 +170,13 @@ pub(super) fn listed_to_wire(db: &ListedDatabase) -> wire::DatabaseEntry {
         name: db.name.to_string(),
         txid: db.pos.txid_or_zero(),
         checksum: db.pos.checksum.get(),
+        size_bytes: db.size_bytes,
     }
 }
 
 pub(super) fn listed_from_wire(db: wire::DatabaseEntry) -> Result<ListedDatabase, StreamError> {
     let pos = Pos { txid: Txid::new(db.txid), checksum: Checksum::new(db.checksum) };
-    Ok(ListedDatabase { name: DbName::new(&db.name).map_err(invalid)?, pos })
+    Ok(ListedDatabase { name: DbName::new(&db.name).map_err(invalid)?, pos, size_bytes: db.size_bytes })
 }
 
 pub(super) fn name_to_wire((path, entry): &(MountPath, NameEntry)) -> wire::NameEntry {
@@ -286,7 +287,8 @@ mod tests {
 
     #[test]
     fn names_sizes_and_pages_from_a_peer_are_checked() {
-        let entry = |name: &str| wire::DatabaseEntry { name: name.into(), txid: 1, checksum: 1 };
+        let entry =
+            |name: &str| wire::DatabaseEntry { name: name.into(), txid: 1, checksum: 1, size_bytes: 0 };
         assert!(listed_from_wire(entry("../etc")).is_err());
         assert!(listed_from_wire(entry("a/b")).is_ok());
         let header = wire::SnapshotHeader { page_size: 1000, ..wire::SnapshotHeader::default() };

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::{broadcast, watch};
 
 use super::claims::Claims;
+use super::copying::Copying;
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::freshness::Lag;
@@ -59,6 +60,7 @@ pub struct Store {
     roles: Mutex<()>,
     since: Mutex<PrimarySince>,
     pub(super) lag: Lag,
+    copying: Arc<Copying>,
     /// Another node is primary, and its history is this node's.
     pub(super) follows: AtomicBool,
 }
@@ -155,12 +157,21 @@ impl Store {
             roles: Mutex::new(()),
             since: Mutex::new(since),
             lag: Lag::default(),
+            copying: Arc::default(),
             follows: AtomicBool::new(false),
         });
         if access == Access::ReadOnly {
             super::open::scrub(store.all(), access)?;
         }
         Ok(store)
+    }
+
+    /// The last entry that databases on disk need no redo of, while no node runs there.
+    ///
+    /// # Errors
+    /// Where the note is damaged.
+    pub fn durable_index_in(layout: &Layout) -> Result<LogIndex, StoreError> {
+        Ok(DurableLog::open(layout.applied())?.index())
     }
 
     /// Forgets how far a log was applied: another one, which brings everything again, takes its place.
@@ -223,6 +234,11 @@ impl Store {
     /// The primary as last heard of; `None` where unknown.
     pub fn primary(&self) -> Option<PrimaryInfo> {
         self.lock_primary().clone()
+    }
+
+    /// What is fetched from other nodes at the moment.
+    pub fn copying(&self) -> &Arc<Copying> {
+        &self.copying
     }
 
     /// Notes who is primary.

@@ -38,8 +38,8 @@ pub(super) struct Ticket {
 impl Followers {
     /// A follower that was silent for longer is not healthy.
     const SILENCE_MAX: Duration = Duration::from_secs(3);
-    /// How long one that left is still listed.
-    const REMEMBERED: Duration = Duration::from_secs(60);
+    /// Those that left are listed until they are removed, or so many others left after them.
+    const REMEMBERED_MAX: usize = 256;
     /// Batches per follower whose age is known.
     const UNACKED_MAX: usize = 1024;
 
@@ -56,7 +56,11 @@ impl Followers {
         from: LogIndex,
     ) -> Ticket {
         let mut seats = self.seats();
-        seats.by_node.retain(|_, seat| seat.connected || seat.heard.elapsed() < Self::REMEMBERED);
+        let gone = seats.by_node.iter().filter(|(_, seat)| !seat.connected);
+        let longest = gone.clone().min_by_key(|(_, seat)| seat.heard).map(|(node, _)| *node);
+        if let Some(longest) = longest.filter(|_| gone.count() >= Self::REMEMBERED_MAX) {
+            seats.by_node.remove(&longest);
+        }
         seats.drawn += 1;
         let number = seats.drawn;
         let seat = Seat {
@@ -78,7 +82,6 @@ impl Followers {
             .seats()
             .by_node
             .values()
-            .filter(|seat| seat.connected || seat.heard.elapsed() < Self::REMEMBERED)
             .map(|seat| Member {
                 name: seat.name.clone(),
                 role: Role::Replica,
@@ -93,6 +96,20 @@ impl Followers {
         members
     }
 
+    /// Does not list a node any more that has left; whether there was one.
+    pub fn forget(&self, name: &NodeName) -> bool {
+        let mut seats = self.seats();
+        let before = seats.by_node.len();
+        seats.by_node.retain(|_, seat| seat.connected || seat.name != *name);
+        seats.by_node.len() != before
+    }
+
+    /// Whether another node than `node` follows under this name, and was heard of lately.
+    pub(super) fn is_taken(&self, name: &NodeName, node: NodeId) -> bool {
+        let heard = |seat: &Seat| seat.connected && seat.heard.elapsed() < Self::SILENCE_MAX;
+        self.seats().by_node.iter().any(|(other, seat)| *other != node && seat.name == *name && heard(seat))
+    }
+
     /// The lowest entry a connected follower still needs, `None` without one.
     pub fn lowest_needed(&self) -> Option<LogIndex> {
         self.seats().by_node.values().filter(|seat| seat.connected).map(|seat| seat.acked.next()).min()
@@ -102,10 +119,10 @@ impl Followers {
 impl Seat {
     fn lag(&self, applied: LogIndex) -> Option<Duration> {
         match self.unacked.front() {
+            // What a node that is gone has is not known.
+            _ if !self.connected => None,
             Some((_, sent)) => Some(sent.elapsed()),
-            None if self.acked >= applied => Some(Duration::ZERO),
-            None if self.connected => None,
-            None => Some(self.heard.elapsed()),
+            None => (self.acked >= applied).then_some(Duration::ZERO),
         }
     }
 }
@@ -176,5 +193,18 @@ mod tests {
         drop(again);
         assert!(!followers.members(at(6))[0].healthy);
         assert_eq!(followers.lowest_needed(), None);
+        assert_eq!(followers.members(at(6))[0].lag, None, "what it has is not known");
+        assert!(followers.forget(&"r1".parse().unwrap()) && followers.members(at(6)).is_empty());
+    }
+
+    #[test]
+    fn a_name_is_taken_while_another_node_has_it() {
+        let followers = Arc::new(Followers::default());
+        let (name, at) = ("r1".parse().unwrap(), LogIndex::new(1));
+        let ticket = followers.join(NodeId::new(7), "r1".parse().unwrap(), "h:1".into(), at);
+        assert!(followers.is_taken(&name, NodeId::new(8)) && !followers.is_taken(&name, NodeId::new(7)));
+        assert!(!followers.forget(&name), "it is there");
+        drop(ticket);
+        assert!(!followers.is_taken(&name, NodeId::new(8)));
     }
 }

@@ -74,4 +74,6 @@ pub struct ListedDatabase {
     pub name: DbName,
     /// Where it stood.
     pub pos: Pos,
+    /// Its size in bytes; 0 where that is not told.
+    pub size_bytes: u64,
 }

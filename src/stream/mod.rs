@@ -33,7 +33,7 @@ pub use frame::{Frame, Heartbeat, Hello, ListedDatabase, Listing, PrimaryView};
 pub use identity::{ClusterId, InvalidClusterId, PROTOCOL_VERSION, PeerIdentity};
 pub use recent::RecentLog;
 pub use send_snapshot::{SnapshotPiece, open_blob, send_blob, send_snapshot};
-pub use serve::{FollowSession, Serving};
+pub use serve::{FollowSession, NamesTaken, Serving};
 pub use source::{PageSource, SnapshotSource};
 pub use status::FollowStatus;
 pub use target::{BlobSink, ReplicaTarget};

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use super::relay::relay;
 use super::{Globs, ReplicaTarget, StreamError, Upstream};
 use crate::db::SnapshotHeader;
-use crate::store::StoreError;
+use crate::store::{CopyUnderWay, StoreError};
 use crate::types::{DbName, LogIndex, Pgno};
 
 /// Pages on their way from the network to the disk.
@@ -27,10 +27,23 @@ pub(super) async fn resync_database(
     target: Arc<dyn ReplicaTarget>,
     db: DbName,
 ) -> Result<SnapshotHeader, StreamError> {
+    let counted = target.copying().begin();
+    resync_counted(upstream, target, db, 0, Arc::new(counted)).await
+}
+
+/// The same as part of a copy that counts `listed_bytes` for the database.
+async fn resync_counted(
+    upstream: Arc<dyn Upstream>,
+    target: Arc<dyn ReplicaTarget>,
+    db: DbName,
+    listed_bytes: u64,
+    counted: Arc<CopyUnderWay>,
+) -> Result<SnapshotHeader, StreamError> {
     let (reader, name) = (target.clone(), db.clone());
     let have = blocking(move || Ok(reader.page_checksums(&name)?)).await?;
     let (header, pages) = upstream.snapshot(db.clone(), have).await?;
-    relay(pages, PAGES_IN_FLIGHT, move |receiver| install(&*target, &db, header, receiver)).await?;
+    counted.add_total(header.bytes().saturating_sub(listed_bytes));
+    relay(pages, PAGES_IN_FLIGHT, move |receiver| install(&*target, &db, header, receiver, &counted)).await?;
     Ok(header)
 }
 
@@ -39,8 +52,10 @@ fn install(
     db: &DbName,
     header: SnapshotHeader,
     mut pages: mpsc::Receiver<Option<(Pgno, Bytes)>>,
+    counted: &CopyUnderWay,
 ) -> Result<(), StreamError> {
     let mut last = 0;
+    let page_bytes = header.page_size.len() as u64;
     let refuse = |why: String| StoreError::Invalid(format!("snapshot of database {db}: {why}"));
     let mut next_page = || {
         let cut_off = || StoreError::Io {
@@ -54,10 +69,14 @@ fn install(
         if page.len() != header.page_size.len() {
             return Err(refuse(format!("page {pgno} has {} bytes", page.len())));
         }
+        // Pages in between are here already.
+        counted.add(u64::from(pgno.get() - last) * page_bytes);
         last = pgno.get();
         Ok(Some((pgno, page.into())))
     };
-    Ok(target.install(db, header, &mut next_page)?)
+    target.install(db, header, &mut next_page)?;
+    counted.add(u64::from(header.commit.get() - last) * page_bytes);
+    Ok(())
 }
 
 /// Brings the whole set of databases in step; afterwards entries behind the index returned are to be applied.
@@ -71,6 +90,8 @@ pub(super) async fn resync_all(
     cursor: LogIndex,
 ) -> Result<LogIndex, StreamError> {
     let mut listing = upstream.list(globs.clone()).await?;
+    let counted = Arc::new(target.copying().begin());
+    counted.add_total(listing.databases.iter().map(|db| db.size_bytes).sum());
     for _ in 0..ROUNDS_MAX {
         if listing.applied < cursor {
             return Err(StreamError::Unavailable(format!(
@@ -79,11 +100,12 @@ pub(super) async fn resync_all(
             )));
         }
         let names: Vec<DbName> = listing.databases.iter().map(|db| db.name.clone()).collect();
-        futures::stream::iter(names.clone().into_iter().map(Ok::<_, StreamError>))
-            .try_for_each_concurrent(DATABASES_IN_FLIGHT, |name| {
-                let (upstream, target) = (upstream.clone(), target.clone());
+        futures::stream::iter(listing.databases.iter().map(Ok::<_, StreamError>))
+            .try_for_each_concurrent(DATABASES_IN_FLIGHT, |listed| {
+                let (upstream, target, counted) = (upstream.clone(), target.clone(), counted.clone());
+                let (name, bytes) = (listed.name.clone(), listed.size_bytes);
                 async move {
-                    match resync_database(upstream, target, name).await {
+                    match resync_counted(upstream, target, name, bytes, counted).await {
                         // Dropped or renamed meanwhile: the second listing shows it.
                         Ok(_) | Err(StreamError::NotFound(_)) => Ok(()),
                         Err(error) => Err(error),

@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::{
     StreamError,
 };
 use crate::store::{Change, ChangeKind, CommittedLog, Member};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, NodeName};
 
 /// What a node ships to followers, and who they are.
 pub struct Serving {
@@ -24,7 +24,11 @@ pub struct Serving {
     shutdown: CancellationToken,
     followers: Arc<Followers>,
     copies: Arc<Semaphore>,
+    members: OnceLock<NamesTaken>,
 }
+
+/// Whether a node that answers, and is another one than that at `addr`, has a name.
+pub type NamesTaken = Box<dyn Fn(&NodeName, &str) -> bool + Send + Sync>;
 
 impl Serving {
     /// A sign of life is sent when nothing else was for this long.
@@ -47,7 +51,19 @@ impl Serving {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let (followers, copies) = (Arc::default(), Arc::new(Semaphore::new(Self::COPIES_MAX)));
-        Arc::new(Self { identity, log, source, view, ready, shutdown, followers, copies })
+        let members = OnceLock::new();
+        Arc::new(Self { identity, log, source, view, ready, shutdown, followers, copies, members })
+    }
+
+    /// Connects who knows the names of nodes that do not follow this one.
+    pub fn set_names_taken(&self, taken: NamesTaken) {
+        // Connected once, at the start.
+        let _ = self.members.set(taken);
+    }
+
+    fn is_taken_elsewhere(&self, hello: &Hello) -> bool {
+        hello.name == self.identity.name
+            || self.members.get().is_some_and(|taken| taken(&hello.name, &hello.addr))
     }
 
     /// Who this node is.
@@ -121,6 +137,12 @@ impl Serving {
         let first = self.log.first_index();
         if from < first {
             return Err(StreamError::Purged { from, first });
+        }
+        if self.followers.is_taken(&hello.name, hello.node) || self.is_taken_elsewhere(&hello) {
+            return Err(StreamError::Unavailable(format!(
+                "another node of this cluster has the name {}: give this one its own --name",
+                hello.name
+            )));
         }
         let ticket = self.followers.join(hello.node, hello.name, hello.addr, from);
         Ok(FollowSession {

@@ -63,7 +63,10 @@ impl SnapshotSource for Store {
     }
 
     fn list(&self) -> Vec<ListedDatabase> {
-        Store::list(self).into_iter().map(|db| ListedDatabase { name: db.name, pos: db.pos }).collect()
+        Store::list(self)
+            .into_iter()
+            .map(|db| ListedDatabase { name: db.name, pos: db.pos, size_bytes: db.size_bytes })
+            .collect()
     }
 
     fn names(&self) -> NameList {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::db::SnapshotHeader;
 use crate::io::blobs::BlobWriter;
 use crate::ltx::BlobRef;
-use crate::store::{Change, NameList, PrimaryInfo, Store, StoreError};
+use crate::store::{Change, Copying, NameList, PrimaryInfo, Store, StoreError};
 use crate::telemetry::metrics::{APPLY_LAG_SECONDS, APPLY_SECONDS};
 use crate::telemetry::traces;
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
@@ -70,6 +70,12 @@ pub trait ReplicaTarget: Send + Sync + 'static {
     fn install_names(&self, _names: NameList, _index: LogIndex) -> Result<(), StoreError> {
         Ok(())
     }
+
+    /// Where what is fetched is counted.
+    fn copying(&self) -> Arc<Copying> {
+        Arc::default()
+    }
+
     /// Notes who is primary.
     fn set_primary(&self, primary: Option<PrimaryInfo>);
 
@@ -111,6 +117,10 @@ impl BlobSink for StoreBlob<'_> {
 }
 
 impl ReplicaTarget for Store {
+    fn copying(&self) -> Arc<Copying> {
+        Store::copying(self).clone()
+    }
+
     fn would_block(&self, db: &DbName) -> bool {
         self.apply_may_wait(db)
     }

@@ -66,6 +66,11 @@ metrics! {
     IS_PRIMARY "skein_is_primary" Gauge Count [] "1 on the primary, else 0.";
     QUORUM "skein_quorum" Gauge Count [] "1 while this node hears of a primary that a quorum answers, else 0: nothing can be written.";
     READY "skein_ready" Gauge Count [] "1 when applications may use the mount, else 0.";
+    BUILD_INFO "skein_build_info" Gauge Count ["version"] "1, with the version of the program.";
+    UPTIME "skein_uptime_seconds" Gauge Seconds [] "How long the node has run.";
+    CERTIFICATE_LEFT "skein_certificate_expiry_seconds" Gauge Seconds [] "How long the node's certificate still counts, 0 where it has expired; left out where it has none.";
+    COPY_BYTES "skein_copy_bytes" Gauge Bytes [] "Of a first copy or a resync under way: bytes that are in place; 0 while there is none.";
+    COPY_TOTAL_BYTES "skein_copy_total_bytes" Gauge Bytes [] "Of a first copy or a resync under way: bytes of the databases that are compared; 0 while there is none.";
     TERM "skein_term" Gauge Count [] "The Raft term.";
     APPLIED_INDEX "skein_applied_index" Gauge Count [] "Last log entry applied.";
     DURABLE_INDEX "skein_durable_index" Gauge Count [] "Last log entry the database files hold durably.";

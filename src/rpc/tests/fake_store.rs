@@ -300,7 +300,11 @@ impl PageSource for FakeView {
 
 impl SnapshotSource for FakeStore {
     fn list(&self) -> Vec<ListedDatabase> {
-        let listed = |(name, db): (&DbName, &FakeDb)| ListedDatabase { name: name.clone(), pos: db.pos() };
+        let listed = |(name, db): (&DbName, &FakeDb)| ListedDatabase {
+            name: name.clone(),
+            pos: db.pos(),
+            size_bytes: 0,
+        };
         self.lock().dbs.iter().map(listed).collect()
     }
 
