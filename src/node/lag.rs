@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::replication::Replication;
 use crate::raft::PrimaryState;
 use crate::store::Store;
+use crate::stream::PrimaryView;
 
 /// Since when a voter knows no primary whose log it has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,8 +29,8 @@ impl Link {
         }
     }
 
-    fn next(self, state: &PrimaryState) -> Self {
-        match (self, state.primary.is_some() && state.resolved) {
+    fn next(self, is_good: bool) -> Self {
+        match (self, is_good) {
             (_, true) => Link::Good,
             (Link::Good, false) => Link::Lost(Instant::now()),
             (kept, false) => kept,
@@ -47,13 +48,22 @@ pub(super) fn tell_lag(
 ) {
     match &**replication {
         Replication::Replica { follower, .. } => {
+            let link = Arc::new(Mutex::new(Link::Never));
+            let has_primary = |view: &PrimaryView| view.primary.is_some();
+            tasks.spawn(follow(follower.view(), has_primary, link.clone(), shutdown));
             let status = follower.status();
-            store.set_lag_source(Box::new(move || status.borrow().lag()));
+            store.set_lag_source(Box::new(move || {
+                let behind = status.borrow().lag()?;
+                // In step with a node that has no primary either is in step with the past.
+                let lost = link.lock().unwrap_or_else(PoisonError::into_inner).lag();
+                Some(behind.max(lost.unwrap_or_default()))
+            }));
         }
         Replication::Voter { raft, removed, .. } => {
             let link = Arc::new(Mutex::new(Link::Never));
             let states = raft.watch_primary();
-            tasks.spawn(follow(states, link.clone(), shutdown));
+            let has_log = |state: &PrimaryState| state.primary.is_some() && state.resolved;
+            tasks.spawn(follow(states, has_log, link.clone(), shutdown));
             let removed = removed.subscribe();
             store.set_lag_source(Box::new(move || {
                 // What has come since is not known.
@@ -66,15 +76,16 @@ pub(super) fn tell_lag(
     }
 }
 
-async fn follow(
-    mut states: watch::Receiver<PrimaryState>,
+async fn follow<T>(
+    mut states: watch::Receiver<T>,
+    is_good: impl Fn(&T) -> bool,
     link: Arc<Mutex<Link>>,
     shutdown: CancellationToken,
 ) {
     loop {
         {
             let mut link = link.lock().unwrap_or_else(PoisonError::into_inner);
-            *link = link.next(&states.borrow_and_update());
+            *link = link.next(is_good(&states.borrow_and_update()));
         }
         tokio::select! {
             changed = states.changed() => if changed.is_err() { return },
@@ -89,16 +100,12 @@ mod tests {
 
     #[test]
     fn a_voter_is_behind_from_the_loss_of_the_primary_on() {
-        let primary = crate::store::PrimaryInfo { name: "a".into(), addr: "a:1".into(), http: String::new() };
-        let lost = PrimaryState::default();
-        let there = PrimaryState { primary: Some(primary), resolved: true, ..PrimaryState::default() };
-        assert_eq!(Link::Never.next(&lost).lag(), None);
-        let good = Link::Never.next(&there);
+        assert_eq!(Link::Never.next(false).lag(), None);
+        let good = Link::Never.next(true);
         assert_eq!(good.lag(), Some(Duration::ZERO));
-        let since = good.next(&lost);
+        let since = good.next(false);
         assert!(matches!(since, Link::Lost(_)));
-        assert_eq!(since.next(&lost), since, "it does not begin anew");
-        assert_eq!(since.next(&PrimaryState { resolved: false, ..there.clone() }), since);
-        assert_eq!(since.next(&there), Link::Good);
+        assert_eq!(since.next(false), since, "it does not begin anew");
+        assert_eq!(since.next(true), Link::Good);
     }
 }

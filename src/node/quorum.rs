@@ -11,7 +11,9 @@ use super::replication::Replication;
 /// Between two looks: nothing tells of what does not happen.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-/// So many looks a node that starts may be without a primary before it is worth a word.
+/// So many looks alike are worth a word: the primary may just be moving.
+const LOOKS: u32 = 3;
+/// The same of a node that starts.
 const LOOKS_AT_START: u32 = 20;
 
 /// Watches until `shutdown`; `since` becomes when the quorum was lost.
@@ -36,13 +38,14 @@ pub(super) async fn watch_quorum(
                     lost
                 });
                 looks += 1;
-                if !said && (had || looks >= LOOKS_AT_START) {
+                if !said && looks >= if had { LOOKS } else { LOOKS_AT_START } {
                     tracing::warn!("no quorum: {why}");
                     said = true;
                 }
             }
             None => {
                 since.send_replace(None);
+                looks = 0;
                 if std::mem::take(&mut said) {
                     tracing::info!("there is a quorum again");
                 }

@@ -167,7 +167,7 @@ fn the_loss_of_the_quorum_is_seen_on_every_node_that_is_left() {
         eventually("it says that there is no quorum", || (quorum(node)? == false).then_some(()));
         eventually("the first line of the status says it", || {
             let output = node.client(&["status"]);
-            String::from_utf8_lossy(&output.stdout).starts_with("NO QUORUM: ").then_some(())
+            String::from_utf8_lossy(&output.stdout).starts_with("NO QUORUM since ").then_some(())
         });
         let (status, text) = readiness(node).unwrap();
         assert!(status == 200 && text.contains("nothing can be written"), "{status} {text}");
