@@ -18,6 +18,7 @@ use super::opened::Opened;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
+use super::rewritable_pages::RewritablePages;
 use super::view::StateLock;
 use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
@@ -76,6 +77,8 @@ pub(super) struct WalAttachment {
     pub unpublished_change: Option<ChangeSet>,
     /// Frames that were taken back by newer ones; a checkpoint copies all of them or none.
     pub rewound: Option<Rewound>,
+    /// Pages whose bytes in the file may come to differ from those in the log.
+    pub rewritable: RewritablePages,
     /// What keeps the fence when this process is gone; `None` on a replica, whose applications never write.
     pub kept: Option<GuardedFile>,
 }
@@ -233,6 +236,8 @@ impl Database {
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
         let passthrough = cache.passthrough();
         let cached_by = (cache.clone(), self.name().clone());
+        let backing_database = self.open_backing(FileKind::Database)?;
+        let rewritable = RewritablePages::of(&backing_database).map_err(fail)?;
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
         let captured = Captured {
             salt: self.salt_to_go_on_with(state),
@@ -253,7 +258,7 @@ impl Database {
             database,
             main_lock,
             follows: held,
-            backing_database: self.open_backing(FileKind::Database)?,
+            backing_database,
             backing_wal,
             wal_is_cached: !passthrough,
             cached_by,
@@ -270,6 +275,7 @@ impl Database {
             invalidated: None,
             unpublished_change: None,
             rewound: None,
+            rewritable,
             kept,
         })
     }

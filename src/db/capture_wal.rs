@@ -159,6 +159,18 @@ impl Database {
             state.queued.extend(done);
             return;
         }
+        match self.capture_rewritten(&mut state) {
+            Ok(None) => {}
+            Ok(Some(change)) => {
+                state.queued.extend(done);
+                drop(state);
+                return self.propose(change);
+            }
+            Err(error) => {
+                drop(state);
+                return done.into_iter().for_each(|done| done(Err(error.duplicate())));
+            }
+        }
         capture_time::begin();
         let run = match self.look_behind(&mut state, look) {
             Ok(run) => run,
@@ -211,6 +223,11 @@ impl Database {
         if let Some(Err(error)) = state.open.wal_mut().map(WalAttachment::pass_dms_on) {
             tracing::warn!(db = %self.name(), %error, "cannot let go of a lock of the wal-index");
         }
+        if let Ok(Some(change)) = self.capture_rewritten(&mut state) {
+            drop(state);
+            self.propose(change);
+            return Found::Captured;
+        }
         capture_time::begin();
         match self.prepare(&mut state).and_then(|()| self.published_run(&mut state)) {
             Ok(Some(run)) => {
@@ -250,6 +267,9 @@ impl Database {
                     change: run.change,
                     unpublished: (!run.published).then_some((wal.captured.frame + 1, run.first_checksum)),
                 };
+                if let Some(wal) = state.open.wal_mut() {
+                    wal.rewritable.captured(run.frames.keys());
+                }
                 let change = batch.change.clone();
                 let source = Source::Wal { end, published: run.published };
                 state.in_flight = Some(InFlight { batch, waiters: done.into_iter().collect(), source });

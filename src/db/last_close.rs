@@ -36,7 +36,9 @@ impl Database {
             // Whoever syncs has had it captured; with synchronous=OFF this is the last moment.
             database.capture_committed(Box::new(move |captured| match captured {
                 // The answer comes on the log's thread, which does no file work.
-                Ok(()) => same.off_thread(done, move |database, done| done(database.end_wal(kind))),
+                Ok(()) => same.off_thread(done, move |database, done| {
+                    done(database.commit_rewritten().and_then(|()| database.end_wal(kind)));
+                }),
                 Err(error) => done(Err(error)),
             }));
         });
@@ -133,7 +135,7 @@ impl Database {
 
 impl WalAttachment {
     /// Whether the database file may lack captured frames: those that their writer never published, because it died.
-    fn lacks_in_file(&self) -> bool {
+    pub(super) fn lacks_in_file(&self) -> bool {
         match self.index.header() {
             HeaderRead::Valid(header) => {
                 let captured = self.captured_frame(&header);

@@ -50,6 +50,8 @@ mod recover;
 mod recover_index;
 mod replace;
 mod rewind;
+mod rewritable_pages;
+mod rewritten_pages;
 mod roles;
 mod rollback_files;
 mod scrub;

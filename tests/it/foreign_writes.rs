@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::errno::Errno;
+use rusqlite::Connection;
 
 use crate::harness::sql::{self, PAGE_SIZES};
-use crate::harness::{Cluster, Options, eventually, is_plain, needs_skein};
+use crate::harness::{Cluster, Node, Options, eventually, is_plain, needs_skein};
 
 /// Copies a file over another, or says why not.
 type Tool = (&'static str, fn(&Path, &Path) -> Result<(), String>);
@@ -475,5 +476,58 @@ fn sqlite_keeps_its_temporary_files_on_the_mount() {
             .unwrap()
             .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with("etilqs_"));
         assert!(!left, "a temporary file is listed");
+    }
+}
+
+/// A database in WAL mode with 8 bytes reserved at the end of each page, as SQLite's checksum VFS asks for.
+fn with_reserved_bytes(path: &Path) -> Connection {
+    let connection = sql::open(path);
+    let mut reserved = 8_i32;
+    // SAFETY: the connection is open, and the file control reads and writes one int.
+    let result = unsafe {
+        rusqlite::ffi::sqlite3_file_control(
+            connection.handle(),
+            c"main".as_ptr(),
+            rusqlite::ffi::SQLITE_FCNTL_RESERVE_BYTES,
+            (&raw mut reserved).cast(),
+        )
+    };
+    assert_eq!(result, rusqlite::ffi::SQLITE_OK);
+    assert_eq!(sql::text(&connection, "PRAGMA journal_mode=wal"), "wal");
+    connection
+}
+
+/// Fills the reserved bytes of these pages in the database file, as such a VFS does when a checkpoint writes them.
+fn fill_reserved(node: &Node, db: &str, pages: std::ops::Range<u64>, with: u8) {
+    let path = node.data().join("dbs").join(db).join("database");
+    let file = File::options().write(true).open(path).unwrap();
+    pages.for_each(|page| file.write_all_at(&[with; 8], (page + 1) * 4096 - 8).unwrap());
+}
+
+#[test]
+fn what_a_vfs_fills_into_reserved_bytes_at_a_checkpoint_is_the_same_on_every_node() {
+    for cluster in clusters() {
+        for synchronous in ["FULL", "NORMAL", "OFF"] {
+            let db = format!("{synchronous}.db");
+            let path = cluster.primary.path(&db);
+            let connection = with_reserved_bytes(&path);
+            sql::run(&connection, &format!("PRAGMA synchronous={synchronous}; CREATE TABLE t(v)"));
+            let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 20) INSERT INTO t SELECT zeroblob(3000) FROM n";
+            sql::run(&connection, fill);
+            cluster.converge(&db);
+            sql::run(&connection, "PRAGMA wal_checkpoint(PASSIVE)");
+            fill_reserved(&cluster.primary, &db, 0..10, 0xaa);
+            // The log begins anew: from here on the file counts.
+            sql::run(&connection, "UPDATE t SET v=1 WHERE rowid=20");
+            let bytes = cluster.same_bytes(&db);
+            assert_eq!(bytes[10 * 4096 - 8..10 * 4096], [0xaa; 8], "{synchronous}");
+            sql::run(&connection, "UPDATE t SET v=zeroblob(2000); PRAGMA wal_checkpoint(PASSIVE)");
+            fill_reserved(&cluster.primary, &db, 4..5, 0xbb);
+            drop(connection);
+            let bytes = cluster.same_bytes(&db);
+            assert_eq!(bytes[5 * 4096 - 8..5 * 4096], [0xbb; 8], "{synchronous}");
+            cluster.primary.must_client(&["db", "verify", &db]);
+            assert_eq!(sql::number(&sql::open(&cluster.replicas[0].path(&db)), "SELECT count(*) FROM t"), 20);
+        }
     }
 }
