@@ -1,7 +1,7 @@
 //! Nodes that come back: with an older copy of their data, or after they were removed.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rusqlite::Connection;
@@ -176,5 +176,67 @@ fn the_loss_of_the_quorum_is_seen_on_every_node_that_is_left() {
     others.iter().for_each(|which| voters.nodes[*which].must_start());
     for which in [primary, replica] {
         eventually("there is a quorum again", || (quorum(&voters.nodes[which])?).then_some(()));
+    }
+}
+
+/// SQL that updates pages at random without end, as fast as SQLite runs it.
+fn random_updates(seed: usize) -> String {
+    let mut script =
+        String::from("PRAGMA synchronous=OFF; PRAGMA wal_autocheckpoint=20; PRAGMA busy_timeout=2000;\n");
+    for step in 0..200_000 {
+        let id = (step * 7919 + seed * 104_729) % 400 + 1;
+        script.push_str(&format!("UPDATE t SET v=randomblob(1500) WHERE id={id};\n"));
+    }
+    script
+}
+
+#[test]
+fn pages_that_are_in_no_history_stay_in_no_file_whatever_was_copied_before_a_crash() {
+    let Some(mut voters) = Voters::three() else { return };
+    let first = voters.primary();
+    eventually("the database is made", || {
+        let connection = sql::try_open(&voters.nodes[first].path("a.db")).ok()?;
+        connection
+            .execute_batch(
+                "PRAGMA journal_mode=WAL; CREATE TABLE IF NOT EXISTS t(id INTEGER PRIMARY KEY, v);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n LIMIT 400)
+                 INSERT OR REPLACE INTO t SELECT i, randomblob(1500) FROM n",
+            )
+            .ok()
+    });
+    for round in 0..4 {
+        let killed = voters.primary();
+        let script = voters.dir().join("updates.sql");
+        std::fs::write(&script, random_updates(round)).unwrap();
+        let before = voters.nodes[killed].pos("a.db");
+        let mut writer = Command::new("sqlite3")
+            .arg(voters.nodes[killed].path("a.db"))
+            .stdin(std::fs::File::open(&script).unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        eventually("it has written", || (voters.nodes[killed].pos("a.db") != before).then_some(()));
+        // The application goes on for a moment after the daemon's death, or dies first.
+        if round % 2 == 1 {
+            writer.kill().unwrap();
+        }
+        voters.nodes[killed].kill9();
+        let others: Vec<usize> = (0..3).filter(|which| *which != killed).collect();
+        let (next, _) =
+            voters.first_write("a.db", "UPDATE t SET v='of the next primary' WHERE id % 10 = 0", &others);
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        voters.nodes[killed].must_start();
+        voters.wait_voting(3);
+        voters.same_bytes("a.db");
+        // Reads every page of every node.
+        voters.nodes[next].must_client(&["db", "verify", "a.db"]);
+        for node in &voters.nodes {
+            let connection = sql::open(&node.path("a.db"));
+            sql::check_integrity(&connection);
+            let theirs = "SELECT count(*) FROM t WHERE v='of the next primary'";
+            assert_eq!(sql::number(&connection, theirs), 40, "{}, round {round}", node.settings.name);
+        }
     }
 }
