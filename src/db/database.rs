@@ -46,6 +46,8 @@ pub struct Database {
     pub(super) landing: UnderWay,
     /// The kernel passes the database file through: what applications write to it is not seen.
     pub(super) passed_through: AtomicBool,
+    /// A first page was refused that is none of a SQLite database.
+    pub(super) content_refused: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
     pub(super) reserved: AtomicBool,
     /// Attaching was held up, and is to be tried again without the lock in between.
@@ -140,6 +142,7 @@ impl Database {
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
             passed_through: AtomicBool::new(false),
+            content_refused: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             attach_again: AtomicBool::new(false),
             held_off: Mutex::default(),

@@ -15,7 +15,7 @@ use super::journal_end::JournalEnd;
 use super::{DbError, Done, FileKind};
 use crate::io::fault;
 use crate::io::ofd_lock::{LockKind, is_taken};
-use crate::sqlite::{journal, lock_bytes};
+use crate::sqlite::{header, journal, lock_bytes};
 use crate::types::{JournalMode, PageCount};
 
 impl Database {
@@ -95,6 +95,7 @@ impl Database {
             return file.write_all_at(data, offset).map_err(fail);
         }
         self.may_change(state)?;
+        self.check_first_page(offset, data)?;
         if self.overlay.size().is_none() {
             // With synchronous=OFF there is no fsync to refuse.
             self.check_first_write(file, offset, data)?;
@@ -102,6 +103,22 @@ impl Database {
         }
         fault::point("database_write").map_err(fail)?;
         self.overlay.write(file, &self.shared.tmp, offset, data).map_err(fail)
+    }
+
+    /// Refuses a first page that no node could tell the size of a page from, before anything has changed.
+    fn check_first_page(&self, offset: u64, data: &[u8]) -> Result<(), DbError> {
+        if offset > 0 || data.len() < header::MAGIC.len() || header::is_magic(data) {
+            return Ok(());
+        }
+        self.content_refused.store(true, Ordering::SeqCst);
+        Err(self.invalid(
+            "its first page does not begin as that of a SQLite database; an encrypted one needs a plain header (SQLCipher: PRAGMA cipher_plaintext_header_size=32)",
+        ))
+    }
+
+    /// Whether an application was refused such a page: where the database has no content, it is to go.
+    pub fn content_was_refused(&self) -> bool {
+        self.content_refused.load(Ordering::SeqCst)
     }
 
     /// Whether a write to the database file that reaches the daemon is none of SQLite's: it has no journal that could take

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -529,5 +529,44 @@ fn what_a_vfs_fills_into_reserved_bytes_at_a_checkpoint_is_the_same_on_every_nod
             cluster.primary.must_client(&["db", "verify", &db]);
             assert_eq!(sql::number(&sql::open(&cluster.replicas[0].path(&db)), "SELECT count(*) FROM t"), 20);
         }
+    }
+}
+
+/// Begins a transaction as SQLite does below an encryption: a journal in force, then a first page that is no header. Gives
+/// what the write of that page came to.
+fn encrypted_first_page(path: &Path) -> io::Result<()> {
+    let journal = path.with_extension("db-journal");
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false).custom_flags(nix::libc::O_NOFOLLOW);
+    let database = options.open(path).unwrap();
+    let mut header = vec![0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+    [0_u32, 1, 0, 512, 4096].iter().for_each(|field| header.extend_from_slice(&field.to_be_bytes()));
+    header.resize(512, 0);
+    options.open(&journal).unwrap().write_all_at(&header, 0).unwrap();
+    let written = database.write_all_at(&[0x5a; 4096], 0);
+    fs::remove_file(&journal).unwrap();
+    written
+}
+
+#[test]
+fn an_encrypted_first_page_is_refused_at_once_and_leaves_no_file() {
+    if !needs_skein() {
+        return;
+    }
+    for cluster in clusters() {
+        let (new, old) = (cluster.primary.path("new.db"), cluster.primary.path("old.db"));
+        filled(&old, "delete", 4096, 1);
+        for path in [&new, &old] {
+            let refused = encrypted_first_page(path).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(Errno::EINVAL as i32));
+            assert!(!path.with_extension("db-journal").exists());
+        }
+        assert!(
+            cluster.primary.log().contains("cipher_plaintext_header_size=32"),
+            "the log says the way that works"
+        );
+        let copy = cluster.replicas[0].path("new.db");
+        eventually("no file is left", || (!new.exists() && !copy.exists()).then_some(()));
+        agree_on(&cluster, "old.db", SUM, "a page that was refused");
     }
 }
