@@ -23,6 +23,7 @@ pub mod stream;
 pub mod http;
 pub mod proxy;
 pub mod rpc;
+pub mod sql;
 
 pub mod cli;
 pub mod node;

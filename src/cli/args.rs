@@ -4,7 +4,9 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::result_format::Format;
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
+use super::sql_args::SqlArgs;
 use crate::config::{
     FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
 };
@@ -33,6 +35,8 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// List, export, import and drop databases
     Db(DbArgs),
+    /// Execute SQL on a node, or start a shell
+    Sql(SqlShellArgs),
     /// Wait until a node is ready, or has a transaction: read your writes from a script
     Wait(WaitArgs),
     /// Show and change the nodes of the cluster
@@ -46,6 +50,9 @@ pub(super) enum Command {
     /// Watch over a node's mount; `mount` starts it by itself
     #[command(name = node::GUARD_COMMAND, hide = true)]
     GuardMount(GuardArgs),
+    /// Execute SQL for a node; `mount` starts it by itself
+    #[command(name = crate::sql::engine::ENGINE_COMMAND, hide = true)]
+    SqlEngine(SqlEngineArgs),
     /// Look into change-set files
     #[command(subcommand)]
     Ltx(LtxCommand),
@@ -59,6 +66,12 @@ pub(super) struct GuardArgs {
     pub(super) connection: u64,
     /// Where it has mounted
     pub(super) mount_point: PathBuf,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SqlEngineArgs {
+    /// What it is told, as JSON
+    pub(super) options: String,
 }
 
 /// Options override the environment, the environment overrides the configuration file.
@@ -173,6 +186,8 @@ pub(super) struct MountArgs {
     limits: LimitArgs,
     #[command(flatten)]
     traces: TraceArgs,
+    #[command(flatten)]
+    sql: SqlArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -219,6 +234,7 @@ impl MountArgs {
             exec: self.exec.into_partial(),
             limits: self.limits.into_partial(),
             traces: self.traces.into_partial(),
+            sql: self.sql.into_partial(),
         }
     }
 }
@@ -356,6 +372,19 @@ pub(super) enum DbCommand {
         /// Name of the database, its path below the mount
         db: DbName,
     },
+}
+
+#[derive(Args, Debug)]
+pub(super) struct SqlShellArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// Name of the database, its path below the mount
+    pub(super) db: DbName,
+    /// Statements [default: those on standard input; a shell on a terminal]
+    pub(super) sql: Option<String>,
+    /// How results are written
+    #[arg(long, value_enum, default_value = "table")]
+    pub(super) format: Format,
 }
 
 #[derive(Args, Debug)]

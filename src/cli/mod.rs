@@ -15,7 +15,11 @@ mod members;
 mod mount;
 mod output;
 mod recover;
+mod result_format;
 mod section_args;
+mod sql;
+mod sql_args;
+mod sql_engine;
 mod status;
 mod verify;
 mod wait;
@@ -76,6 +80,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,
+            Command::Sql(args) => sql::run(args).await,
+            Command::SqlEngine(args) => sql_engine::run(args).await,
             Command::Ltx(_) | Command::Certs(_) | Command::Recover(_) | Command::GuardMount(_) => Ok(0),
         }
     });

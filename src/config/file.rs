@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{
-    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialExec, PartialLimits, PartialTraces,
+    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialExec, PartialLimits, PartialSql, PartialTraces,
     ProxyPartial, Time, TokenTexts, expand,
 };
 
@@ -90,6 +90,8 @@ pub struct Partial {
     pub limits: PartialLimits,
     /// Whom commits are traced for.
     pub traces: PartialTraces,
+    /// Section `[sql]`.
+    pub sql: PartialSql,
 }
 
 impl Partial {
@@ -133,6 +135,7 @@ impl Partial {
             exec: self.exec.or(below.exec),
             limits: self.limits.or(below.limits),
             traces: self.traces.or(below.traces),
+            sql: self.sql.or(below.sql),
         }
     }
 

@@ -15,6 +15,7 @@ mod mount;
 mod proxy;
 mod security;
 mod settings;
+mod sql;
 mod token_texts;
 mod traces;
 
@@ -29,5 +30,6 @@ pub use mount::{FileMode, Owner};
 pub use proxy::{OneOrMany, ProxyPartial, ProxySettings};
 pub use security::Security;
 pub use settings::Settings;
+pub use sql::{PartialSql, SqlSettings};
 pub use token_texts::TokenTexts;
 pub use traces::{PartialTraces, TraceSettings};

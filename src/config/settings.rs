@@ -2,7 +2,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, Time, TraceSettings,
+    ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, SqlSettings, Time,
+    TraceSettings,
 };
 use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
@@ -59,6 +60,8 @@ pub struct Settings {
     pub limits: LimitSettings,
     /// Whom commits are traced for.
     pub traces: TraceSettings,
+    /// SQL over HTTP.
+    pub sql: SqlSettings,
 }
 
 impl Settings {
@@ -133,6 +136,7 @@ impl Settings {
             exec: Exec::resolve(partial.exec)?,
             limits: LimitSettings::resolve(&partial.limits),
             traces: TraceSettings::resolve(partial.traces)?,
+            sql: SqlSettings::resolve(partial.sql)?,
         };
         settings.check()?;
         Ok(settings)

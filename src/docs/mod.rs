@@ -40,6 +40,9 @@ pub mod log_bounds {}
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 
+#[doc = include_str!("sql_over_http.md")]
+pub mod sql_over_http {}
+
 #[doc = include_str!("metrics.md")]
 pub mod metrics {}
 

@@ -10,8 +10,8 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -74,6 +74,12 @@ pub struct Credentials {
     pub token: Option<Token>,
     /// The authority of the nodes' certificates, for `https` URLs: a file, or the PEM text.
     pub ca: Option<String>,
+}
+
+/// What SQL over HTTP says instead of a problem document.
+#[derive(Deserialize)]
+struct SqlRefusal {
+    message: String,
 }
 
 /// Talks to one node.
@@ -182,7 +188,12 @@ impl Client {
                 let Problem { detail, reason, .. } = problem;
                 Err(ClientError::Refused { status: status.as_u16(), detail, reason })
             }
-            _ => Err(self.strange(format!("{status} without a problem document"))),
+            _ => match serde_json::from_slice::<SqlRefusal>(&text) {
+                Ok(SqlRefusal { message: detail }) => {
+                    Err(ClientError::Refused { status: status.as_u16(), detail, reason: None })
+                }
+                Err(_) => Err(self.strange(format!("{status} without a problem document"))),
+            },
         }
     }
 

@@ -33,5 +33,5 @@ pub use problem::Reason;
 pub use protect::{Protection, protect};
 pub use rfc3339::rfc3339;
 pub use router::router;
-pub use serve::serve;
+pub use serve::{serve, serve_peers};
 pub use verify::{CheckDocument, NodeDocument};

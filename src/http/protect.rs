@@ -14,15 +14,22 @@ use axum::response::{IntoResponse, Response};
 use tower_http::timeout::TimeoutBody;
 
 use super::problem::Problem;
-use crate::security::{Refusals, Token};
+use crate::security::{Refusals, SqlGrant, SqlRight, Token, TokenKey};
 
 /// Largest JSON document a client may send, in bytes; databases are streamed and have no limit but the disk.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 /// How long a client may be silent in the middle of what it sends.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What everybody may see: whether the node lives, and a page that says nothing by itself.
-const OPEN: [&str; 3] = ["/livez", READY, "/"];
+const OPEN: [&str; 5] = ["/livez", READY, "/", "/v2", "/v3"];
 const READY: &str = "/readyz";
+/// Where SQL is executed; what a request may do is up to its database.
+const SQL: [&str; 5] = ["/v2/pipeline", "/v3/pipeline", "/v3/cursor", "/v1/execute", "/v1/batch"];
+/// How long a browser remembers what another site may ask, in seconds.
+const CORS_MAX_AGE: &str = "86400";
+/// What another site's page may send, and what it may read of the answer.
+const CORS_HEADERS: &str = "authorization, content-type, skein-consistency, skein-max-staleness, skein-txid, \
+                            x-libsql-client-version, x-namespace";
 
 /// Whose request it is.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +44,10 @@ pub struct Protection {
     pub admin: Option<Token>,
     /// Where only this machine's programs reach the API: the names it has besides `localhost`.
     pub loopback_names: Option<Vec<String>>,
+    /// What signed tokens of SQL are believed by.
+    pub signed: Option<TokenKey>,
+    /// Other sites whose pages may execute SQL.
+    pub cors_origins: Vec<String>,
 }
 
 struct Guard {
@@ -53,13 +64,46 @@ pub fn protect(router: Router, protection: Protection) -> Router {
 }
 
 async fn admit(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let origin = guard.protection.friendly_origin(request.uri().path(), request.headers());
+    if origin.is_some() && request.method() == Method::OPTIONS {
+        return for_other_site(StatusCode::NO_CONTENT.into_response(), origin);
+    }
+    for_other_site(answer(&guard, request, next).await, origin)
+}
+
+/// Lets the page of another site read the answer.
+fn for_other_site(mut response: Response, origin: Option<HeaderValue>) -> Response {
+    let Some(origin) = origin else { return response };
+    let headers = response.headers_mut();
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
+        (header::ACCESS_CONTROL_ALLOW_HEADERS, CORS_HEADERS),
+        (header::ACCESS_CONTROL_EXPOSE_HEADERS, "skein-txid"),
+        (header::ACCESS_CONTROL_MAX_AGE, CORS_MAX_AGE),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+async fn answer(guard: &Guard, mut request: Request, next: Next) -> Response {
+    let method = request.method();
     // Whoever asks for more than the answer to the question shows a token.
     let path = match request.uri().query() {
         Some(_) if request.uri().path() == READY => "/readyz?",
         _ => request.uri().path(),
     };
-    match guard.protection.check(request.method(), path, request.headers()) {
-        Ok(()) => {
+    let checked = match is_sql(path) {
+        true => guard.protection.sql_grant(request.headers()).map(Some),
+        false => guard.protection.check(method, path, request.headers()).map(|()| None),
+    };
+    match checked {
+        Ok(grant) => {
+            if let Some(grant) = grant {
+                let _none_before = request.extensions_mut().insert(grant);
+            }
             let silence = |body| Body::new(TimeoutBody::new(BODY_SILENCE_MAX, body));
             next.run(request.map(silence)).await
         }
@@ -71,18 +115,24 @@ async fn admit(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
     }
 }
 
+/// Whether SQL is executed at a path.
+fn is_sql(path: &str) -> bool {
+    SQL.contains(&path) || path.starts_with("/dev/")
+}
+
 /// Why a request is not answered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Refusal {
     NoToken,
     WrongToken,
     OnlyRead,
     NoAdmin,
     OtherSite,
+    Unsigned(String),
 }
 
 impl Refusal {
-    fn why(self) -> &'static str {
+    fn why(&self) -> &str {
         match self {
             Refusal::NoToken => {
                 "a token is needed: --token-file or SKEIN_TOKEN, `Authorization: Bearer TOKEN`"
@@ -95,6 +145,7 @@ impl Refusal {
             Refusal::OtherSite => {
                 "the request comes from another site's page, or names this node by a foreign name"
             }
+            Refusal::Unsigned(why) => why,
         }
     }
 }
@@ -102,7 +153,7 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = match self {
-            Refusal::NoToken | Refusal::WrongToken => StatusCode::UNAUTHORIZED,
+            Refusal::NoToken | Refusal::WrongToken | Refusal::Unsigned(_) => StatusCode::UNAUTHORIZED,
             Refusal::OnlyRead | Refusal::NoAdmin | Refusal::OtherSite => StatusCode::FORBIDDEN,
         };
         let mut response = Problem::new(status, self.why()).into_response();
@@ -132,6 +183,37 @@ impl Protection {
             (false, true) => Err(Refusal::OnlyRead),
             (false, false) => Err(Refusal::WrongToken),
         }
+    }
+
+    /// What a request may do by SQL.
+    fn sql_grant(&self, headers: &HeaderMap) -> Result<SqlGrant, Refusal> {
+        if self.read.is_none() && self.admin.is_none() && self.signed.is_none() {
+            let own = self.is_own(headers, false) || self.is_friend(headers).is_some();
+            let all = SqlGrant::everywhere(SqlRight::Write);
+            return if own { Ok(all) } else { Err(Refusal::OtherSite) };
+        }
+        let shown = bearer(headers).ok_or(Refusal::NoToken)?;
+        let is = |token: &Option<Token>| token.as_ref().is_some_and(|token| token.matches(shown));
+        if is(&self.admin) {
+            return Ok(SqlGrant::everywhere(SqlRight::Write));
+        }
+        if is(&self.read) {
+            return Ok(SqlGrant::everywhere(SqlRight::Read));
+        }
+        match &self.signed {
+            Some(key) => key.verify(shown).map_err(Refusal::Unsigned),
+            None => Err(Refusal::WrongToken),
+        }
+    }
+
+    /// The origin of a request, where it is one whose pages may execute SQL.
+    fn is_friend(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        self.cors_origins.iter().any(|known| origin == known.as_str()).then(|| origin.clone())
+    }
+
+    fn friendly_origin(&self, path: &str, headers: &HeaderMap) -> Option<HeaderValue> {
+        if is_sql(path) { self.is_friend(headers) } else { None }
     }
 
     /// Without tokens a browser of this machine must not be made to ask for another site: neither by a page that sends
@@ -189,7 +271,7 @@ mod tests {
     #[test]
     fn who_reads_needs_a_token_and_who_changes_the_admins() {
         let token = |text| Some(Token::new(text).unwrap());
-        let both = Protection { read: token("reads"), admin: token("admin"), loopback_names: None };
+        let both = Protection { read: token("reads"), admin: token("admin"), ..Protection::default() };
         let nothing = HeaderMap::new();
         for path in OPEN {
             assert_eq!(both.check(&Method::GET, path, &nothing), Ok(()));

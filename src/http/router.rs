@@ -23,8 +23,13 @@ use crate::store::StoreError;
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::{HTTP_REQUESTS, HTTP_SECONDS};
 
-/// The routes of a node's API.
-pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationToken) -> Router {
+/// The routes of a node's API, and `more` beside them.
+pub fn router(
+    api: Arc<dyn Api>,
+    exposition: Exposition,
+    shutdown: CancellationToken,
+    more: Router,
+) -> Router {
     Router::new()
         .route("/", get(dashboard::dashboard))
         .route("/v1/status", get(cluster::status))
@@ -46,6 +51,8 @@ pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationT
         .route("/metrics", get(show_metrics))
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readiness))
+        .with_state(Context { api, exposition, shutdown })
+        .merge(more)
         .fallback(|request: Request| async move {
             Problem::new(StatusCode::NOT_FOUND, format!("path {} does not exist", request.uri().path()))
         })
@@ -54,7 +61,6 @@ pub fn router(api: Arc<dyn Api>, exposition: Exposition, shutdown: CancellationT
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{path} does not know the method {method}"))
         })
         .layer(middleware::from_fn(measure))
-        .with_state(Context { api, exposition, shutdown })
 }
 
 async fn measure(request: Request, next: Next) -> Response {

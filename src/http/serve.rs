@@ -15,12 +15,12 @@ use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::protect::Peer;
-use crate::security::Certificates;
+use crate::security::{Certificates, NodeStream};
 
 /// How long requests under way have to end when the node does.
 const GRACE: Duration = Duration::from_secs(2);
@@ -74,6 +74,29 @@ pub async fn serve(
     // Whoever is not done by then is cut off.
     let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
     Ok(())
+}
+
+/// Serves `router` on connections of other nodes, which come through `peers`, until `shutdown`.
+pub async fn serve_peers(mut peers: mpsc::Receiver<NodeStream>, router: Router, shutdown: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    loop {
+        let stream = tokio::select! {
+            () = shutdown.cancelled() => break,
+            stream = peers.recv() => match stream {
+                Some(stream) => stream,
+                None => break,
+            },
+        };
+        let Some(peer) = stream.peer_addr() else { continue };
+        let (router, watcher) = (router.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            if let Err(error) = requests(stream, peer, router, watcher).await {
+                tracing::debug!(%peer, "a connection of another node ended: {error}");
+            }
+        });
+    }
+    // Whoever is not done by then is cut off.
+    let _ = tokio::time::timeout(GRACE, graceful.shutdown()).await;
 }
 
 async fn accept(

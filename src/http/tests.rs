@@ -243,7 +243,7 @@ async fn served(api: Arc<Fake>) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let router = router(api, Exposition::install(), shutdown.clone());
+    let router = router(api, Exposition::install(), shutdown.clone(), axum::Router::new());
     let task = tokio::spawn(serve(listener, protect(router, Protection::default()), None, shutdown.clone()));
     Served { client: Client::new(&format!("http://{addr}")).unwrap(), addr, shutdown, task }
 }

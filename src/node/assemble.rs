@@ -22,11 +22,13 @@ use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing};
+use super::sql_engine::SqlEngine;
+use super::sql_site::{NodeSqlSite, SqlServing, engine_options};
 use super::start_mode::StartMode;
 use super::view::NodeView;
 use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
-use crate::http;
+use crate::http::{self, Protection};
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
 use crate::proxy::WriteGate;
@@ -47,6 +49,7 @@ pub(super) struct Running {
     store: Arc<Store>,
     replication: Arc<Replication>,
     proxy: Option<Proxying>,
+    sql: SqlServing,
     ready: watch::Sender<Result<(), String>>,
     role: watch::Receiver<CurrentRole>,
     tasks: TaskTracker,
@@ -67,6 +70,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let (failed, mut failures) = mpsc::channel(8);
     let gate = WriteGate::default();
     let (to_proxy, peers) = mpsc::channel(PEERS_WAITING_MAX);
+    let (to_api, api_peers) = mpsc::channel(PEERS_WAITING_MAX);
     let parts = Parts {
         store: store.clone(),
         blobs,
@@ -77,6 +81,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         advertise_proxy: addresses.advertise_proxy.clone(),
         gate: gate.clone(),
         proxy: addresses.proxy.is_some().then_some(to_proxy),
+        api: to_api,
         tasks: tasks.clone(),
         shutdown: shutdown.clone(),
         failures: failed.clone(),
@@ -102,7 +107,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         role: settings.role,
         store: store.clone(),
         replication: replication.clone(),
-        control,
+        control: control.clone(),
         peering: endpoints.peering.clone(),
         ready: ready.subscribe(),
         stuck: stuck.clone(),
@@ -112,10 +117,23 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         certificates: settings.security.certificates.clone(),
         started: Instant::now(),
     });
+    let site = NodeSqlSite {
+        name: settings.name.to_string(),
+        store: store.clone(),
+        control,
+        ready: ready.subscribe(),
+        peering: endpoints.peering.clone(),
+        engine: Arc::new(SqlEngine::new(engine_options(settings))),
+    };
+    let sql = SqlServing::start(settings, site, gate.clone(), &tasks, &shutdown);
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
-    let router = http::router(view, exposition, shutdown.clone());
+    let router = http::router(view, exposition, shutdown.clone(), sql.router());
     let peering = endpoints.peering;
+    // Other nodes are known by their certificates, and what they pass on shows its client's token.
+    let for_peers = Protection { loopback_names: None, ..endpoints.http.clone() };
+    let for_peers = http::protect(router.clone(), for_peers);
+    tasks.spawn(http::serve_peers(api_peers, for_peers, shutdown.clone()));
     let router = http::protect(router, endpoints.http);
     tasks.spawn(serve_http(addresses.http, router, endpoints.http_tls, shutdown.clone(), failed.clone()));
     let proxy = addresses.proxy.zip(settings.proxy.clone()).map(|(listener, proxy)| {
@@ -152,6 +170,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         store,
         replication,
         proxy,
+        sql,
         ready,
         role: roles,
         tasks,
@@ -228,6 +247,7 @@ impl Running {
             // What arrives until now goes to the new primary.
             proxy.stop().await;
         }
+        self.sql.stop().await;
         self.replication.stop_applying();
         let mut stopped = Ok(());
         if !voter {

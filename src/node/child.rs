@@ -31,21 +31,36 @@ impl Supervised {
         let Some((program, arguments)) = words.split_first() else {
             return Err(NodeError::Command { command: String::new(), why: "no program is named".into() });
         };
-        let failed = |why: String| NodeError::Command { command: program.clone(), why };
         let mut command = Command::new(program);
         command.args(arguments).kill_on_drop(true);
         systemd::hide_from(&mut command);
         if let Some(user) = user {
             command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
         }
+        Self::start(command, program, user).await
+    }
+
+    /// Starts what `command` says; `program` is its name in errors.
+    ///
+    /// # Errors
+    /// Where it is not found or not executable.
+    pub(super) async fn start(
+        mut command: Command,
+        program: &str,
+        user: Option<&RunAs>,
+    ) -> Result<Self, NodeError> {
+        let failed = |why: String| NodeError::Command { command: program.to_owned(), why };
         die_with_parent(&mut command, user.cloned());
         let (parent, lives) = std_mpsc::channel();
         let (answer, spawned) = oneshot::channel();
         let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new().name("skein-child".into()).spawn(move || {
             let _in_runtime = runtime.enter();
+            let spawned = command.spawn();
+            // With it go this process's copies of the child's files: the other ends see when the child closes its own.
+            drop(command);
             // Nobody there to hear it: the node ended meanwhile, and dropping the child kills it.
-            let _ = answer.send(command.spawn());
+            let _ = answer.send(spawned);
             let _ended: Result<(), std_mpsc::RecvError> = lives.recv();
         });
         thread.map_err(|error| failed(error.to_string()))?;

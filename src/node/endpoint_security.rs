@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{NodeError, hostname};
 use crate::config::Settings;
 use crate::http::Protection;
-use crate::security::{Certificates, Peering};
+use crate::security::{Certificates, Peering, TokenKey};
 
 /// The doors of a node.
 pub(super) struct EndpointSecurity {
@@ -32,7 +32,10 @@ impl EndpointSecurity {
             );
         }
         let names = [Some(hostname()), settings.advertise_http.as_deref().and_then(host_of)];
+        let signed = settings.sql.jwt_key_file.as_deref().map(TokenKey::read).transpose()?;
         let http = Protection {
+            signed,
+            cors_origins: settings.sql.cors_origins.clone(),
             read: security.read_token.clone(),
             admin: security.admin_token.clone(),
             loopback_names: settings.http.is_loopback().then(|| names.into_iter().flatten().collect()),

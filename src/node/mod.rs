@@ -33,6 +33,8 @@ mod recover;
 mod replication;
 mod run_as;
 mod signals;
+mod sql_engine;
+mod sql_site;
 mod start_mode;
 mod supervise;
 mod systemd;

@@ -66,6 +66,8 @@ pub(super) struct Parts {
     pub(super) gate: WriteGate,
     /// Connections of other nodes' proxies.
     pub(super) proxy: Option<mpsc::Sender<NodeStream>>,
+    /// Takes connections of other nodes to the API.
+    pub(super) api: mpsc::Sender<NodeStream>,
     pub(super) tasks: TaskTracker,
     pub(super) shutdown: CancellationToken,
     pub(super) failures: mpsc::Sender<NodeError>,
@@ -407,7 +409,7 @@ impl Parts {
     fn serve(self, serving: Arc<Serving>, services: rpc::Services, raft: Option<mpsc::Sender<MovedStream>>) {
         let (routes, peering, shutdown) = (rpc::routes(serving, services), self.peering, self.shutdown);
         let (listener, failures) = (self.listener, self.failures);
-        let elsewhere = rpc::Elsewhere { raft, proxy: self.proxy };
+        let elsewhere = rpc::Elsewhere { raft, proxy: self.proxy, api: Some(self.api) };
         self.tasks.spawn(async move {
             if let Err(error) = rpc::serve(listener, routes, elsewhere, peering, shutdown).await {
                 let error = NodeError::Replication(format!("the gRPC server failed: {error}"));

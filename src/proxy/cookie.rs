@@ -41,6 +41,14 @@ pub(super) fn read(headers: &HeaderMap, dbs: &[DbName]) -> Seen {
     }
 }
 
+/// What the client that sent these headers wrote of one database, by the cookie of any proxy.
+pub fn seen_in_cookie(headers: &HeaderMap, db: &DbName) -> Option<Txid> {
+    match read(headers, std::slice::from_ref(db)) {
+        Seen::Wrote(wrote) => wrote.first().map(|(_, txid)| *txid),
+        Seen::Nothing | Seen::Invalid => None,
+    }
+}
+
 /// `Set-Cookie` for a client that has seen these.
 pub(super) fn set(seen: &[(DbName, Txid)], dbs: &[DbName]) -> Option<HeaderValue> {
     let value = match (seen, dbs) {

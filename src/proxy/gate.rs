@@ -14,7 +14,7 @@ pub struct WriteGate {
 
 /// What the gate knows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct GateState {
+pub struct GateState {
     /// Applications of this node may write.
     pub primary: bool,
     /// Planned moves that are under way.
@@ -32,7 +32,7 @@ impl GateState {
 
 /// A write inside; it leaves when dropped.
 #[derive(Debug)]
-pub(super) struct Passage(WriteGate);
+pub struct Passage(WriteGate);
 
 /// The gate is closed until this is dropped.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl WriteGate {
     }
 
     /// Lets a write in, where the gate is open.
-    pub(super) fn enter(&self) -> Option<Passage> {
+    pub fn enter(&self) -> Option<Passage> {
         let mut entered = false;
         self.state.send_if_modified(|state| {
             entered = state.is_open();
@@ -72,12 +72,12 @@ impl WriteGate {
     }
 
     /// The state as it changes.
-    pub(super) fn watch(&self) -> watch::Receiver<GateState> {
+    pub fn watch(&self) -> watch::Receiver<GateState> {
         self.state.subscribe()
     }
 
     /// The state now.
-    pub(super) fn now(&self) -> GateState {
+    pub fn now(&self) -> GateState {
         *self.state.borrow()
     }
 }

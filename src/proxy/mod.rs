@@ -22,6 +22,7 @@ mod upstream;
 mod write;
 mod write_targets;
 
-pub use gate::{Pause, WriteGate};
+pub use cookie::seen_in_cookie;
+pub use gate::{GateState, Passage, Pause, WriteGate};
 pub use server::serve;
 pub use site::Site;

@@ -69,6 +69,8 @@ pub struct Elsewhere {
     pub raft: Option<mpsc::Sender<MovedStream>>,
     /// The proxy in front of the application, where there is one.
     pub proxy: Option<mpsc::Sender<NodeStream>>,
+    /// The API, for what other nodes pass on to it.
+    pub api: Option<mpsc::Sender<NodeStream>>,
 }
 
 /// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Other connections go
@@ -152,7 +154,12 @@ async fn sort(stream: TcpStream, peering: Peering, ours: mpsc::Sender<NodeStream
                 tracing::debug!("the proxy takes no more connections");
             }
         }
-        (Purpose::Raft | Purpose::Proxy, _) => {
+        (Purpose::Api, Elsewhere { api: Some(api), .. }) => {
+            if api.try_send(stream).is_err() {
+                tracing::debug!("the API takes no more connections of other nodes");
+            }
+        }
+        (Purpose::Raft | Purpose::Proxy | Purpose::Api, _) => {
             tracing::debug!(?purpose, "a connection for what this node does not have");
         }
     }

@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::SecurityError;
-use super::alpn::{HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
+use super::alpn::{API_PROTOCOL, HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
 use super::file_change::{FileChange, file_change_of};
 
 /// What remains of a certificate's life when its owner is told.
@@ -143,7 +143,8 @@ impl CertificateFiles {
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain.clone(), key.clone_key())
             .map_err(own)?;
-        node_server.alpn_protocols = vec![HTTP2.to_vec(), RAFT_PROTOCOL.to_vec(), PROXY_PROTOCOL.to_vec()];
+        node_server.alpn_protocols =
+            [HTTP2, RAFT_PROTOCOL, PROXY_PROTOCOL, API_PROTOCOL].map(<[u8]>::to_vec).into();
         // Each connection is checked anew: whose certificate has expired since does not come back.
         node_server.session_storage = Arc::new(NoServerSessionStorage {});
         node_server.send_tls13_tickets = 0;

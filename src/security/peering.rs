@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-use super::alpn::{HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
+use super::alpn::{API_PROTOCOL, HTTP2, PROXY_PROTOCOL, RAFT_PROTOCOL};
 use super::node_stream::Socket;
 use super::{Certificates, NodeStream, Refusals, Token};
 
@@ -50,6 +50,8 @@ pub enum Purpose {
     Raft,
     /// The proxy in front of the node's application. Without TLS it listens on a port of its own.
     Proxy,
+    /// The node's API. Without TLS it listens on a port of its own.
+    Api,
 }
 
 impl Purpose {
@@ -58,11 +60,13 @@ impl Purpose {
             Purpose::Grpc => HTTP2,
             Purpose::Raft => RAFT_PROTOCOL,
             Purpose::Proxy => PROXY_PROTOCOL,
+            Purpose::Api => API_PROTOCOL,
         }
     }
 
     fn of_protocol(protocol: Option<&[u8]>) -> Self {
-        let named = [Purpose::Raft, Purpose::Proxy].into_iter().find(|one| protocol == Some(one.protocol()));
+        let special = [Purpose::Raft, Purpose::Proxy, Purpose::Api];
+        let named = special.into_iter().find(|one| protocol == Some(one.protocol()));
         named.unwrap_or(Purpose::Grpc)
     }
 }
@@ -287,8 +291,8 @@ mod tests {
         for peering in [Peering::default(), with_certificates()] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            for purpose in [Purpose::Raft, Purpose::Grpc, Purpose::Proxy] {
-                if purpose == Purpose::Proxy && !peering.is_encrypted() {
+            for purpose in [Purpose::Raft, Purpose::Grpc, Purpose::Proxy, Purpose::Api] {
+                if matches!(purpose, Purpose::Proxy | Purpose::Api) && !peering.is_encrypted() {
                     continue;
                 }
                 let admitting = async {

@@ -114,6 +114,8 @@ metrics! {
     PROXY_TXID_WAIT_SECONDS "skein_proxy_txid_wait_seconds" Histogram Seconds [] "How long reads waited until this node had the transaction in their cookie.";
     PROXY_PRIMARY_WAIT_SECONDS "skein_proxy_primary_wait_seconds" Histogram Seconds [] "How long writes waited for a primary.";
     PROXY_CONNECTIONS "skein_proxy_connections" Gauge Count [] "Connections of clients to the proxy.";
+    SQL_REQUESTS "skein_sql_requests_total" Counter Count ["kind", "status"] "Requests of SQL over HTTP that this node answered, also those that the primary did.";
+    SQL_SECONDS "skein_sql_request_duration_seconds" Histogram Seconds ["kind"] "Time from a request of SQL over HTTP to the begin of its answer.";
 }
 
 /// Upper bounds of the buckets of every distribution, in seconds.

@@ -13,10 +13,17 @@ pub struct Reply {
     pub content_type: String,
     /// Values of `Set-Cookie`.
     pub cookies: Vec<String>,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
 impl Reply {
+    /// The value of a header, by its name in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -73,11 +80,13 @@ fn exchange(
     input.read_line(&mut line)?;
     let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     let (mut chunked, mut length, mut content_type, mut cookies) = (false, None, String::new(), Vec::new());
+    let mut headers = Vec::new();
     loop {
         line.clear();
         input.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(':') else { break };
         let value = value.trim();
+        headers.push((name.to_ascii_lowercase(), value.to_owned()));
         match name.to_ascii_lowercase().as_str() {
             "transfer-encoding" => chunked = value.eq_ignore_ascii_case("chunked"),
             "content-length" => length = value.parse::<usize>().ok(),
@@ -87,7 +96,7 @@ fn exchange(
         }
     }
     let body = if chunked { read_chunks(&mut input)? } else { read_plain(&mut input, length)? };
-    Ok(Reply { status, content_type, cookies, body })
+    Ok(Reply { status, content_type, cookies, headers, body })
 }
 
 fn read_plain(input: &mut impl Read, length: Option<usize>) -> std::io::Result<Vec<u8>> {

@@ -13,6 +13,7 @@ mod app;
 pub mod certs;
 mod cluster;
 pub mod delay;
+pub mod hrana;
 pub mod http;
 mod leftovers;
 mod node;

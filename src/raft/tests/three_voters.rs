@@ -89,7 +89,7 @@ impl Group {
         self.servers.spawn(async move {
             let listener = tokio::net::TcpListener::bind(addr).await.unwrap();
             let peering = crate::security::Peering::default();
-            let elsewhere = crate::rpc::Elsewhere { raft: Some(connections), proxy: None };
+            let elsewhere = crate::rpc::Elsewhere { raft: Some(connections), ..Default::default() };
             crate::rpc::serve(listener, routes, elsewhere, peering, stopped).await.unwrap();
         });
         voter.node = Some((node, stop));
