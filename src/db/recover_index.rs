@@ -48,6 +48,14 @@ impl WalAttachment {
         }
         // A connection in EXCLUSIVE mode takes none of the locks below, but has the database file locked.
         let Some(_none_exclusive) = self.main_lock.try_hold()? else { return Ok(false) };
+        // Asked first, and the header once more: a writer that lives has published before it lets go, and must not find this
+        // lock in its way, if only for a moment.
+        if self.locks.is_taken(lock_bytes::WAL_WRITE)? {
+            return Ok(false);
+        }
+        if is_valid(self) {
+            return Ok(true);
+        }
         // A writer that lives holds the first, a connection that recovers all three.
         let Some(_writers_out) = self.locks.try_take(lock_bytes::WAL_WRITE)? else { return Ok(false) };
         let Some(_others_out) = self.locks.try_take_all(lock_bytes::CKPT, 2)? else { return Ok(false) };
