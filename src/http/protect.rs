@@ -21,7 +21,7 @@ const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 /// How long a client may be silent in the middle of what it sends.
 const BODY_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What everybody may see: whether the node lives, and a page that says nothing by itself.
-const OPEN: [&str; 5] = ["/livez", READY, "/", "/v2", "/v3"];
+const OPEN: [&str; 6] = ["/livez", READY, "/", "/console", "/v2", "/v3"];
 const READY: &str = "/readyz";
 /// Where SQL is executed; what a request may do is up to its database.
 const SQL: [&str; 5] = ["/v2/pipeline", "/v3/pipeline", "/v3/cursor", "/v1/execute", "/v1/batch"];

@@ -32,6 +32,7 @@ pub fn router(
 ) -> Router {
     Router::new()
         .route("/", get(dashboard::dashboard))
+        .route("/console", get(dashboard::console))
         .route("/v1/status", get(cluster::status))
         .route("/v1/databases", get(databases))
         .route("/v1/databases/{name}", get(one_database).put(put_database).delete(delete_database))

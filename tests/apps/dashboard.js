@@ -144,6 +144,29 @@ async function main() {
     assert(wide <= 390, `the page is ${wide} wide on a phone`);
     await phone.screenshot({ path: path.join(shots, 'phone.png') });
 
+    // The console, on a node that is not primary: it reads, shows the plan, and changes something only where that is allowed.
+    const sql = await open({ viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true }, n1.url);
+    await sql.goto(`${n1.url}/console#app.db`);
+    await sql.click('#tables button:has-text("t")');
+    assert.match(await sql.textContent('#text'), /CREATE TABLE t/);
+    await sql.click('#run');
+    await sql.waitForFunction(() => /^100 rows.*node n1/.test(document.getElementById('facts').textContent));
+    await sql.click('#plan');
+    await sql.waitForFunction(() => /SCAN t/.test(document.getElementById('text').textContent));
+    await sql.fill('#sql', 'CREATE TABLE made(v)');
+    await sql.click('#run');
+    await sql.waitForSelector('#problem:not([hidden])');
+    assert.match(await sql.textContent('#problem'), /READONLY/);
+    await sql.check('#writes');
+    await sql.press('#sql', 'Control+Enter');
+    await sql.waitForFunction(() => /node n2/.test(document.getElementById('facts').textContent));
+    await sql.fill('#sql', "INSERT INTO made VALUES('<b>x</b>'), (NULL), (x'00ff') RETURNING v");
+    await sql.click('#run');
+    await sql.waitForFunction(() => /^3 rows, 3 changed/.test(document.getElementById('facts').textContent));
+    assert.deepEqual(await sql.locator('#rows td').allTextContents(), ['<b>x</b>', 'NULL', 'blob, 2 bytes']);
+    assert(await sql.evaluate(() => document.documentElement.scrollWidth) <= 390);
+    await sql.screenshot({ path: path.join(shots, 'console.png') });
+
     // A node that goes is seen to go.
     nodes[2].child.kill('SIGKILL');
     await dark.waitForFunction(() => /not reached/.test(document.getElementById('tree').textContent));
