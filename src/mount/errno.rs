@@ -4,9 +4,9 @@ use std::io;
 
 use fuser::Errno;
 
-use super::log_rate_limit;
 use crate::db::DbError;
 use crate::store::StoreError;
+use crate::telemetry::log_rate_limit;
 
 /// What an application was doing when it was refused; SQLite reports the same number differently for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -17,7 +17,6 @@ mod filesystem;
 mod handle;
 mod inode;
 mod journal;
-mod log_rate_limit;
 mod mark;
 mod mount_table;
 mod names;

@@ -14,6 +14,7 @@ use super::session::outcome;
 use super::{ClusterId, Connector, FollowStatus, Globs, RecentLog, ReplicaTarget, StreamError, Upstream};
 use crate::ltx::BlobRef;
 use crate::store::Change;
+use crate::telemetry::log_rate_limit;
 use crate::types::{DbName, LogIndex, NodeId};
 
 /// HOST:PORT of other voters, the best one first; `None` before they are known.
@@ -120,7 +121,11 @@ impl Applier {
         loop {
             match self.fetch_once(index).await {
                 Ok(()) => break,
-                Err(error) => tracing::warn!("fetching the difference: {error}; trying again"),
+                Err(error) => {
+                    if let Some(suppressed) = log_rate_limit::due(("the difference", error.to_string())) {
+                        tracing::warn!(suppressed, "fetching the difference: {error}; trying again");
+                    }
+                }
             }
             tokio::time::sleep(backoff.next()).await;
         }

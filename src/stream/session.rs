@@ -18,6 +18,7 @@ use super::{
 };
 use crate::ltx::BlobRef;
 use crate::store::Change;
+use crate::telemetry::log_rate_limit;
 use crate::types::{LogIndex, Role};
 
 /// What all connections of one follower share.
@@ -287,7 +288,10 @@ pub(super) fn outcome(result: Result<(), StreamError>, what: &str) -> Outcome {
         Ok(()) => Outcome::Done,
         Err(StreamError::NotFound(_)) => Outcome::NotFound,
         Err(error) => {
-            tracing::warn!("fetching {what}: {error}; trying again");
+            // Tried again some ten times a second.
+            if let Some(suppressed) = log_rate_limit::due((what, error.to_string())) {
+                tracing::warn!(suppressed, "fetching {what}: {error}; trying again");
+            }
             Outcome::Retry(error.to_string())
         }
     }

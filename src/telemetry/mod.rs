@@ -5,6 +5,7 @@
 
 mod commit_times;
 mod log;
+pub mod log_rate_limit;
 pub mod metrics;
 pub mod traces;
 

@@ -7,6 +7,7 @@ use super::super::backoff::Backoff;
 use super::{Item, Lane, Lanes, Outcome, Request, Work};
 use crate::db::DbError;
 use crate::store::{Change, ChangeKind, StoreError};
+use crate::telemetry::log_rate_limit;
 use crate::types::{DbName, LogIndex};
 
 /// Between two attempts to apply an entry that waits for applications: it grows by this much
@@ -111,7 +112,9 @@ impl Lanes {
                 _ => Vec::new(),
             };
             if fetched.is_empty() {
-                tracing::error!(%index, databases = ?names, "an entry cannot be applied ({error}); trying again");
+                if let Some(suppressed) = log_rate_limit::due((index.get(), error.to_string())) {
+                    tracing::error!(%index, databases = ?names, suppressed, "an entry cannot be applied ({error}); trying again");
+                }
                 if self.pause(backoff.next()) {
                     return None;
                 }

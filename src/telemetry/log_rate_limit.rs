@@ -1,4 +1,4 @@
-//! Keeps the log readable: an application that is refused again and again is told of once in a while.
+//! Keeps the log readable: what happens again and again, such as an application that is refused, is told of once in a while.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,8 +16,8 @@ struct Lines(HashMap<u64, (Instant, u64)>);
 
 static LINES: LazyLock<Mutex<Lines>> = LazyLock::new(Mutex::default);
 
-/// Whether a line is due: how often the same happened suppressed before, `None` where it is to stay suppressed now.
-pub(super) fn due(what: impl Hash) -> Option<u64> {
+/// Whether a line is due: how often the same happened without a line since the last one, `None` where none is due now.
+pub fn due(what: impl Hash) -> Option<u64> {
     let mut lines = LINES.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     lines.due(what, Instant::now())
 }
