@@ -105,8 +105,12 @@ impl StateMachine {
                 Some((done, times)) => {
                     done(Ok(index));
                     times.record(index, &change, self.store.flushed_at(index.get()), decided);
-                    // A commit is in its database already; a drop or a rename takes its turn like anybody's.
-                    matches!(change.kind, ChangeKind::Drop(_) | ChangeKind::Rename { .. }).then_some(change)
+                    // A commit is in its database already; what moves or removes files takes its turn like anybody's.
+                    let moves_files = matches!(
+                        change.kind,
+                        ChangeKind::Drop(_) | ChangeKind::Rename { .. } | ChangeKind::RenameDirectory { .. }
+                    );
+                    moves_files.then_some(change)
                 }
                 None => Some(change),
             },

@@ -18,7 +18,9 @@ impl Store {
     pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
         match &change.kind {
             // Proposed here and claimed before: who holds the claim applies it.
-            ChangeKind::Drop(_) | ChangeKind::Rename { .. } if self.claims.has(&change.origin) => {
+            ChangeKind::Drop(_) | ChangeKind::Rename { .. } | ChangeKind::RenameDirectory { .. }
+                if self.claims.has(&change.origin) =>
+            {
                 self.claims.apply(&change.origin, index)
             }
             kind => {

@@ -2,6 +2,7 @@
 
 use super::namespace::{NameEntry, NameList, default_attributes};
 use super::{ChangeKind, Store, StoreError};
+use crate::db::DbError;
 use crate::types::{Attributes, AttributesChange, DbName, LogIndex, MountPath};
 
 impl Store {
@@ -35,7 +36,7 @@ impl Store {
                 Ok(())
             }
             ChangeKind::RenameDirectory { from, to, databases } => {
-                self.apply_rename_directory(index, from, to, databases)
+                self.apply_rename_directory(index, (from, to), databases, false)
             }
         }
     }
@@ -80,22 +81,29 @@ impl Store {
         }
     }
 
-    fn apply_rename_directory(
+    /// Renames a directory; `claimed` where all databases below it are claimed by the caller already.
+    pub(super) fn apply_rename_directory(
         &self,
         index: LogIndex,
-        from: &DbName,
-        to: &DbName,
+        (from, to): (&DbName, &DbName),
         databases: &[DbName],
+        claimed: bool,
     ) -> Result<(), StoreError> {
-        let mut first_error = None;
+        let (mut first_error, mut conflict) = (None, None);
         self.names.precede_directory(from, to, index);
         for old in databases {
             let new = ChangeKind::name_below(from, to, old)
                 .map_err(|error| StoreError::Invalid(error.to_string()))?;
             // One database's trouble must not keep the others where they are.
-            if let Err(error) = self.rename_entry(index, old, &new, false) {
-                first_error.get_or_insert(error);
+            match self.rename_entry(index, old, &new, claimed) {
+                Ok(()) => {}
+                Err(error @ StoreError::Db(DbError::Conflict { .. })) => conflict = Some(error),
+                Err(error) => drop(first_error.get_or_insert(error)),
             }
+        }
+        if let Some(conflict) = conflict {
+            // All of it is tried again; what is still there stays as private as it is.
+            return Err(conflict);
         }
         self.names.rename_directory(from, to, index);
         self.path_changed(from);

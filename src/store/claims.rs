@@ -50,10 +50,11 @@ enum Step {
 
 /// What an application is still to hear.
 #[must_use]
-struct Told(Option<(Done, Result<(), DbError>)>);
+pub(super) struct Told(Option<(Done, Result<(), DbError>)>);
 
 impl Told {
-    fn tell(self) {
+    /// Tells it.
+    pub fn tell(self) {
         if let Some((done, answer)) = self.0 {
             done(answer);
         }
@@ -188,7 +189,7 @@ impl Store {
 
     /// Proposes what is claimed, and applies it in its turn. Returns when its fate is known, with what the application is
     /// to hear then; where the fate counted as unknown it has been told.
-    fn commit_claimed(
+    pub(super) fn commit_claimed(
         &self,
         name: &DbName,
         kind: ChangeKind,
@@ -259,7 +260,7 @@ impl Store {
     }
 
     /// Runs what may wait for applications and for the log on a thread of its own.
-    fn with_claim(
+    pub(super) fn with_claim(
         self: &Arc<Self>,
         name: DbName,
         done: Done,

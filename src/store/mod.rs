@@ -10,6 +10,7 @@ mod committed_log;
 mod control;
 mod copies;
 mod copying;
+mod directory_claims;
 mod durable_log;
 mod error;
 mod event;

@@ -5,14 +5,8 @@ use std::sync::Arc;
 
 use super::namespace::{NameEntry, default_attributes, is_below};
 use super::{ChangeKind, Store, StoreError};
-use crate::db::{CommitError, Database, DbError};
+use crate::db::{CommitError, Database};
 use crate::types::{Access, Attributes, AttributesChange, DbName, LogIndex, MountPath};
-
-/// Databases that one rename of a directory may take along; the log holds their names in one entry.
-const RENAMED_MAX: usize = 10_000;
-
-/// Bytes that their names may have together.
-const RENAMED_BYTES_MAX: usize = 512 << 10;
 
 /// Hears how a change of names ended, on the log's thread: what follows must not wait there.
 pub type NamesDone<T> = Box<dyn FnOnce(Result<T, StoreError>) + Send>;
@@ -141,48 +135,6 @@ impl Store {
         }
         let kind = ChangeKind::RemoveDirectory(path.clone());
         self.propose_names(&format!("directory {path}"), kind, done);
-    }
-
-    /// Renames a directory everywhere, with all that is below it. Answers when that is in the log and done here.
-    pub fn rename_directory(self: &Arc<Self>, from: &DbName, to: &DbName, done: NamesDone<()>) {
-        match self.check_rename_directory(from, to) {
-            Err(error) => done(Err(error)),
-            Ok(databases) => {
-                let kind = ChangeKind::RenameDirectory { from: from.clone(), to: to.clone(), databases };
-                self.propose_names(&format!("directory {from}"), kind, done);
-            }
-        }
-    }
-
-    fn check_rename_directory(&self, from: &DbName, to: &DbName) -> Result<Vec<DbName>, StoreError> {
-        if self.get(to).is_some() {
-            return Err(StoreError::exists(to));
-        }
-        if !self.children(to.as_str()).is_empty() {
-            return Err(StoreError::not_empty(to));
-        }
-        let below: Vec<Arc<Database>> = self
-            .all()
-            .into_iter()
-            .filter(|database| is_below(database.name().as_str(), from.as_str()))
-            .collect();
-        if let Some(open) = below.iter().find(|database| database.in_use()) {
-            let why = "is open; close it before renaming a directory above it".to_owned();
-            return Err(DbError::Conflict { db: open.name().clone(), why }.into());
-        }
-        let names: Vec<DbName> = below.iter().map(|database| database.name().clone()).collect();
-        let bytes: usize = names.iter().map(|name| name.as_str().len()).sum();
-        if names.len() > RENAMED_MAX || bytes > RENAMED_BYTES_MAX {
-            return Err(StoreError::Invalid(format!(
-                "directory {from}: has {} databases, and at most {RENAMED_MAX} can be renamed at once; rename smaller directories",
-                names.len()
-            )));
-        }
-        let directories = self.names.directories_below(from.as_str());
-        for name in names.iter().chain(&directories) {
-            ChangeKind::name_below(from, to, name).map_err(|error| StoreError::Invalid(error.to_string()))?;
-        }
-        Ok(names)
     }
 
     fn propose_names(self: &Arc<Self>, subject: &str, kind: ChangeKind, done: NamesDone<()>) {

@@ -6,6 +6,8 @@
 //! from; nothing above an entry that waits in a lane is reported as applied. Where a lane waits for applications to end a
 //! transaction, this node still counts as settled: the entry and all that it names are here, and only that database lags.
 
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
