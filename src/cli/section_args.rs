@@ -74,6 +74,9 @@ pub(super) struct LimitArgs {
     /// How long it is kept at most [default: 24h]
     #[arg(long, env = "SKEIN_LIMITS_LOG_KEEP_AGE", value_name = "TIME")]
     limits_log_keep_age: Option<Time>,
+    /// Time between two comparisons of the databases with their checksums; 0s: only at the start [default: 24h]
+    #[arg(long, env = "SKEIN_LIMITS_SCRUB_EVERY", value_name = "TIME")]
+    limits_scrub_every: Option<Time>,
 }
 
 impl LimitArgs {
@@ -84,6 +87,7 @@ impl LimitArgs {
             disk_reserve: self.limits_disk_reserve,
             log_keep: self.limits_log_keep,
             log_keep_age: self.limits_log_keep_age,
+            scrub_every: self.limits_scrub_every,
         }
     }
 }

@@ -97,7 +97,7 @@ pub(super) fn members(members: &[MemberDocument]) -> String {
 
 /// The databases as a table.
 pub(super) fn databases(databases: &[DatabaseDocument]) -> String {
-    let mut rows = vec![heads(&["DATABASE", "TXID", "CHECKSUM", "MODE", "SIZE", "OPEN"])];
+    let mut rows = vec![heads(&["DATABASE", "TXID", "CHECKSUM", "MODE", "SIZE", "OPEN", "STATE"])];
     rows.extend(databases.iter().map(|db| {
         vec![
             db.name.clone(),
@@ -106,6 +106,7 @@ pub(super) fn databases(databases: &[DatabaseDocument]) -> String {
             db.mode.clone().unwrap_or_else(|| "-".to_owned()),
             size(db.size_bytes),
             if db.attached { "yes" } else { "no" }.to_owned(),
+            db.failure.as_ref().map_or_else(|| "served".to_owned(), |why| format!("NOT SERVED: {why}")),
         ]
     }));
     table(&rows)
@@ -137,6 +138,7 @@ mod tests {
             mode: Some("wal".into()),
             size_bytes: 8192,
             attached: true,
+            failure: Some("page 3 on disk is not what was written".into()),
         };
         let status = StatusDocument {
             node: "n1".into(),
@@ -158,9 +160,16 @@ mod tests {
         };
         let text = render(&status);
         assert!(text.starts_with("NO QUORUM: 1 of 3 voters\n"), "{text}");
-        for part in
-            ["primary unknown", "unreachable", "a/b.db", "000000000000002a", "8.0 KiB", "term 3", "up 1d1h"]
-        {
+        for part in [
+            "primary unknown",
+            "unreachable",
+            "a/b.db",
+            "000000000000002a",
+            "8.0 KiB",
+            "term 3",
+            "up 1d1h",
+            "NOT SERVED: page 3",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

@@ -67,6 +67,8 @@ pub struct PartialLimits {
     pub log_keep: Option<Size>,
     /// For how long at most.
     pub log_keep_age: Option<Time>,
+    /// Time between two comparisons of the databases with their checksums.
+    pub scrub_every: Option<Time>,
 }
 
 impl PartialLimits {
@@ -77,6 +79,7 @@ impl PartialLimits {
             disk_reserve: self.disk_reserve.or(below.disk_reserve),
             log_keep: self.log_keep.or(below.log_keep),
             log_keep_age: self.log_keep_age.or(below.log_keep_age),
+            scrub_every: self.scrub_every.or(below.scrub_every),
         }
     }
 }
@@ -92,6 +95,8 @@ pub struct LimitSettings {
     pub log_keep_bytes: u64,
     /// How long it is kept at most.
     pub log_keep_age: Duration,
+    /// Between two comparisons of the databases with their checksums; zero: only one at the start.
+    pub scrub_every: Duration,
 }
 
 impl LimitSettings {
@@ -99,6 +104,8 @@ impl LimitSettings {
     pub const LOG_KEEP_BYTES: u64 = 256 << 20;
     /// Default of [`log_keep_age`](Self::log_keep_age).
     pub const LOG_KEEP_AGE: Duration = Duration::from_secs(24 * 3600);
+    /// Default of [`scrub_every`](Self::scrub_every).
+    pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
 
     /// Fills in the defaults.
     pub fn resolve(partial: &PartialLimits) -> Self {
@@ -108,6 +115,7 @@ impl LimitSettings {
             disk_reserve_bytes: partial.disk_reserve.map_or(DEFAULT, Size::bytes),
             log_keep_bytes: partial.log_keep.map_or(Self::LOG_KEEP_BYTES, Size::bytes),
             log_keep_age: partial.log_keep_age.map_or(Self::LOG_KEEP_AGE, Time::get),
+            scrub_every: partial.scrub_every.map_or(Self::SCRUB_EVERY, Time::get),
         }
     }
 }

@@ -17,10 +17,18 @@ use crate::types::{JournalMode, PageCount, Pgno};
 
 impl Database {
     /// Makes the pages of `staged` the database's content. Of a file that was changed in places only what was
-    /// written counts, on top of what the database has by now.
+    /// written counts, on top of what the database has by now. A whole file also mends a database that is not served.
     pub fn import(self: &Arc<Self>, staged: StagedFile, done: Done) {
         self.off_thread(done, move |database, done| {
-            done(database.commit_own(|state| database.encode_import(state, &staged)));
+            let mut mends = false;
+            let imported = database.commit_own(|state| {
+                mends = state.service.failure().is_some();
+                database.encode_import(state, &staged)
+            });
+            if mends && imported.is_ok() {
+                database.lock().service.repaired();
+            }
+            done(imported);
         });
     }
 
@@ -29,7 +37,12 @@ impl Database {
         let below = Below::of(self, state, staged).map_err(fail)?;
         let StagedDatabase { header, pages } =
             below.judge(state, staged).map_err(|error| self.invalid(error.to_string()))?;
-        let open = state.is_open();
+        let (open, damaged) = (state.is_open(), state.service.failure().is_some());
+        if let Some(why) = state.service.failure().filter(|_| !staged.is_whole()) {
+            return Err(
+                self.corrupt(format!("not served until it is repaired or replaced as a whole: {why}"))
+            );
+        }
         let resets = state.pages != PageCount::ZERO && header.page_size != state.page_size;
         if open && resets {
             let why = format!(
@@ -62,7 +75,8 @@ impl Database {
             }
             Ok(())
         };
-        if !resets {
+        // What is on disk of a damaged one may not be what its checksums say.
+        if !resets && !damaged {
             let mut page = vec![0; header.page_size.len()];
             let mut changed = BTreeSet::new();
             for pgno in touched {

@@ -7,8 +7,8 @@ use super::database::{Database, State};
 use super::guarded_file::GuardedFile;
 use super::opened::{Opened, Service};
 use super::page_checksums::Marker;
-use crate::ltx;
-use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno};
+use crate::ltx::{self, ChangeSet};
+use crate::types::{Access, Checksum, LogIndex, PageCount, Pgno, Pos};
 
 impl Database {
     /// Stops serving the database until it is resynced.
@@ -25,9 +25,27 @@ impl Database {
         self.lock().handles > 0
     }
 
+    /// Where it stands, unless that is `expected`, or will be when what is on its way through the log has landed. Nothing
+    /// is said of a database that somebody has claimed, whose log is not applied again yet, or that is not served.
+    pub fn stands_elsewhere(&self, expected: Pos) -> Option<Pos> {
+        let state = self.lock();
+        if state.exclusive || state.redoing() || state.service.failure().is_some() {
+            return None;
+        }
+        let proposed = state.in_flight.iter().chain(&state.undecided).map(|proposal| &proposal.batch.change);
+        let leads = |change: &ChangeSet| Pos::new(change.range.max(), change.post) == expected;
+        (state.pos != expected && !proposed.into_iter().any(leads)).then_some(state.pos)
+    }
+
     /// Whether it was dropped or replaced.
     pub fn is_dropped(&self) -> bool {
         self.lock().service.is_dropped()
+    }
+
+    /// Whether an operation that failed on it failed because it was dropped, or replaced, meanwhile. Waits for who has
+    /// claimed it: perhaps for just that. Blocking.
+    pub fn is_gone(&self) -> bool {
+        self.wait_shared(self.lock()).service.is_dropped()
     }
 
     /// Handles of the database file that applications have.

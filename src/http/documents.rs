@@ -88,6 +88,9 @@ pub struct DatabaseDocument {
     pub size_bytes: u64,
     /// Whether applications of this node have it open.
     pub attached: bool,
+    /// Why it is not served, where the copy here is wrong; left out while it is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
 }
 
 /// One node.
@@ -224,6 +227,7 @@ impl From<DbStatus> for DatabaseDocument {
             mode: db.mode.map(|mode| mode.to_string()),
             size_bytes: db.size_bytes,
             attached: db.attached,
+            failure: db.failure,
         }
     }
 }

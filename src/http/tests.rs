@@ -121,6 +121,7 @@ impl Api for Fake {
             mode: Some(JournalMode::Wal),
             size_bytes: bytes.len() as u64,
             attached: false,
+            failure: None,
         };
         databases.iter().map(status).collect()
     }

@@ -22,6 +22,7 @@ use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing};
+use super::scrubs::keep_scrubbing;
 use super::sql_engine::SqlEngine;
 use super::sql_site::{NodeSqlSite, SqlServing, engine_options};
 use super::start_mode::StartMode;
@@ -203,6 +204,7 @@ fn keep_up(
     tasks.spawn(watch_quorum(replication.clone(), since, shutdown.clone()));
     tasks.spawn(report_copies(store.clone(), shutdown.clone()));
     tasks.spawn(keep_checkpointing(store.clone(), shutdown.clone()));
+    tasks.spawn(keep_scrubbing(store.clone(), settings.limits.scrub_every, shutdown.clone()));
     tell_lag(store, replication, tasks, shutdown.clone());
     store.limits().set_uncommitted_max(settings.limits.uncommitted_bytes_max);
     let reserve = settings.limits.disk_reserve_bytes;

@@ -32,6 +32,7 @@ mod quorum;
 mod recover;
 mod replication;
 mod run_as;
+mod scrubs;
 mod signals;
 mod sql_engine;
 mod sql_site;

@@ -194,6 +194,11 @@ impl Replication {
         let follower = Follower::start(options, parts.store.clone(), connector, parts.shutdown.clone())
             .map_err(|error| NodeError::System(format!("starting to follow: {error}")))?;
         let follower = Arc::new(follower);
+        let repairs = Arc::downgrade(&follower);
+        parts.store.set_repair(Box::new(move |db| {
+            repairs.upgrade().into_iter().for_each(|follower| follower.repair(db));
+        }));
+        parts.store.scrub().map_err(|error| NodeError::System(error.to_string()))?;
         let serving = Arc::new(OnceLock::new());
         let (tasks, shutdown) = (parts.tasks.clone(), parts.shutdown.clone());
         tasks.spawn(remember_followed(

@@ -51,6 +51,10 @@ impl VoterTarget {
         };
         let connector = Arc::new(GrpcConnector::with_peering(peering));
         let applier = Applier::start(options, store.clone(), connector, shutdown);
+        let repairs = Arc::downgrade(&applier);
+        store.set_repair(Box::new(move |db| {
+            repairs.upgrade().into_iter().for_each(|applier| applier.repair(db))
+        }));
         let runtime = tokio::runtime::Handle::current();
         Arc::new(Self { store, applier, replayed: watch::Sender::new(false), runtime })
     }
@@ -74,6 +78,9 @@ impl VoterTarget {
 
 impl LogTarget for VoterTarget {
     fn entry(&self, index: LogIndex, change: Option<Change>) {
+        if let Some(change) = &change {
+            self.store.logged(index, change);
+        }
         self.applier.take(index, change);
     }
 

@@ -16,6 +16,7 @@ impl Store {
     /// where a change set does not continue its database or a file cannot be written; the database is then not served
     /// until it is resynced.
     pub fn apply(&self, index: LogIndex, change: &Change) -> Result<(), StoreError> {
+        self.logged(index, change);
         match &change.kind {
             // Proposed here and claimed before: who holds the claim applies it.
             ChangeKind::Drop(_) | ChangeKind::Rename { .. } | ChangeKind::RenameDirectory { .. }

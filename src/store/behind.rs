@@ -66,8 +66,14 @@ impl Store {
         if resolve {
             database.resolve_undecided()?;
         }
+        if replay_over {
+            self.prove(database.name())?;
+        }
         let one_at_a_time = self.lock_roles();
         if self.access() == Access::Write {
+            if !self.may_be_written(database) {
+                return Ok(());
+            }
             database.settle_tail()?;
             return Ok(database.set_access()?);
         }
@@ -92,6 +98,7 @@ impl Store {
     /// A leader's first entry is applied: change sets of unknown fate that were not by now never will be. Blocking.
     pub fn proposals_resolved(&self) {
         self.claims.lost();
+        self.forget_asked();
         let waiting: BTreeSet<DbName> = {
             let mut behind = self.lock_behind();
             let now = behind.now.clone();

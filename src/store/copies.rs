@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
 
+use super::log_positions::LogPosition;
 use super::{Store, StoreError};
 use crate::db::{Database, DbError, SnapshotHeader, SnapshotReader};
 use crate::io::read_or_zero;
@@ -49,7 +50,11 @@ impl Store {
         }
         let (change, spool) = self.spool_pages(name, target, next_page)?;
         let database = self.get_or_make(name)?;
-        Ok(database.install_pages(change, spool, target.index)?)
+        database.install_pages(change, spool, target.index)?;
+        if let Some(positions) = &self.positions {
+            positions.fetched(name, LogPosition { index: target.index, pos: target.pos });
+        }
+        Ok(())
     }
 
     /// The pages that differ between the file of a database and what `other` has, ready to be installed there.
@@ -127,6 +132,9 @@ impl Store {
     /// # Errors
     /// Where files cannot be removed.
     pub fn retain(&self, keep: &[DbName], index: LogIndex) -> Result<(), StoreError> {
+        if let Some(positions) = &self.positions {
+            positions.retain(keep, index);
+        }
         for database in self.all() {
             let outdated = database.index() < index && database.pos().txid.is_some();
             if outdated && !keep.contains(database.name()) {
@@ -166,7 +174,7 @@ impl Database {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::fs::FileExt;
     use std::path::Path;
     use std::sync::Arc;
@@ -182,14 +190,14 @@ mod tests {
 
     const PAGE_BYTES: usize = 512;
 
-    fn open(dir: &Path) -> Arc<Store> {
+    pub(in crate::store) fn open(dir: &Path) -> Arc<Store> {
         let layout = Layout::new(dir.to_path_buf());
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
         Store::open(StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs }).unwrap()
     }
 
     /// Pages filled with one byte each, as the change that leads from `pos` to `pages` pages of `byte`.
-    fn fill(db: &DbName, pos: Pos, pages: u32, byte: u8) -> Change {
+    pub(in crate::store) fn fill(db: &DbName, pos: Pos, pages: u32, byte: u8) -> Change {
         let page_size = PageSize::new(PAGE_BYTES as u32).unwrap();
         let range = TxidRange::single(pos.next_txid());
         let header = Header::new(page_size, PageCount::new(pages), range, pos.txid.map(|_| pos.checksum));
@@ -205,6 +213,42 @@ mod tests {
         let set = ChangeSet { db: db.clone(), range, pre: pos.checksum, post, page_size, commit, body };
         let origin = Origin { node: NodeId::new(2), run: 1, seq: 1 };
         Change { origin, timestamp_ms: 0, kind: ChangeKind::Commit(vec![set]) }
+    }
+
+    #[test]
+    fn what_a_node_was_ahead_is_kept_where_an_older_copy_takes_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = DbName::new("dir/app.db").unwrap();
+        let store = open(dir.path());
+        let at = || store.get(&db).map_or(Pos::ZERO, |database| database.pos());
+        store.apply(LogIndex::new(1), &fill(&db, Pos::ZERO, 2, 1)).unwrap();
+        let older = at();
+        store.apply(LogIndex::new(2), &fill(&db, older, 3, 2)).unwrap();
+        let discarded = || std::fs::read_dir(store.layout().discarded()).into_iter().flatten().flatten();
+        let page_size = PageSize::new(PAGE_BYTES as u32).unwrap();
+        let install = |pos, index, pages: u32, byte| {
+            let header = SnapshotHeader { pos, index, page_size, commit: PageCount::new(pages) };
+            let mut numbers = (1..=pages).filter_map(Pgno::new);
+            let mut next = || Ok(numbers.next().map(|pgno| (pgno, vec![byte; PAGE_BYTES])));
+            store.install(&db, header, &mut next)
+        };
+        // A newer copy takes nothing away.
+        let there = (1..=3).filter_map(Pgno::new);
+        let sum = there.fold(Checksum::EMPTY, |sum, pgno| sum ^ page_checksum(pgno, &[3; PAGE_BYTES]));
+        install(Pos::new(at().next_txid(), sum), LogIndex::new(3), 3, 3).unwrap();
+        assert_eq!(discarded().count(), 0);
+        install(older, LogIndex::new(4), 2, 1).unwrap();
+        assert_eq!(at(), older);
+        let kept: Vec<_> = discarded().collect();
+        let [kept] = kept.as_slice() else { panic!("{kept:?}") };
+        assert!(kept.file_name().to_str().unwrap().starts_with("dir%2Fapp.db-"), "{kept:?}");
+        let file = std::fs::File::open(kept.path()).unwrap();
+        let mut decoder = crate::ltx::Decoder::new(std::io::BufReader::new(file)).unwrap();
+        let mut page = vec![0; PAGE_BYTES];
+        for number in 1..=3 {
+            assert_eq!(decoder.next_page(&mut page).unwrap(), Pgno::new(number));
+            assert_eq!(page, [3; PAGE_BYTES]);
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::types::DbName;
 /// node.toml   identity          raft/       the log            blobs/   large change sets
 /// dbs/<path>/ one database      discarded/  change sets that a failover dropped
 /// applied     how far the log is in there       names    owners, permissions, directories
+/// positions   where each database stands by the log
 /// tmp/        uploads and snapshots under way; emptied at start
 /// renamed/    databases that are to take another one's place, by log entry
 /// ```
@@ -36,6 +37,11 @@ impl Layout {
     /// How far the log needs no redo.
     pub fn applied(&self) -> PathBuf {
         self.root.join("applied")
+    }
+
+    /// Where each database stands by the log.
+    pub fn positions(&self) -> PathBuf {
+        self.root.join("positions")
     }
 
     /// Owners and permissions, and directories without a database.

@@ -7,11 +7,12 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::log_positions::{LogPosition, LogPositions};
 use super::namespace::Namespace;
 use super::{Layout, NameEntry, NameList, StoreError};
-use crate::db::{Database, DbError, DbFiles, FileKind, Shared};
+use crate::db::{Database, DbFiles, FileKind, Shared};
 use crate::io::durable;
-use crate::types::{Access, Attributes, DbName, LogIndex, MountPath};
+use crate::types::{Attributes, DbName, LogIndex, MountPath};
 
 fn failed(what: &str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let what = format!("{what} {}", path.display());
@@ -98,6 +99,21 @@ pub(super) fn names(
     Ok(names)
 }
 
+/// What the log says of each database. A data directory of a version that did not write it down gets what the databases
+/// themselves say.
+pub(super) fn positions(
+    layout: &Layout,
+    found: &BTreeMap<DbName, Arc<Database>>,
+) -> Result<LogPositions, StoreError> {
+    if let Some(positions) = LogPositions::open(layout.positions())? {
+        return Ok(positions);
+    }
+    let with_content = found.iter().filter(|(_, database)| database.pos().txid.is_some());
+    let known = with_content
+        .map(|(name, database)| (name.clone(), LogPosition { index: database.index(), pos: database.pos() }));
+    Ok(LogPositions::of(layout.positions(), known.collect()))
+}
+
 /// The directories below `dbs` that are no databases.
 fn directories(layout: &Layout) -> Result<Vec<DbName>, StoreError> {
     let (mut all, mut unread) = (Vec::new(), vec![(layout.dbs(), String::new())]);
@@ -114,33 +130,6 @@ fn directories(layout: &Layout) -> Result<Vec<DbName>, StoreError> {
         }
     }
     Ok(all)
-}
-
-/// Compares databases with their checksums in the background. A replica's damaged one is fetched again with the next
-/// change; a voter's is named in the log, for its operator to restore.
-pub(super) fn scrub(databases: Vec<Arc<Database>>, access: Access) -> Result<(), StoreError> {
-    let work = move || {
-        for database in databases {
-            match database.scrub() {
-                Ok(None) => {}
-                Ok(Some(pgno)) => {
-                    let why = format!("page {pgno} on disk is not what was written; it is fetched again");
-                    let error = DbError::Corrupt { db: database.name().clone(), why };
-                    if access == Access::ReadOnly {
-                        database.fail(&error);
-                    } else {
-                        tracing::error!(db = %database.name(), %pgno, "a page on disk is not what was written; restore the database from a replica: skein db export, skein db import");
-                    }
-                }
-                Err(error) => tracing::warn!(%error, "cannot compare a database with its checksums"),
-            }
-        }
-    };
-    std::thread::Builder::new()
-        .name("skein-scrub".into())
-        .spawn(work)
-        .map(|_| ())
-        .map_err(|source| StoreError::Io { what: "starting the scrubber".into(), source })
 }
 
 /// A database that did not exist before.

@@ -88,6 +88,7 @@ impl Store {
             self.follows.store(false, Ordering::SeqCst);
             // Tails that are still there were made on what is applied by now.
             self.lock_since().begin(self.taken_index())?;
+            self.prove_all()?;
             self.note_promotion();
             // Nobody writes on top before what a crash left behind is settled.
             self.shared.set_handing_over(true);
@@ -105,10 +106,11 @@ impl Store {
     }
 
     /// Does something to each database for as long as applications may write: where the lease ends meanwhile, the rest
-    /// is left, and no error is one. A database that lacks entries follows when it has them.
+    /// is left, and no error is one. A database that lacks entries follows when it has them, one that is not served when it
+    /// is mended.
     fn while_writing(&self, work: impl Fn(&Arc<Database>) -> Result<(), DbError>) -> Result<(), StoreError> {
-        for database in self.all().into_iter().filter(|database| !database.is_behind()) {
-            let done = work(&database);
+        for database in self.all().into_iter().filter(|database| self.may_be_written(database)) {
+            let done = unless_gone(&database, work(&database));
             if self.access() != Access::Write {
                 return Ok(());
             }
@@ -136,10 +138,14 @@ impl Store {
                         fenced => break fenced,
                     }
                 };
-                let fenced = fenced.inspect_err(|error| {
-                    tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
-                    database.fail(error);
-                });
+                let fenced = match fenced {
+                    Err(error) if !database.is_gone() => {
+                        tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
+                        database.fail(&error);
+                        Err(error)
+                    }
+                    _ => Ok(()),
+                };
                 store.follow_if_due();
                 fenced
             })?;
@@ -206,12 +212,20 @@ impl Store {
         let _one_at_a_time = self.lock_roles();
         self.shared.set_handing_over(true);
         let deadline = Instant::now() + HANDOVER_MAX;
-        wait_for_all(self.all(), move |database| database.hand_over(deadline))?;
+        wait_for_all(self.all(), move |database| unless_gone(database, database.hand_over(deadline)))?;
         self.shared.set_access(Access::Fenced);
         self.shared.lease().settle();
         wait_for_all(self.all().into_iter().filter(|database| !database.try_fence()).collect(), |database| {
-            if database.has_wal() { database.set_access() } else { Ok(()) }
+            if database.has_wal() { unless_gone(database, database.set_access()) } else { Ok(()) }
         })
+    }
+}
+
+/// What is done to a database that is dropped meanwhile need not succeed.
+fn unless_gone(database: &Database, done: Result<(), DbError>) -> Result<(), DbError> {
+    match done {
+        Err(_) if database.is_gone() => Ok(()),
+        done => done,
     }
 }
 

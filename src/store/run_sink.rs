@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::change::ENTRY_BYTES_MAX;
+use super::log_positions::LogPositions;
 use super::{Change, ChangeKind, CommitSink, Origin};
 use crate::db::{ChangeSink, CommitDone, CommitError};
 use crate::ltx::ChangeSet;
@@ -15,13 +16,14 @@ pub(super) struct RunSink {
     run: u64,
     seq: AtomicU64,
     log: OnceLock<Arc<dyn CommitSink>>,
+    positions: Option<Arc<LogPositions>>,
 }
 
 impl RunSink {
-    /// A sink of a run that begins now.
-    pub fn new(node: NodeId) -> Self {
+    /// A sink of a run that begins now; `positions` are told what is committed.
+    pub fn new(node: NodeId, positions: Option<Arc<LogPositions>>) -> Self {
         let run = RandomState::new().build_hasher().finish();
-        Self { node, run, seq: AtomicU64::new(0), log: OnceLock::new() }
+        Self { node, run, seq: AtomicU64::new(0), log: OnceLock::new(), positions }
     }
 
     /// Connects the log; the first call counts.
@@ -52,7 +54,21 @@ impl RunSink {
             let why = format!("a change of {size} bytes is too large for one log entry");
             return done(Err(CommitError::Refused(why)));
         }
+        let done = self.noting(&change.kind, done);
         log.propose(change, done);
+    }
+
+    /// Has what is committed noted before its proposer hears of it.
+    fn noting(&self, kind: &ChangeKind, done: CommitDone) -> CommitDone {
+        let Some(positions) = self.positions.clone() else { return done };
+        // The pages of its change sets are shared, not copied.
+        let kind = kind.clone();
+        Box::new(move |fate| {
+            if let Ok(index) = &fate {
+                positions.note(*index, &kind);
+            }
+            done(fate);
+        })
     }
 }
 
@@ -101,7 +117,7 @@ mod tests {
 
     #[test]
     fn a_record_that_no_message_could_carry_is_never_proposed() {
-        let (sink, log) = (RunSink::new(NodeId::new(1)), Arc::new(Log::default()));
+        let (sink, log) = (RunSink::new(NodeId::new(1), None), Arc::new(Log::default()));
         sink.connect(log.clone());
         let fate = |sets: Vec<ChangeSet>| {
             let (sender, receiver) = mpsc::channel();

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 use std::time::Instant;
 
 use tokio::sync::{broadcast, watch};
@@ -11,10 +11,11 @@ use super::copying::Copying;
 use super::durable_log::DurableLog;
 use super::event::StoreEvent;
 use super::freshness::Lag;
+use super::log_positions::{LogPosition, LogPositions};
 use super::namespace::Namespace;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
-use super::{CommitSink, Layout, StoreError};
+use super::{Change, CommitSink, Layout, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::io::watchdog;
@@ -22,6 +23,9 @@ use crate::types::{Access, DbName, JournalMode, LogIndex, NodeId, Pos, Txid};
 
 /// Events kept for a slow receiver.
 const EVENTS_MAX: usize = 1024;
+
+/// Has a database fetched that is not served; must not block.
+pub type Repair = Box<dyn Fn(&DbName) + Send + Sync>;
 
 /// What the store is opened with.
 pub struct StoreOptions {
@@ -50,6 +54,13 @@ pub struct Store {
     /// Databases that lack entries the log has given them already.
     pub(super) behind: Mutex<Behind>,
     pub(super) names: Namespace,
+    /// What the log says of each database; `None` on a replica, which is never primary.
+    pub(super) positions: Option<Arc<LogPositions>>,
+    pub(super) repair: OnceLock<Repair>,
+    /// A scrub is at work.
+    pub(super) scrubs: AtomicBool,
+    /// Databases that were to be fetched, and what the log said of them then.
+    asked: Mutex<BTreeMap<DbName, Option<LogPosition>>>,
     /// Databases without content that were found at the start and may not be in the log.
     unlogged: Mutex<Vec<DbName>>,
     applied: AtomicU64,
@@ -91,6 +102,15 @@ pub struct DbStatus {
     pub size_bytes: u64,
     /// Whether applications have it open.
     pub attached: bool,
+    /// Why it is not served, where its copy here is wrong.
+    pub failure: Option<String>,
+}
+
+impl DbStatus {
+    /// Whether there is a database to be spoken of: one without a transaction is only a name, unless it lacks them.
+    fn is_one(&self) -> bool {
+        self.pos.txid.is_some() || self.failure.is_some()
+    }
 }
 
 /// The primary as this node knows it.
@@ -136,6 +156,10 @@ impl Store {
         let empty = found.values().filter(|database| database.pos().txid.is_none());
         let unlogged: Vec<DbName> =
             empty.map(|database| database.name().clone()).filter(|name| !names.has_database(name)).collect();
+        let positions = match access {
+            Access::ReadOnly => None,
+            _ => Some(Arc::new(super::open::positions(&layout, &found)?)),
+        };
         let (applied, taken) = (durable.index().get().into(), durable.index().get().into());
         let ends = Mutex::new(durable.ends().clone());
         let store = Arc::new(Self {
@@ -144,11 +168,15 @@ impl Store {
             databases: RwLock::new(found),
             durable: Mutex::new(durable),
             events,
-            sink: Arc::new(RunSink::new(node)),
+            sink: Arc::new(RunSink::new(node, positions.clone())),
             claims: Claims::default(),
             ends,
             behind: Mutex::default(),
             names,
+            positions,
+            repair: OnceLock::new(),
+            scrubs: AtomicBool::new(false),
+            asked: Mutex::default(),
             unlogged: Mutex::new(unlogged),
             applied,
             taken,
@@ -160,9 +188,6 @@ impl Store {
             copying: Arc::default(),
             follows: AtomicBool::new(false),
         });
-        if access == Access::ReadOnly {
-            super::open::scrub(store.all(), access)?;
-        }
         Ok(store)
     }
 
@@ -179,13 +204,15 @@ impl Store {
     /// # Errors
     /// Where the note cannot be removed.
     pub fn forget_log(layout: &Layout) -> Result<(), StoreError> {
-        let path = layout.applied();
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(StoreError::Io { what: format!("removing {}", path.display()), source })
+        for path in [layout.applied(), layout.positions()] {
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::Io { what: format!("removing {}", path.display()), source });
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
     }
 
     /// Connects the log's entrance; until then no change can be captured.
@@ -254,6 +281,10 @@ impl Store {
 
     pub(super) fn lock_unlogged(&self) -> MutexGuard<'_, Vec<DbName>> {
         self.unlogged.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(super) fn lock_asked(&self) -> MutexGuard<'_, BTreeMap<DbName, Option<LogPosition>>> {
+        self.asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn lock_roles(&self) -> MutexGuard<'_, ()> {
@@ -333,14 +364,14 @@ impl Store {
         Ok(())
     }
 
-    /// All databases that have a transaction, by name.
+    /// All databases that have a transaction, by name, or should have one.
     pub fn list(&self) -> Vec<DbStatus> {
-        self.all().iter().map(status_of).filter(|status| status.pos.txid.is_some()).collect()
+        self.all().iter().map(status_of).filter(DbStatus::is_one).collect()
     }
 
     /// One of them.
     pub fn status(&self, name: &DbName) -> Option<DbStatus> {
-        self.get(name).map(|database| status_of(&database)).filter(|status| status.pos.txid.is_some())
+        self.get(name).map(|database| status_of(&database)).filter(DbStatus::is_one)
     }
 
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
@@ -384,16 +415,22 @@ impl Store {
         self.lock_behind().replay_over = true;
         let whole = self.all().into_iter().filter(|database| !database.is_behind());
         whole.for_each(|database| database.end_replay());
+        if let Err(error) = self.prove_all() {
+            tracing::error!(%error, "cannot hold the databases against the log");
+        }
         self.settle_names();
     }
 
-    /// Compares a voter's databases with their checksums in the background, once their log is redone: until then pages
-    /// that a power cut took are no news.
-    ///
-    /// # Errors
-    /// Where no thread can be started.
-    pub fn scrub(&self) -> Result<(), StoreError> {
-        super::open::scrub(self.all(), Access::Fenced)
+    /// Whether the log has been applied as far as it went at the start; a replica has none of its own.
+    pub fn is_replayed(&self) -> bool {
+        self.positions.is_none() || self.lock_behind().replay_over
+    }
+
+    /// Entry `index` is committed: notes what the log says of its databases from now on. Before they are given it.
+    pub fn logged(&self, index: LogIndex, change: &Change) {
+        if let Some(positions) = &self.positions {
+            positions.note(index, &change.kind);
+        }
     }
 
     /// Notes that the log has been applied up to `index` (also where the entry changed no database).
@@ -426,7 +463,9 @@ impl Store {
         let mut durable = self.applied_index();
         let mut first_error = None;
         for database in self.all() {
-            if let Err(error) = database.make_durable() {
+            if let Err(error) = database.make_durable()
+                && !database.is_gone()
+            {
                 first_error.get_or_insert(error);
             }
             call.goes_on();
@@ -435,6 +474,9 @@ impl Store {
             }
         }
         self.names.make_durable(&self.layout.dbs())?;
+        if let Some(positions) = &self.positions {
+            positions.make_durable()?;
+        }
         self.lock_durable().advance(durable)?;
         self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).retain(|_, at| *at > durable);
         self.forget_renamed(durable)?;
@@ -486,6 +528,7 @@ fn status_of(database: &Arc<Database>) -> DbStatus {
         mode: database.journal_mode(),
         size_bytes: pages.bytes(page_size),
         attached: database.attached(),
+        failure: database.failure(),
     }
 }
 

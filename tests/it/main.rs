@@ -46,3 +46,4 @@ mod supervision;
 mod tidy;
 mod torture_checker;
 mod traces;
+mod wrong_copies;
