@@ -71,6 +71,9 @@ impl Store {
     }
 
     pub(super) fn apply_drop(&self, index: LogIndex, name: &DbName) -> Result<(), StoreError> {
+        if self.ended_behind(name, index) {
+            return Ok(());
+        }
         match self.get(name) {
             Some(database) if database.index() < index => self.end(name, index),
             Some(_) => Ok(()),
@@ -83,8 +86,7 @@ impl Store {
 
     fn apply_set(&self, index: LogIndex, set: &ChangeSet) -> Result<(), StoreError> {
         let end = self.end_of(&set.db);
-        if end.is_some_and(|end| end > index) {
-            // Redo after a crash: the database it belongs to ended later, and another may have the name by now.
+        if self.ended_behind(&set.db, index) {
             return Ok(());
         }
         let begins = set.range.min() == Txid::FIRST;
@@ -128,13 +130,22 @@ impl Store {
     pub(super) fn note_ended(&self, names: &[&DbName], index: LogIndex) -> Result<(), StoreError> {
         self.lock_durable().ended(names, index)?;
         let mut ends = self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        ends.extend(names.iter().map(|name| ((*name).clone(), index)));
+        for name in names {
+            let last = ends.entry((*name).clone()).or_insert(index);
+            *last = index.max(*last);
+        }
         Ok(())
     }
 
     /// The entry that ended the last database of that name, as far as redo still needs to know.
     pub(super) fn end_of(&self, name: &DbName) -> Option<LogIndex> {
         self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get(name).copied()
+    }
+
+    /// Whether redo after a crash has come to an entry about a database that ended later: another one may have the name by
+    /// now, which a power cut may have left with no word of where it begins.
+    pub(super) fn ended_behind(&self, name: &DbName, index: LogIndex) -> bool {
+        self.end_of(name).is_some_and(|end| end > index)
     }
 
     /// Removes a database from the set and its files from disk.

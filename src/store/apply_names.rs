@@ -51,7 +51,7 @@ impl Store {
         if self.get(name).is_none() {
             // What the kernel may look up has its attributes from the first moment on.
             self.names.set(&MountPath::Database(name.clone()), NameEntry { attributes, changed_ms, index });
-            if self.end_of(name).is_some_and(|end| end > index) {
+            if self.ended_behind(name, index) {
                 // Its files were moved or removed before a crash; the entry that did it takes the attributes along.
                 return Ok(());
             }

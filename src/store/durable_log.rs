@@ -65,10 +65,13 @@ impl DurableLog {
         self.write(index, ended)
     }
 
-    /// Notes that entry `at` ended what had these names.
+    /// Notes that entry `at` ended what had these names; one that a later entry ended again stays so.
     pub fn ended(&mut self, names: &[&DbName], at: LogIndex) -> Result<(), StoreError> {
         let mut ended = self.ended.clone();
-        ended.extend(names.iter().map(|name| ((*name).clone(), at)));
+        for name in names {
+            let last = ended.entry((*name).clone()).or_insert(at);
+            *last = at.max(*last);
+        }
         self.write(self.index, ended)
     }
 

@@ -248,6 +248,44 @@ mod tests {
     }
 
     #[test]
+    fn redo_passes_over_the_ends_of_earlier_databases_of_a_name_that_has_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        let (a, b) = (name("a"), name("b"));
+        let origin = fill(&a, Pos::ZERO, 1, 1).origin;
+        let mut log = Vec::new();
+        let mut give = |change: Change| {
+            log.push(change);
+            let index = LogIndex::new(log.len() as u64);
+            store.apply(index, log.last().unwrap()).unwrap();
+            store.applied(index);
+        };
+        let of = |kind| Change { origin, timestamp_ms: 0, kind };
+        give(fill(&b, Pos::ZERO, 1, 1));
+        give(fill(&a, Pos::ZERO, 1, 2));
+        give(of(ChangeKind::Drop(a.clone())));
+        give(of(ChangeKind::Rename { from: b.clone(), to: a.clone() }));
+        give(fill(&a, pos(&store, &a), 1, 3));
+        give(of(ChangeKind::Drop(a.clone())));
+        give(fill(&a, Pos::ZERO, 1, 4));
+        let last = pos(&store, &a);
+        let files = store.layout().database(&a);
+        crash(store);
+        // A power cut: the directory of the last one is there, and nothing in it.
+        std::fs::write(files.path(crate::db::FileKind::Database), "").unwrap();
+        std::fs::write(files.pages(), "").unwrap();
+        let store = again(dir.path());
+        for (number, change) in log.iter().enumerate() {
+            let index = LogIndex::new(number as u64 + 1);
+            store.apply(index, change).unwrap_or_else(|error| panic!("entry {index}: {error}"));
+            store.applied(index);
+        }
+        store.end_replay();
+        assert_eq!((failed(&store), pos(&store, &a)), (vec![], last));
+        crash(store);
+    }
+
+    #[test]
     fn a_data_directory_of_a_version_without_the_file_of_positions_is_taken_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());

@@ -70,10 +70,11 @@ impl Store {
         claimed: bool,
     ) -> Result<(), StoreError> {
         let prepared = |database: &Arc<Database>| database.index() == index && database.pos().txid.is_some();
-        let source = self.get(from).filter(|source| source.index() < index || prepared(source));
+        let here = self.get(from).filter(|_| !self.ended_behind(from, index));
+        let source = here.filter(|source| source.index() < index || prepared(source));
         let target = self.get(to);
         let newer = target.as_ref().is_some_and(|target| target.index() >= index);
-        if newer || self.end_of(to).is_some_and(|end| end > index) {
+        if newer || self.ended_behind(to, index) {
             // Done before a crash, or fetched at a later state.
             return if source.is_some() { self.end(from, index) } else { Ok(()) };
         }
