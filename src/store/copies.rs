@@ -138,6 +138,8 @@ impl Store {
         for database in self.all() {
             let outdated = database.index() < index && database.pos().txid.is_some();
             if outdated && !keep.contains(database.name()) {
+                // The log brings entries of it again, up to the one that ended it.
+                self.note_ended(&[database.name()], index)?;
                 self.forget(database.name())?;
             }
         }

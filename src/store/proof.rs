@@ -286,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn entries_of_a_database_that_a_fetch_has_shown_to_be_gone_change_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, a) = (open(dir.path()), name("a"));
+        two(&store);
+        let change = fill(&a, pos(&store, &a), 1, 2);
+        // Entry 5 ended it, by the node that everything is fetched from; the log goes on behind entry 2 here.
+        store.retain(&[name("b")], LogIndex::new(5)).unwrap();
+        store.apply(LogIndex::new(3), &change).unwrap();
+        assert!(store.get(&a).is_none() && failed(&store).is_empty());
+        crash(store);
+    }
+
+    #[test]
     fn a_data_directory_of_a_version_without_the_file_of_positions_is_taken_as_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
