@@ -17,7 +17,7 @@ use crate::types::{DbName, NodeName, Txid};
 
 /// A replicated filesystem for SQLite.
 #[derive(Parser, Debug)]
-#[command(name = "skein", version, about, disable_help_subcommand = true)]
+#[command(name = "skein", version, about)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -47,6 +47,11 @@ pub(super) enum Command {
     Recover(RecoverArgs),
     /// Make certificates for the nodes of a cluster
     Certs(CertsArgs),
+    /// Check or print the configuration that mount would use; takes the options of mount
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version(VersionArgs),
     /// Watch over a node's mount; `mount` starts it by itself
     #[command(name = node::GUARD_COMMAND, hide = true)]
     GuardMount(GuardArgs),
@@ -74,119 +79,148 @@ pub(super) struct SqlEngineArgs {
     pub(super) options: String,
 }
 
+const MOUNT_EXAMPLES: &str = "\
+Examples:
+  One node, to try it:
+    skein mount --bootstrap --mount /srv/app --data /var/lib/skein -- my-server --db /srv/app/app.db
+  Three voters, the same on each machine but for its own address:
+    skein mount --bootstrap-expect 3 --join a:20203,b:20203,c:20203 --listen 0.0.0.0:20203 --config /etc/skein/skein.toml
+  One more read-only copy:
+    skein mount --role replica --join a:20203,b:20203 --mount /srv/app --data /var/lib/skein
+Every option is also a key of the file and an environment variable: --some-option, some_option, SKEIN_SOME_OPTION.";
+
 /// Options override the environment, the environment overrides the configuration file.
 #[derive(Args, Debug)]
+#[command(after_help = MOUNT_EXAMPLES)]
 pub(super) struct MountArgs {
     /// Configuration file (TOML)
     #[arg(long, env = "SKEIN_CONFIG", value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Directory the databases appear in; made where it is missing
-    #[arg(long, env = "SKEIN_MOUNT", value_name = "DIR")]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_MOUNT", value_name = "DIR")]
     mount: Option<PathBuf>,
     /// Directory the node keeps everything in
     #[arg(long, env = "SKEIN_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     /// The node's name [default: the hostname]
-    #[arg(long, env = "SKEIN_NAME", value_name = "NODE")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_NAME", value_name = "NODE")]
     name: Option<String>,
     /// voter: may become primary; replica: a read-only copy [default: voter]
-    #[arg(long, env = "SKEIN_ROLE", value_name = "voter|replica")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_ROLE", value_name = "voter|replica")]
     role: Option<String>,
     /// Where gRPC between nodes listens [default: 127.0.0.1:20203]
-    #[arg(long, env = "SKEIN_LISTEN", value_name = "HOST:PORT")]
+    #[arg(long, help_heading = "Addresses", env = "SKEIN_LISTEN", value_name = "HOST:PORT")]
     listen: Option<HostPort>,
     /// Where the API and the metrics listen [default: 127.0.0.1:20202]
-    #[arg(long, env = "SKEIN_HTTP", value_name = "HOST:PORT")]
+    #[arg(long, help_heading = "Addresses", env = "SKEIN_HTTP", value_name = "HOST:PORT")]
     http: Option<HostPort>,
     /// The gRPC address other nodes dial [default: that of --listen]
-    #[arg(long, env = "SKEIN_ADVERTISE", value_name = "HOST:PORT")]
+    #[arg(long, help_heading = "Addresses", env = "SKEIN_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<HostPort>,
     /// The URL of the API that others are told [default: that of --http]
-    #[arg(long, env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
+    #[arg(long, help_heading = "Addresses", env = "SKEIN_ADVERTISE_HTTP", value_name = "URL")]
     advertise_http: Option<String>,
     /// Found a new cluster of one voter, where the data directory has none yet
-    #[arg(long, env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_BOOTSTRAP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     bootstrap: Option<bool>,
     /// Found a new cluster together with other new nodes: of this many voters, whose addresses --join has on all of them
-    #[arg(long, env = "SKEIN_BOOTSTRAP_EXPECT", value_name = "N")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_BOOTSTRAP_EXPECT", value_name = "N")]
     bootstrap_expect: Option<u32>,
     /// Join an existing cluster through any of these nodes; this node's own address may be among them
-    #[arg(long, env = "SKEIN_JOIN", value_name = "HOST:PORT,...", value_delimiter = ',')]
+    #[arg(
+        long,
+        help_heading = "Cluster",
+        env = "SKEIN_JOIN",
+        value_name = "HOST:PORT,...",
+        value_delimiter = ','
+    )]
     join: Option<Vec<HostPort>>,
     /// Do without kernel passthrough
-    #[arg(long, env = "SKEIN_NO_PASSTHROUGH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = "Mount", env = "SKEIN_NO_PASSTHROUGH", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     no_passthrough: Option<bool>,
     /// Let other users into the mount
-    #[arg(long, env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = "Mount", env = "SKEIN_ALLOW_OTHER", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     allow_other: Option<bool>,
     /// Owner that everything on the mount has on this node, a number or a name [default: as in the log]
-    #[arg(long, env = "SKEIN_MOUNT_UID", value_name = "USER")]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_MOUNT_UID", value_name = "USER")]
     mount_uid: Option<Owner>,
     /// Group that everything on the mount has on this node, a number or a name [default: as in the log]
-    #[arg(long, env = "SKEIN_MOUNT_GID", value_name = "GROUP")]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_MOUNT_GID", value_name = "GROUP")]
     mount_gid: Option<Owner>,
     /// Permissions that all files on the mount have on this node, such as 640 [default: as in the log]
-    #[arg(long, env = "SKEIN_MOUNT_FILE_MODE", value_name = "MODE")]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_MOUNT_FILE_MODE", value_name = "MODE")]
     mount_file_mode: Option<FileMode>,
     /// Permissions that all directories on the mount have on this node, such as 750 [default: as in the log]
-    #[arg(long, env = "SKEIN_MOUNT_DIR_MODE", value_name = "MODE")]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_MOUNT_DIR_MODE", value_name = "MODE")]
     mount_dir_mode: Option<FileMode>,
     /// How often a primary says that it is there; at most half of --election-timeout [default: 100ms]
-    #[arg(long, env = "SKEIN_HEARTBEAT", value_name = "TIME")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_HEARTBEAT", value_name = "TIME")]
     heartbeat: Option<Time>,
     /// Silence of the primary after which another may be elected, once to twice as long [default: 220ms]
-    #[arg(long, env = "SKEIN_ELECTION_TIMEOUT", value_name = "TIME")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_ELECTION_TIMEOUT", value_name = "TIME")]
     election_timeout: Option<Time>,
     /// How long a commit may wait for a quorum before its outcome counts as unknown [default: 5s]
-    #[arg(long, env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
+    #[arg(long, help_heading = "Cluster", env = "SKEIN_COMMIT_TIMEOUT", value_name = "TIME")]
     commit_timeout: Option<Time>,
     /// How long a call of this program may take before the node counts as stuck and gives the primary up [default: 10s]
     #[arg(long, env = "SKEIN_STUCK_TIMEOUT", value_name = "TIME")]
     stuck_timeout: Option<Time>,
     /// Databases that are read-only while another voter is primary, instead of letting their writers wait
-    #[arg(long, env = "SKEIN_READONLY_ON_FOLLOWER", value_name = "GLOB,...", value_delimiter = ',')]
+    #[arg(
+        long,
+        help_heading = "Mount",
+        env = "SKEIN_READONLY_ON_FOLLOWER",
+        value_name = "GLOB,...",
+        value_delimiter = ','
+    )]
     readonly_on_follower: Option<Vec<String>>,
     /// Listen where others than this machine's programs reach it, with neither TLS nor tokens
-    #[arg(long, env = "SKEIN_INSECURE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = "Security", env = "SKEIN_INSECURE", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     insecure: Option<bool>,
     /// Authority that the nodes' certificates are of
-    #[arg(long, env = "SKEIN_TLS_CA", value_name = "FILE")]
+    #[arg(long, help_heading = "Security", env = "SKEIN_TLS_CA", value_name = "FILE")]
     tls_ca: Option<String>,
     /// This node's certificate; skein certs issue makes one
-    #[arg(long, env = "SKEIN_TLS_CERT", value_name = "FILE")]
+    #[arg(long, help_heading = "Security", env = "SKEIN_TLS_CERT", value_name = "FILE")]
     tls_cert: Option<String>,
     /// Its private key
-    #[arg(long, env = "SKEIN_TLS_KEY", value_name = "FILE", hide_env_values = true)]
+    #[arg(
+        long,
+        help_heading = "Security",
+        env = "SKEIN_TLS_KEY",
+        value_name = "FILE",
+        hide_env_values = true
+    )]
     tls_key: Option<String>,
     /// Serve the API over TLS too
-    #[arg(long, env = "SKEIN_TLS_HTTP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+    #[arg(long, help_heading = "Security", env = "SKEIN_TLS_HTTP", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true", value_parser = BoolishValueParser::new())]
     tls_http: Option<bool>,
     /// File with the token that nodes show each other where there is no TLS [default: the one in SKEIN_JOIN_TOKEN]
-    #[arg(long, env = "SKEIN_JOIN_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, help_heading = "Security", env = "SKEIN_JOIN_TOKEN_FILE", value_name = "FILE")]
     join_token_file: Option<PathBuf>,
     /// File with the token that lets clients of the API read [default: the one in SKEIN_READ_TOKEN]
-    #[arg(long, env = "SKEIN_READ_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, help_heading = "Security", env = "SKEIN_READ_TOKEN_FILE", value_name = "FILE")]
     read_token_file: Option<PathBuf>,
     /// File with the token that lets clients of the API do everything [default: the one in SKEIN_ADMIN_TOKEN]
-    #[arg(long, env = "SKEIN_ADMIN_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, help_heading = "Security", env = "SKEIN_ADMIN_TOKEN_FILE", value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
     /// Form of the log on stderr [default: text]
     #[arg(long, env = "SKEIN_LOG_FORMAT", value_name = "text|json")]
     log_format: Option<LogFormat>,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Proxy")]
     proxy: ProxyArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Command")]
     exec: ExecArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Limits")]
     limits: LimitArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "Traces")]
     traces: TraceArgs,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = "SQL over HTTP")]
     sql: SqlArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
@@ -337,6 +371,12 @@ pub(super) struct StatusArgs {
 pub(super) struct DbArgs {
     #[command(flatten)]
     pub(super) node: NodeArgs,
+    /// As JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    /// Do not ask before a database is dropped or replaced
+    #[arg(long, global = true)]
+    pub(super) yes: bool,
     #[command(subcommand)]
     pub(super) command: DbCommand,
 }
@@ -345,12 +385,17 @@ pub(super) struct DbArgs {
 pub(super) enum DbCommand {
     /// List the databases
     List,
-    /// Write a consistent copy of a database to a file
+    /// Write a consistent copy of a database to a file, or of all to a directory
     Export {
+        /// All databases, each under its own name below DIR
+        #[arg(long, value_name = "DIR", conflicts_with_all = ["db", "file"])]
+        all: Option<PathBuf>,
         /// Name of the database, its path below the mount
-        db: DbName,
+        #[arg(required_unless_present = "all")]
+        db: Option<DbName>,
         /// The file; replaced where it exists; - is stdout
-        file: PathBuf,
+        #[arg(required_unless_present = "all")]
+        file: Option<PathBuf>,
     },
     /// Make a database file the content of a database, as one transaction
     Import {
@@ -418,6 +463,9 @@ fn parse_pos(text: &str) -> Result<Txid, String> {
 pub(super) struct MembersArgs {
     #[command(flatten)]
     pub(super) node: NodeArgs,
+    /// As JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: MembersCommand,
 }
@@ -452,8 +500,26 @@ pub(super) enum MembersCommand {
 pub(super) struct HandoffArgs {
     #[command(flatten)]
     pub(super) node: NodeArgs,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
     /// Who shall be primary [default: the voter that is the least behind]
     pub(super) to: Option<NodeName>,
+}
+
+#[derive(Subcommand, Debug)]
+pub(super) enum ConfigCommand {
+    /// Say whether it can be used: exit code 0, or what is wrong
+    Check(Box<MountArgs>),
+    /// Print what options, environment and file come to, as a configuration file
+    Print(Box<MountArgs>),
+}
+
+#[derive(Args, Debug)]
+pub(super) struct VersionArgs {
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Args, Debug)]
@@ -484,6 +550,14 @@ pub(super) enum CertsCommand {
     Init {
         /// How many days it is valid
         #[arg(long, default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36500))]
+        days: u32,
+    },
+    /// Issue a node another certificate in the place of the one that ends: the same names, the same key
+    Renew {
+        /// The node's name
+        node: NodeName,
+        /// How many days it is valid
+        #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36500))]
         days: u32,
     },
     /// Issue a node's certificate: NODE.pem and NODE-key.pem

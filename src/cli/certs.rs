@@ -9,6 +9,7 @@ pub(super) fn run(args: CertsArgs) -> anyhow::Result<i32> {
     let authority = Authority::at(&args.dir);
     let Issued { cert, key } = match args.command {
         CertsCommand::Init { days } => authority.init(life(days))?,
+        CertsCommand::Renew { node, days } => authority.renew(&node, life(days))?,
         CertsCommand::Issue { node, address, days } => authority.issue(&node, &address, life(days))?,
     };
     out(&format!("{}\n{}\n", cert.display(), key.display()))?;

@@ -22,20 +22,75 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
     match args.command {
         DbCommand::List => {
             let databases: Vec<DatabaseDocument> = client.get("/v1/databases").await?;
-            output::out(&status::databases(&databases))?;
+            match args.json {
+                true => output::json(&databases)?,
+                false => output::out(&status::databases(&databases))?,
+            }
         }
-        DbCommand::Export { db, file } => export(&client, &db, &file).await?,
+        DbCommand::Export { all: Some(dir), .. } => export_all(&client, &dir).await?,
+        DbCommand::Export { db: Some(db), file: Some(file), .. } => export(&client, &db, &file).await?,
+        // What clap does not let through.
+        DbCommand::Export { .. } => bail!("name a database and a file, or --all DIR"),
         DbCommand::Import { file, db } => {
             let opened = open_complete(&file)?;
-            import(&primary(client).await?, opened, &file, &db).await?;
+            let client = primary(client).await?;
+            if !args.yes
+                && exists(&client, &db).await
+                && !output::confirmed(&format!("replace {db} by {}?", file.display()))?
+            {
+                bail!("{db} stays as it is");
+            }
+            import(&client, opened, &file, &db).await?;
+            report(&client, &db, &format!("imported {} as", file.display()), args.json).await?;
         }
-        DbCommand::Verify { db, repair } => return verify::run(&client, db, repair).await,
+        DbCommand::Verify { db, repair } => return verify::run(&client, db, repair, args.json).await,
         DbCommand::Drop { db } => {
-            primary(client).await?.delete(&path_of(&db)).await?;
-            output::out(&format!("dropped {db}\n"))?;
+            let client = primary(client).await?;
+            if !args.yes
+                && exists(&client, &db).await
+                && !output::confirmed(&format!("drop {db} on all nodes?"))?
+            {
+                bail!("{db} stays as it is");
+            }
+            client.delete(&path_of(&db)).await?;
+            match args.json {
+                true => output::json(&serde_json::json!({ "dropped": db.as_str() }))?,
+                false => output::out(&format!("dropped {db}\n"))?,
+            }
         }
     }
     Ok(0)
+}
+
+async fn exists(client: &Client, db: &DbName) -> bool {
+    client.get::<DatabaseDocument>(&path_of(db)).await.is_ok()
+}
+
+/// Where the database stands after what was done.
+async fn report(client: &Client, db: &DbName, done: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::json(&client.get::<DatabaseDocument>(&path_of(db)).await?);
+    }
+    Ok(output::out(&format!("{done} {db}\n"))?)
+}
+
+/// Each database under its own name below `dir`.
+async fn export_all(client: &Client, dir: &Path) -> anyhow::Result<()> {
+    let databases: Vec<DatabaseDocument> = client.get("/v1/databases").await?;
+    for DatabaseDocument { name, txid, checksum, .. } in databases {
+        // A name of another node's choosing: as any name of a database it stays below the directory.
+        let db: DbName = DbName::new(&name).with_context(|| format!("the node names a database {name:?}"))?;
+        if txid.bytes().all(|byte| byte == b'0') {
+            output::out(&format!("{db} has no content\n"))?;
+            continue;
+        }
+        let file = dir.join(db.as_str());
+        let parent = file.parent().unwrap_or(dir);
+        std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
+        export(client, &db, &file).await?;
+        output::out(&format!("{db} {txid}/{checksum}\n"))?;
+    }
+    Ok(())
 }
 
 fn path_of(db: &DbName) -> String {
@@ -121,7 +176,6 @@ async fn import(client: &Client, opened: File, file: &Path, db: &DbName) -> anyh
     tokio::task::spawn_blocking(move || read_into(opened, &chunks, &bar));
     client.upload(&path_of(db), body).await?;
     progress.finish_and_clear();
-    output::out(&format!("imported {} as {db}\n", file.display()))?;
     Ok(())
 }
 

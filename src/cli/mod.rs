@@ -5,6 +5,7 @@
 
 mod args;
 mod certs;
+mod config;
 mod db;
 mod demo;
 mod demo_node;
@@ -58,6 +59,17 @@ fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Certs(args) = command {
         return certs::run(args);
     }
+    if let Command::Config(command) = command {
+        return config::run(command);
+    }
+    if let Command::Version(args) = command {
+        let version = env!("CARGO_PKG_VERSION");
+        match args.json {
+            true => output::json(&serde_json::json!({ "version": version }))?,
+            false => output::out(&format!("skein {version}\n"))?,
+        }
+        return Ok(0);
+    }
     if let Command::Recover(args) = command {
         return recover::run(args);
     }
@@ -82,7 +94,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Handoff(args) => members::hand_off(args).await,
             Command::Sql(args) => sql::run(args).await,
             Command::SqlEngine(args) => sql_engine::run(args).await,
-            Command::Ltx(_) | Command::Certs(_) | Command::Recover(_) | Command::GuardMount(_) => Ok(0),
+            // Done above, without a runtime.
+            _ => Ok(0),
         }
     });
     // Nothing that still blocks (a read of stdin, say) may hold up the end.

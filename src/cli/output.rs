@@ -1,10 +1,27 @@
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// Writes to stdout; an error where nobody reads, never a panic.
 pub(super) fn out(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
+}
+
+/// Writes a document as JSON for programs.
+pub(super) fn json(document: &impl serde::Serialize) -> anyhow::Result<()> {
+    Ok(out(&format!("{}\n", serde_json::to_string_pretty(document)?))?)
+}
+
+/// Asks on a terminal whether to go on; who is asked by a script has said so by running it.
+pub(super) fn confirmed(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    // Not to stdout, which may be kept.
+    write!(io::stderr().lock(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Writes an error as one line to stderr.

@@ -54,7 +54,12 @@ impl Verdict {
 }
 
 /// `skein db verify`: exit code 1 where something is wrong, or a node does not answer.
-pub(super) async fn run(client: &Client, db: Option<DbName>, repair: bool) -> anyhow::Result<i32> {
+pub(super) async fn run(
+    client: &Client,
+    db: Option<DbName>,
+    repair: bool,
+    json: bool,
+) -> anyhow::Result<i32> {
     let primary = client.status().await?.primary.map(|primary| primary.name);
     let nodes: Vec<NodeDocument> = client.get("/v1/nodes").await?;
     let databases: Vec<String> = match db {
@@ -76,7 +81,15 @@ pub(super) async fn run(client: &Client, db: Option<DbName>, repair: bool) -> an
         wrong |= rows.iter().any(|row| !matches!(row.verdict, Verdict::Sound | Verdict::Elsewhere));
         lines.extend(rows.iter().map(|row| line(db, row)));
     }
-    out(&table(&lines))?;
+    if json {
+        let cells = |row: &Vec<String>| {
+            let named = lines[0].iter().map(|head| head.to_lowercase()).zip(row.iter().cloned());
+            named.collect::<std::collections::BTreeMap<_, _>>()
+        };
+        super::output::json(&lines[1..].iter().map(cells).collect::<Vec<_>>())?;
+    } else {
+        out(&table(&lines))?;
+    }
     Ok(i32::from(wrong))
 }
 

@@ -44,24 +44,44 @@ impl fmt::Display for Time {
     }
 }
 
-/// Reads a time such as `30s`, `500ms`, `2m` or `1h`; a bare number is seconds.
+/// Reads a time such as `30s`, `500ms`, `2m`, `1m30s`, `1.5h` or `1d`; a bare number is seconds.
 ///
 /// # Errors
-/// Where the text is no number with one of these units, or is longer than a week.
+/// Where the text is no such time, or is longer than a week.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no time such as 500ms, 30s, 2m or 1h");
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let number: u64 = number.parse().map_err(|_| bad())?;
-    let unit_ms = match unit {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(bad()),
-    };
-    let ms = number.checked_mul(unit_ms).filter(|ms| *ms <= 7 * 24 * 3_600_000);
-    ms.map(Duration::from_millis).ok_or_else(|| format!("{text:?} is longer than a week"))
+    let bad = || format!("{text:?} is no time such as 500ms, 30s, 1m30s or 2h");
+    let (mut rest, mut total) = (text.trim(), 0.0);
+    if rest.is_empty() {
+        return Err(bad());
+    }
+    let mut above = f64::INFINITY;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, behind) = rest.split_at(digits);
+        let unit_end = behind.find(|c: char| c.is_ascii_digit()).unwrap_or(behind.len());
+        let (unit, next) = behind.split_at(unit_end);
+        let number: f64 = number.parse().map_err(|_| bad())?;
+        let unit_ms = match unit.trim() {
+            "ms" => 1.0,
+            "" if above.is_infinite() => 1_000.0,
+            "s" | "sec" => 1_000.0,
+            "m" | "min" => 60_000.0,
+            "h" => 3_600_000.0,
+            "d" => 86_400_000.0,
+            _ => return Err(bad()),
+        };
+        // `30s1m` is a slip, not a time.
+        if unit_ms >= above {
+            return Err(bad());
+        }
+        (above, rest) = (unit_ms, next);
+        total += number * unit_ms;
+    }
+    if total > 7.0 * 86_400_000.0 {
+        return Err(format!("{text:?} is longer than a week"));
+    }
+    // Milliseconds are the smallest there are: what is less is none.
+    Ok(Duration::from_millis(total.round() as u64))
 }
 
 #[cfg(test)]
@@ -73,7 +93,12 @@ mod tests {
         assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
-        for bad in ["", "s", "-1s", "1 s", "1d", "999999999999h", "99999999999999999999s"] {
+        assert_eq!(parse_duration("1m30s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1 s"), Ok(Duration::from_secs(1)));
+        assert_eq!(parse_duration("1d"), Ok(Duration::from_secs(86_400)));
+        let all = ["", "s", "-1s", "1w", "30s1m", "1..5s", "1m30", "999999999999h", "99999999999999999999s"];
+        for bad in all {
             assert!(parse_duration(bad).is_err(), "{bad}");
         }
     }

@@ -175,16 +175,21 @@ fn parse(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Result<Partial,
     let keys = Partial::keys();
     let table = flatten(table, &keys);
     if let Some(key) = table.keys().find(|key| !keys.contains(key)) {
-        return Err(format!("key {key:?} does not exist; the keys are {}", keys.join(", ")));
+        return Err(unknown_key(text, key, &keys));
     }
     // Key by key, so that an error can name the key.
     let mut settings = Table::new();
     for (key, mut value) in table {
-        expand::expand(&mut value, lookup).map_err(|why| format!("key {key:?}: {why}"))?;
+        let at = |why: String| format!("{}key {key:?}: {why}", line_of(text, &key));
+        expand::expand(&mut value, lookup).map_err(at)?;
+        if let Value::Table(section) = &value
+            && let Some(known) = Partial::sections().iter().find(|(name, _)| *name == key)
+        {
+            check_section(text, known, section)?;
+        }
         let alone: Table = [(key.clone(), value.clone())].into_iter().collect();
-        Value::Table(alone)
-            .try_into::<Partial>()
-            .map_err(|error| format!("key {key:?}: {}", one_line(error.message())))?;
+        let parsed = Value::Table(alone).try_into::<Partial>();
+        parsed.map_err(|error| at(one_line(error.message()) + wanted_form(error.message())))?;
         settings.insert(key, value);
     }
     Value::Table(settings).try_into().map_err(|error| one_line(error.message()))
@@ -205,6 +210,81 @@ fn flatten(table: Table, keys: &[String]) -> Table {
         }
     }
     flat
+}
+
+/// Key by key, so that an error can name the key of a section, too.
+fn check_section(text: &str, (name, keys): &(String, Vec<String>), section: &Table) -> Result<(), String> {
+    for (key, value) in section {
+        if !keys.contains(key) {
+            return Err(unknown_key(text, &format!("{name}.{key}"), &dotted(name, keys)));
+        }
+        let inner: Table = [(key.clone(), value.clone())].into_iter().collect();
+        let alone: Table = [(name.clone(), Value::Table(inner))].into_iter().collect();
+        Value::Table(alone).try_into::<Partial>().map_err(|error| {
+            let (line, why) = (line_of(text, key), one_line(error.message()));
+            format!("{line}key \"{name}.{key}\": {why}{}", wanted_form(error.message()))
+        })?;
+    }
+    Ok(())
+}
+
+fn dotted(section: &str, keys: &[String]) -> Vec<String> {
+    keys.iter().map(|key| format!("{section}.{key}")).collect()
+}
+
+/// What is said of a key that does not exist: the one that was meant, where that can be guessed.
+fn unknown_key(text: &str, key: &str, keys: &[String]) -> String {
+    let nested = || Partial::sections().into_iter().flat_map(|(name, keys)| dotted(&name, &keys));
+    let plain = key.replace('.', "_");
+    let known = keys.iter().cloned().chain(nested());
+    let best = known.map(|known| (distance(&plain, &known.replace('.', "_")), known)).min();
+    let hint = match best.filter(|(distance, _)| *distance <= 1 + plain.len() / 5) {
+        Some((_, best)) => format!("did you mean {best:?}?"),
+        None => format!("the keys are {}", keys.join(", ")),
+    };
+    let last = key.rsplit('.').next().unwrap_or(key);
+    format!("{}key {key:?} does not exist; {hint}", line_of(text, last))
+}
+
+/// `line 7: ` of the line where a key stands, which may be split into a table and the rest; nothing where it is not found.
+fn line_of(text: &str, key: &str) -> String {
+    let begins = |line: &str, key: &str| {
+        let rest = line.trim_start().strip_prefix(key);
+        rest.is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    let table = |line: &str| line.trim() == format!("[{key}]");
+    let whole = text.lines().position(|line| begins(line, key) || table(line));
+    let split = || {
+        let (_, inner) = key.split_once('_')?;
+        text.lines().position(|line| begins(line, inner))
+    };
+    whole.or_else(split).map_or_else(String::new, |line| format!("line {}: ", line + 1))
+}
+
+/// How a value of another type would have to be written.
+fn wanted_form(message: &str) -> &'static str {
+    match message {
+        _ if message.contains("expected a string") => " (in quotes: \"5s\", \"64MiB\", \"HOST:PORT\")",
+        _ if message.contains("expected a sequence") => " (a list: [\"...\"])",
+        _ if message.contains("expected a boolean") => " (true or false, without quotes)",
+        _ => "",
+    }
+}
+
+/// Letters to be changed, added or left out to make one word of the other.
+///
+/// Source: Levenshtein's distance, by R. Wagner and M. Fischer, "The String-to-String Correction Problem".
+fn distance(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
+    for (i, a) in from.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in to.chars().enumerate() {
+            let changed = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.chars().count()]
 }
 
 fn one_line(text: &str) -> String {
@@ -248,6 +328,23 @@ mod tests {
             ("bootstrap = 'yes'", "\"bootstrap\""),
             ("mount = '${NOT_SET}/a'", "NOT_SET"),
             ("mount = '/a'\nname = = 1", "line 2"),
+            (
+                "name = 'a'\nheartbeet = '1s'",
+                "line 2: key \"heartbeet\" does not exist; did you mean \"heartbeat\"?",
+            ),
+            (
+                "commit_timeout = 5",
+                "line 1: key \"commit_timeout\": invalid type: integer `5`, expected a string (in quotes",
+            ),
+            (
+                "\n[limits]\nlog_keep = '64 parsecs'",
+                "line 3: key \"limits.log_keep\": \"64 parsecs\" is no size",
+            ),
+            (
+                "[limits]\nlog_kep = '1G'",
+                "line 2: key \"limits.log_kep\" does not exist; did you mean \"limits.log_keep\"?",
+            ),
+            ("[proxi]\naddr = 'h:1'", "did you mean \"proxy.addr\"?"),
         ] {
             let error = of(text).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");

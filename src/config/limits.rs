@@ -11,6 +11,7 @@ use super::Time;
 #[serde(try_from = "String", into = "String")]
 pub struct Size(u64);
 
+/// As they are written; the others that [`FromStr`] understands mean the same: people write `MB` and mean this.
 const UNITS: [(&str, u32); 5] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
 
 impl Size {
@@ -24,12 +25,22 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no size such as 512KiB, 64MiB or 1GiB");
-        let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| bad())?;
-        let (_, shift) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(bad)?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(bad)
+        let bad = || format!("{text:?} is no size such as 512KiB, 64MB or 1.5G");
+        let trimmed = text.trim();
+        let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+        let (number, unit) = trimmed.split_at(digits);
+        let unit = unit.trim().to_ascii_lowercase();
+        let is = |name: &str| {
+            let (first, name) = (&name[..1], name.to_ascii_lowercase());
+            unit == name || unit == first.to_ascii_lowercase() || unit == name.replace('i', "")
+        };
+        // A bare number says nothing: some mean bytes, some what the key is usually written in.
+        let (_, shift) = UNITS.iter().find(|(name, _)| is(name)).ok_or_else(bad)?;
+        if let Ok(number) = number.parse::<u64>() {
+            return number.checked_mul(1 << shift).map(Self).ok_or_else(bad);
+        }
+        let bytes = number.parse::<f64>().map_err(|_| bad())? * (1u64 << shift) as f64;
+        if bytes < u64::MAX as f64 { Ok(Self(bytes.round() as u64)) } else { Err(bad()) }
     }
 }
 
@@ -132,7 +143,10 @@ mod tests {
             let size: Size = text.parse().unwrap();
             assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, text));
         }
-        for bad in ["", "MiB", "64", "64MB", "-1B", "99999999TiB", "1.5GiB"] {
+        for (text, bytes) in [("64MB", 64 << 20), ("1g", 1 << 30), ("1.5GiB", 3 << 29), ("8 kb", 8192)] {
+            assert_eq!(text.parse::<Size>().map(Size::bytes), Ok(bytes), "{text}");
+        }
+        for bad in ["", "MiB", "64", "1.2.3M", "-1B", "99999999TiB", "9e9TiB", "1MBit"] {
             assert!(bad.parse::<Size>().is_err(), "{bad}");
         }
     }

@@ -149,13 +149,7 @@ impl DataDir {
     /// # Errors
     /// Where `node.toml` is damaged, or written by a newer program.
     pub fn identity(&self) -> Result<Option<NodeIdentity>, NodeError> {
-        let path = self.layout.node_toml();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(NodeError::Identity { path, why: format!("cannot be read: {e}") }),
-        };
-        decode(&text).map(Some).map_err(|why| NodeError::Identity { path, why })
+        identity_in(self.layout.root())
     }
 
     /// Stores the identity durably.
@@ -167,6 +161,20 @@ impl DataDir {
         durable::write_atomic(&path, encode(identity).as_bytes())
             .map_err(|e| NodeError::Identity { path, why: format!("cannot be written: {e}") })
     }
+}
+
+/// The identity of the node that lives in `root`, whether it runs or not; `None` where none does.
+///
+/// # Errors
+/// Where `node.toml` cannot be read, is damaged, or written by a newer program.
+pub(super) fn identity_in(root: &Path) -> Result<Option<NodeIdentity>, NodeError> {
+    let path = Layout::new(root.to_owned()).node_toml();
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(NodeError::Identity { path, why: format!("cannot be read: {e}") }),
+    };
+    decode(&text).map(Some).map_err(|why| NodeError::Identity { path, why })
 }
 
 /// The identity together with its file.

@@ -17,6 +17,18 @@ pub(super) enum StartMode {
     Follow,
 }
 
+impl std::fmt::Display for StartMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            StartMode::Found => "founds a new cluster",
+            StartMode::Meet => "founds a new cluster with others, or joins theirs",
+            StartMode::Resume => "goes on as the voter it was",
+            StartMode::Join => "becomes a voter of the cluster of --join",
+            StartMode::Follow => "follows the cluster of --join",
+        })
+    }
+}
+
 impl StartMode {
     /// The place of a node with this identity under these settings.
     ///

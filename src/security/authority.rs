@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -12,13 +12,16 @@ use rcgen::{
     KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::DnsName;
+use x509_parser::extensions::GeneralName;
 
 use super::SecurityError;
+use crate::io::durable;
 use crate::types::NodeName;
 
 /// A cluster's own authority, in a directory: `ca.pem`, and `ca-key.pem` that signs for new nodes.
 ///
-/// Keys are ECDSA P-256 and readable by their owner alone. Nothing that exists is ever replaced.
+/// Keys are ECDSA P-256 and readable by their owner alone. Nothing that exists is ever replaced, but a certificate that is
+/// renewed.
 pub struct Authority {
     dir: PathBuf,
 }
@@ -88,21 +91,80 @@ impl Authority {
         };
         let signer = KeyPair::from_pem(&read(&authority.key)?).map_err(invalid)?;
         let issuer = Issuer::from_ca_cert_pem(&read(&authority.cert)?, signer).map_err(invalid)?;
-        let mut params = params(node.as_str(), life)?;
+        let mut params = node_params(node, life)?;
         if let Ok(name) = subject(node.as_str()) {
             params.subject_alt_names.push(name);
         }
         for name in names {
             params.subject_alt_names.push(subject(name)?);
         }
-        params.use_authority_key_identifier_extension = true;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().map_err(invalid)?;
         let cert = params.signed_by(&key, &issuer).map_err(invalid)?;
         files.write(&cert.pem(), &key)
     }
+}
+
+impl Authority {
+    /// Issues `node` another certificate, valid for `life`, at the names of the one it has, with the same key; it takes the
+    /// old one's place at once.
+    ///
+    /// # Errors
+    /// Where there is no authority here, or no certificate of the node.
+    pub fn renew(&self, node: &NodeName, life: Duration) -> Result<Issued, SecurityError> {
+        let files = self.files(node.as_str());
+        let authority = self.files("ca");
+        let read = |what: &'static str, path: &Path| {
+            let failed = |source| SecurityError::Read { what, path: path.to_owned(), source };
+            fs::read_to_string(path).map_err(failed)
+        };
+        let none_here = "there is no authority here, make one with skein certs init:";
+        let not_issued = "the node has no certificate here, issue one with skein certs issue:";
+        let old = read(not_issued, &files.cert)?;
+        let key = KeyPair::from_pem(&read(not_issued, &files.key)?).map_err(invalid)?;
+        let signer = KeyPair::from_pem(&read(none_here, &authority.key)?).map_err(invalid)?;
+        let issuer = Issuer::from_ca_cert_pem(&read(none_here, &authority.cert)?, signer).map_err(invalid)?;
+        let mut params = node_params(node, life)?;
+        params.subject_alt_names = names_of(&old)?;
+        let cert = params.signed_by(&key, &issuer).map_err(invalid)?;
+        durable::write_atomic(&files.cert, cert.pem().as_bytes())
+            .and_then(|()| fs::set_permissions(&files.cert, fs::Permissions::from_mode(0o644)))
+            .map_err(|error| SecurityError::Write { path: files.cert.clone(), why: error.to_string() })?;
+        Ok(files)
+    }
+}
+
+/// What a node's certificate is for.
+fn node_params(node: &NodeName, life: Duration) -> Result<CertificateParams, SecurityError> {
+    let mut params = params(node.as_str(), life)?;
+    params.use_authority_key_identifier_extension = true;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+/// The names and addresses that a certificate is valid for.
+fn names_of(pem: &str) -> Result<Vec<SanType>, SecurityError> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).map_err(invalid)?;
+    let old = pem.parse_x509().map_err(invalid)?;
+    let names = old.subject_alternative_name().map_err(invalid)?;
+    let mut all = Vec::new();
+    for name in names.iter().flat_map(|names| &names.value.general_names) {
+        match name {
+            GeneralName::DNSName(name) => all.push(subject(name)?),
+            GeneralName::IPAddress(bytes) => {
+                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                all.push(SanType::IpAddress(address.map_err(|_| invalid("an address of another length"))?));
+            }
+            _ => {
+                return Err(invalid(
+                    "it has names that skein certs issue does not give: renew it where it was made",
+                ));
+            }
+        }
+    }
+    Ok(all)
 }
 
 /// A name or address as certificates have it.

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, verify_server_name};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
@@ -111,6 +111,22 @@ impl CertificateFiles {
     /// Where it cannot be read, or is no PEM.
     pub fn remaining(&self) -> Result<Option<Duration>, SecurityError> {
         Ok(remaining(&certificates("--tls-cert", &self.cert)?))
+    }
+
+    /// Whether others that dial `host`, a name or an address, find the node's certificate valid for it.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or is no PEM.
+    pub fn covers(&self, host: &str) -> Result<bool, SecurityError> {
+        let chain = certificates("--tls-cert", &self.cert)?;
+        let invalid = |error: &dyn std::fmt::Display| {
+            SecurityError::Invalid(format!("--tls-cert {}: {error}", shown(&self.cert)))
+        };
+        let own = chain.first().ok_or_else(|| invalid(&"holds no certificate"))?;
+        let own = ParsedCertificate::try_from(own).map_err(|error| invalid(&error))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let name = ServerName::try_from(host).map_err(|error| invalid(&error))?;
+        Ok(verify_server_name(&own, &name).is_ok())
     }
 
     fn changes(&self) -> FileChanges {

@@ -91,6 +91,40 @@ fn mistakes_in_the_configuration_file_name_the_key() {
 }
 
 #[test]
+fn a_slip_in_the_configuration_is_told_with_its_line_and_what_was_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("skein.toml");
+    fs::write(&file, "mount = '/srv/a'\ndata = '/srv/d'\nheartbeet = '1s'\n").unwrap();
+    let line = refusal(skein().args(["config", "check", "--config"]).arg(&file).assert(), 1);
+    assert!(line.contains("line 3") && line.contains("did you mean \"heartbeat\""), "{line}");
+    let text = "mount = '/srv/a'\ndata = '/srv/d'\nelection_timeout = '1.5s'\n[limits]\nlog_keep = '1G'\n";
+    fs::write(&file, text).unwrap();
+    let printed = skein().args(["config", "print", "--name", "n7", "--config"]).arg(&file).assert().success();
+    let printed = String::from_utf8(printed.get_output().stdout.clone()).unwrap();
+    for part in ["name = \"n7\"", "election_timeout = \"1500ms\"", "log_keep = \"1GiB\""] {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    // What is printed is a configuration that comes to the same.
+    fs::write(&file, &printed).unwrap();
+    let again = skein().args(["config", "print", "--config"]).arg(&file).assert().success();
+    assert_eq!(String::from_utf8(again.get_output().stdout.clone()).unwrap(), printed);
+}
+
+#[test]
+fn the_version_and_the_help_of_a_command_are_commands() {
+    let version = skein().arg("version").assert().success().get_output().stdout.clone();
+    let json = skein().args(["version", "--json"]).assert().success().get_output().stdout.clone();
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let version = String::from_utf8(version).unwrap();
+    assert_eq!(version.trim(), format!("skein {}", json["version"].as_str().unwrap()));
+    let help = skein().args(["help", "mount"]).assert().success().get_output().stdout.clone();
+    let help = String::from_utf8(help).unwrap();
+    for part in ["Cluster:", "Addresses:", "Security:", "Examples:"] {
+        assert!(help.contains(part), "{part}");
+    }
+}
+
+#[test]
 fn options_override_the_environment_which_overrides_the_file() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("skein.toml");
@@ -209,4 +243,29 @@ fn damaged_change_set_files_are_named_and_the_good_ones_still_checked() {
     assert!(refusal(skein().args(["ltx", "verify"]).arg(&misnamed).assert(), 1).contains("rename"));
     let line = refusal(skein().args(["ltx", "dump"]).arg(dir.path()).assert(), 1);
     assert!(line.contains("directory"), "{line}");
+}
+
+#[test]
+fn a_certificate_is_renewed_in_its_place_with_the_same_names_and_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let certs = |words: &[&str]| skein().arg("certs").args(words).arg("--dir").arg(dir.path()).assert();
+    certs(&["init"]).success();
+    certs(&["issue", "n1", "--address", "10.0.0.1,db.internal,::1", "--days", "1"]).success();
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+    let (cert, key) = (read("n1.pem"), read("n1-key.pem"));
+    certs(&["renew", "n1", "--days", "30"]).success();
+    assert_ne!(read("n1.pem"), cert);
+    assert_eq!(read("n1-key.pem"), key);
+    let named = |pem: &str| {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).unwrap();
+        let parsed = pem.parse_x509().unwrap();
+        let names = parsed.subject_alternative_name().unwrap().unwrap();
+        let text: Vec<String> = names.value.general_names.iter().map(|name| name.to_string()).collect();
+        (text, parsed.validity().not_after.timestamp())
+    };
+    let ((names, end), (old_names, old_end)) = (named(&read("n1.pem")), named(&cert));
+    assert_eq!((names.len(), &names), (4, &old_names));
+    assert!(end > old_end + 20 * 86_400);
+    let line = refusal(certs(&["renew", "n2"]), 1);
+    assert!(line.contains("certs issue"), "{line}");
 }

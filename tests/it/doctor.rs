@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::harness::certs::Certs;
 use crate::harness::{Cluster, Node, Settings, free_address, is_plain, needs_skein, skein, sql};
 
 fn examine(args: &[&str]) -> (Option<i32>, Vec<Value>) {
@@ -29,7 +30,7 @@ fn a_running_node_is_found_well_and_what_is_missing_has_a_remedy() {
     let places = ["--mount", mount.to_str().unwrap(), "--data", data.to_str().unwrap()];
     let (listen, http) = (node.listen.to_string(), node.http.to_string());
     let ports = ["--listen", listen.as_str(), "--http", http.as_str()];
-    let (code, findings) = examine(&[&places[..], &ports].concat());
+    let (code, findings) = examine(&[&places[..], &ports, &["--bootstrap"]].concat());
     assert_eq!(code, Some(0), "{findings:?}");
     assert!(find(&findings, "grpc port")["seen"].as_str().unwrap().contains("free"));
 
@@ -92,4 +93,38 @@ fn verify_finds_damage_on_one_node_and_repair_fetches_the_difference() {
         crate::harness::http::request(cluster.primary.http, "POST", "/v1/databases/bad.db/repair", &[]);
     let refused = refused.unwrap();
     assert!(refused.status == 400 && refused.text().contains("handoff"), "{}", refused.text());
+}
+
+#[test]
+fn what_mount_would_refuse_is_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mount, data) = (dir.path().join("mnt"), dir.path().join("data"));
+    let place =
+        ["--mount".to_owned(), mount.display().to_string(), "--data".to_owned(), data.display().to_string()];
+    let certs = Certs::init(&dir.path().join("certs"));
+    let elsewhere = certs.issue("n1");
+    let tls: Vec<&str> = elsewhere.iter().map(String::as_str).collect();
+    let foreign = [&tls[..], &["--advertise", "192.0.2.7:1", "--insecure"]].concat();
+    for (options, part) in [
+        (&["--role", "primary"][..], "--role"),
+        (&["--heartbeat", "200ms"], "--heartbeat"),
+        (&["--commit-timeout", "100ms"], "--commit-timeout"),
+        (&["--proxy-addr", "127.0.0.1:1"], "proxy.target"),
+        (&["--traces-share", "2"], "share"),
+        (&["--advertise", "0.0.0.0:1"], "--advertise"),
+        (&["--advertise-http", "h:1"], "--advertise-http"),
+        (&[], "give --bootstrap"),
+        (&foreign, "192.0.2.7"),
+        (&["--", "no-such-program"], "no-such-program"),
+    ] {
+        let founds = if options.is_empty() { None } else { Some("--bootstrap") };
+        let output = skein().arg("doctor").args(&place).args(founds).args(options).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let failed = text.lines().any(|line| line.starts_with("FAILURE") && line.contains(part));
+        assert!(failed && output.status.code() == Some(1), "{options:?}:\n{text}");
+        assert!(!data.exists(), "nothing was changed");
+    }
+    let refused = skein().arg("mount").args(&place).args(&foreign).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("certs issue") && said.contains("--address 192.0.2.7"), "{said}");
 }

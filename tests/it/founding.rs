@@ -151,6 +151,21 @@ fn wait_ready_returns_when_the_mount_may_be_used_and_says_3_when_it_is_too_late(
     sql::run(&sql::create(&node.path("a.db"), "wal", 4096), "CREATE TABLE t(v)");
     let said = node.must_client(&["wait", "a.db", "--ready", "--json"]);
     assert!(said.contains("\"name\": \"a.db\""), "{said}");
+    // All of them in one go, each below its own name; a script that does not ask goes on without a terminal.
+    fs::create_dir(node.path("tenants")).unwrap();
+    sql::run(
+        &sql::create(&node.path("tenants/7.db"), "wal", 4096),
+        "CREATE TABLE t(v); INSERT INTO t VALUES(7)",
+    );
+    node.must_client(&["wait", "tenants/7.db"]);
+    let copies = dir.path().join("copies");
+    let said = node.must_client(&["db", "export", "--all", &copies.display().to_string()]);
+    assert!(said.contains("a.db 0") && said.contains("tenants/7.db 0"), "{said}");
+    assert_eq!(sql::number(&sql::open(&copies.join("tenants/7.db")), "SELECT v FROM t"), 7);
+    let listed: serde_json::Value =
+        serde_json::from_str(&node.must_client(&["db", "list", "--json"])).unwrap();
+    assert_eq!(listed.as_array().map(Vec::len), Some(2));
+    node.must_client(&["db", "drop", "a.db"]);
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(child.wait().unwrap().success());

@@ -9,6 +9,7 @@ mod bounded_log;
 mod capture;
 mod cli;
 mod damaged_disk;
+mod deploy;
 mod disaster;
 mod doctor;
 mod documents;

@@ -3,6 +3,7 @@
 mod directories;
 mod network;
 mod security;
+mod settings;
 mod system;
 mod user;
 
@@ -62,12 +63,13 @@ impl Finding {
 }
 
 /// Looks at everything a node with these settings needs; what they do not name is left out. Changes nothing.
-pub async fn examine(settings: &Partial) -> Vec<Finding> {
-    let (keys, mut secured) = security::examine(settings);
-    let (running, mut network) = network::examine(settings, &keys).await;
-    let local = settings.clone();
+pub async fn examine(partial: &Partial) -> Vec<Finding> {
+    let (keys, mut secured) = security::examine(partial);
+    let (running, mut network) = network::examine(partial, &keys).await;
+    let local = partial.clone();
     let mut findings = tokio::task::spawn_blocking(move || {
         let mut findings = system::examine();
+        findings.extend(settings::examine(&local, running));
         findings.extend(directories::examine(&local, running));
         findings.extend(user::examine(&local));
         findings
