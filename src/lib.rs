@@ -29,3 +29,6 @@ pub mod cli;
 pub mod node;
 
 pub mod docs;
+
+#[cfg(test)]
+pub mod fuzz;

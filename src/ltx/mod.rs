@@ -14,6 +14,8 @@ mod decoder;
 mod encoder;
 mod error;
 mod file_name;
+#[cfg(test)]
+pub mod fuzz;
 mod header;
 mod index;
 #[cfg(test)]

@@ -177,7 +177,8 @@ impl Held {
                 received => received?,
             };
             let mut file = None;
-            for message in received.cmsgs()? {
+            // Where this process may open no more files the kernel leaves the file out (MSG_CTRUNC): it guards the others.
+            for message in received.cmsgs().into_iter().flatten() {
                 if let ControlMessageOwned::ScmRights(descriptors) = message {
                     // SAFETY: the kernel has made these descriptors for this message, and nobody else knows of them.
                     let mut owned = descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
@@ -226,7 +227,36 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
+
+    use nix::sys::socket::{AddressFamily, ControlMessage, SockFlag, SockType, sendmsg, socketpair};
+
     use super::*;
+
+    #[test]
+    fn a_file_that_does_not_arrive_ends_no_listening() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let say = |word: Word, files: &[RawFd]| {
+            let rights = [ControlMessage::ScmRights(files)];
+            sendmsg::<()>(
+                ours.as_raw_fd(),
+                &[IoSlice::new(&word.encode())],
+                &rights,
+                MsgFlags::empty(),
+                None,
+            )
+            .unwrap();
+        };
+        let one = File::open("/dev/null").unwrap();
+        // More than one message has room for: the kernel cuts them off, as at the limit of open files.
+        say(Word::Fence(1), &[one.as_raw_fd(); 9]);
+        say(Word::Fence(2), &[one.as_raw_fd()]);
+        let mut held = Held::default();
+        assert_eq!(held.hear(theirs.as_raw_fd()), Ok(Some(Word::Fence(1))));
+        assert_eq!(held.hear(theirs.as_raw_fd()), Ok(Some(Word::Fence(2))));
+        assert_eq!(held.fences.keys().collect::<Vec<_>>(), [&2]);
+    }
 
     #[test]
     fn words_survive_the_socket_and_nonsense_is_none() {

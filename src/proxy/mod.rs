@@ -8,6 +8,8 @@ mod answer;
 mod body;
 mod cookie;
 mod forward;
+#[cfg(test)]
+pub mod fuzz;
 mod gate;
 mod headers;
 mod read;

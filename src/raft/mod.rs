@@ -8,6 +8,8 @@ mod codec;
 mod committed;
 mod error;
 mod first_committed;
+#[cfg(test)]
+pub mod fuzz;
 mod handle;
 mod holders;
 mod incarnations;

@@ -7,6 +7,8 @@ mod cluster;
 mod compress;
 mod convert;
 mod founding;
+#[cfg(test)]
+pub mod fuzz;
 mod status;
 
 mod client;

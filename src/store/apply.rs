@@ -3,7 +3,7 @@
 use super::event::StoreEvent;
 use super::{Change, ChangeKind, Store, StoreError};
 use crate::db::{Database, DbError, FileKind};
-use crate::io::durable;
+use crate::io::{durable, fault};
 use crate::ltx::ChangeSet;
 use crate::types::{DbName, LogIndex, Txid};
 
@@ -128,6 +128,8 @@ impl Store {
 
     /// Notes durably that entry `index` ended what had these names: redo must not bring it back.
     pub(super) fn note_ended(&self, names: &[&DbName], index: LogIndex) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Io { what: "noting the end of a database".into(), source };
+        fault::point("end_note").map_err(failed)?;
         self.lock_durable().ended(names, index)?;
         let mut ends = self.ends.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for name in names {

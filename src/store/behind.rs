@@ -16,7 +16,7 @@ impl Store {
         self.behind.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether entries of the database wait.
+    /// Whether entries of the database wait. Not with the lock of the set of databases held, which is taken after this one.
     pub(super) fn is_behind(&self, name: &DbName) -> bool {
         self.lock_behind().now.contains(name)
     }
@@ -109,6 +109,48 @@ impl Store {
             if let Err(error) = database.resolve_undecided() {
                 tracing::error!(db = %database.name(), %error, "cannot let writers go on");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::io::blobs::BlobStore;
+    use crate::store::{Layout, StoreOptions};
+    use crate::types::{LogIndex, NodeId};
+
+    #[test]
+    fn databases_are_made_on_one_thread_while_another_notes_that_they_are_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().to_path_buf());
+        let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
+        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let store = Store::open(options).unwrap();
+        let names: Vec<_> = (0..20).map(|number| DbName::new(&format!("{number}.db")).unwrap()).collect();
+        let (done, ended) = mpsc::channel();
+        let (making, noted, all) = (store.clone(), store.clone(), names.clone());
+        let told = done.clone();
+        std::thread::spawn(move || {
+            for round in 0..20 {
+                for name in &all {
+                    making.get_or_make(name).unwrap();
+                    making.end(name, LogIndex::new(1 + round)).unwrap();
+                }
+            }
+            told.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            for round in 0..40_000 {
+                noted.set_behind(&names[round % names.len()], round % 3 == 0);
+            }
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            ended.recv_timeout(Duration::from_secs(60)).expect("neither waits for the other");
         }
     }
 }

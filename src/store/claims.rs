@@ -2,7 +2,9 @@
 //!
 //! The claim comes first, so that nothing can keep a committed entry from being applied, and no change set of a database
 //! can come behind its end. It lasts until the log has decided, also where the application was told that the outcome is
-//! unknown. The thread that holds the claim applies the entry, when the lane of the database has come to it.
+//! unknown. The thread that holds the claim applies the entry, when the lane of the database has come to it. Where this
+//! node's disk cannot take that (it may be full), the claim lasts until it can: on all other nodes the database has ended,
+//! so nothing may be committed to it here.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -194,7 +196,7 @@ impl Store {
         name: &DbName,
         kind: ChangeKind,
         done: Done,
-        apply: impl FnOnce(LogIndex) -> Result<(), StoreError>,
+        apply: impl Fn(LogIndex) -> Result<(), StoreError>,
     ) -> Told {
         if self.access() != Access::Write {
             return Told(Some((done, Err(DbError::NotPrimary(name.clone())))));
@@ -219,9 +221,9 @@ impl Store {
         name: &DbName,
         steps: &Receiver<Step>,
         done: Done,
-        apply: impl FnOnce(LogIndex) -> Result<(), StoreError>,
+        apply: impl Fn(LogIndex) -> Result<(), StoreError>,
     ) -> Told {
-        let mut done = Some(done);
+        let (mut done, mut committed) = (Some(done), false);
         while let Ok(step) = steps.recv() {
             match step {
                 Step::Apply(index, answer) => {
@@ -230,9 +232,15 @@ impl Store {
                         Ok(()) => Ok(()),
                         Err(error) => Err(DbError::Unavailable { db: name.clone(), why: error.to_string() }),
                     };
+                    let again = applied.as_ref().is_err_and(StoreError::is_io);
                     // The lane may end with the node.
                     let _ = answer.send(applied);
-                    return Told(done.map(|done| (done, told)));
+                    if !again {
+                        return Told(done.map(|done| (done, told)));
+                    }
+                    // The lane comes back with it. Who waits for the answer keeps the directory locked.
+                    committed = true;
+                    Told(done.take().map(|done| (done, told))).tell();
                 }
                 Step::Failed(CommitError::Refused(why)) => {
                     let error = match self.access() {
@@ -249,7 +257,7 @@ impl Store {
                         break;
                     }
                 }
-                Step::Lost if done.is_none() => {
+                Step::Lost if done.is_none() && !committed => {
                     tracing::warn!(db = %name, "a drop or rename of unknown fate was not committed");
                     break;
                 }

@@ -54,6 +54,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a call of this node's system failed, which may succeed another time.
+    pub(super) fn is_io(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::Db(DbError::Io { .. }))
+    }
+
     /// Something is in the place of a new name.
     pub(super) fn exists(path: &DbName) -> Self {
         Self::Exists(path.to_string())

@@ -135,7 +135,8 @@ impl Store {
         }
         // Without content it has no marker of its own.
         renamed.begin_behind(index)?;
-        renamed.set_behind(self.is_behind(to));
+        let behind = self.lock_behind();
+        renamed.set_behind(behind.now.contains(to));
         let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         databases.remove(&from);
         databases.insert(to.clone(), renamed);

@@ -196,8 +196,12 @@ impl Store {
     }
 
     /// The node ends while applications have databases open, and nothing keeps them from writing any more: what they
-    /// write counts at the next start, if only to be kept in `discarded/`.
+    /// write counts at the next start, if only to be kept in `discarded/`. On a replica they can only read: what the next
+    /// start finds in its logs came from other nodes.
     pub(super) fn remember_left_open(&self) -> Result<(), StoreError> {
+        if self.access() == Access::ReadOnly {
+            return Ok(());
+        }
         let mut since = self.lock_since();
         let left_open = self.all().iter().any(|database| database.is_left_open());
         if left_open && since.index().is_none() { since.begin(self.taken_index()) } else { Ok(()) }

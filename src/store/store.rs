@@ -324,6 +324,8 @@ impl Store {
 
     /// The database of that name, made where it does not exist.
     pub(super) fn get_or_make(&self, name: &DbName) -> Result<Arc<Database>, StoreError> {
+        // In this order everywhere: whoever notes that a database is behind looks for it then.
+        let behind = self.lock_behind();
         let mut databases = self.databases.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(database) = databases.get(name) {
             return Ok(database.clone());
@@ -332,7 +334,7 @@ impl Store {
         if let Some(end) = self.end_of(name) {
             database.begin_behind(end)?;
         }
-        database.set_behind(self.is_behind(name));
+        database.set_behind(behind.now.contains(name));
         databases.insert(name.clone(), database.clone());
         Ok(database)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Cluster, Options, SmallDisk, eventually, needs_skein, skip, sql};
+use crate::harness::{Cluster, Node, Options, Settings, SmallDisk, eventually, needs_skein, skip, sql};
 
 #[test]
 fn readers_of_a_replica_whose_disk_is_full_see_whole_transactions_and_then_all_of_them() {
@@ -52,4 +52,55 @@ fn readers_of_a_replica_whose_disk_is_full_see_whole_transactions_and_then_all_o
         });
         sql::check_integrity(&rusqlite::Connection::open(&copy).unwrap());
     }
+}
+
+/// A database `old.db` with a row, open in WAL mode, on a node whose disk is full when the next database ends.
+fn about_to_end(dir: &std::path::Path) -> (Node, rusqlite::Connection) {
+    let mut settings = Settings::primary("n1");
+    settings.env = vec![("SKEIN_FAULT".into(), "end_note:1:full".into())];
+    let mut node = Node::new(dir, settings);
+    node.must_start();
+    let writer = sql::create(&node.path("old.db"), "wal", 4096);
+    sql::run(&writer, "CREATE TABLE t(v); INSERT INTO t VALUES('old')");
+    (node, writer)
+}
+
+#[test]
+fn a_drop_that_is_in_the_log_is_done_when_the_disk_can_take_it_and_nothing_is_committed_meanwhile() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut node, writer) = about_to_end(dir.path());
+    writer.busy_timeout(Duration::from_millis(100)).unwrap();
+    std::fs::remove_file(node.path("old.db")).expect_err("the disk is full");
+    // On all other nodes the database has ended with that entry: what came behind it would be nowhere.
+    let written = writer.execute_batch("INSERT INTO t VALUES('lost')");
+    eventually("the database is gone", || (!node.path("old.db").exists()).then_some(()));
+    assert!(written.is_err(), "a commit behind the end of its database was acknowledged");
+    drop(writer);
+    node.restart();
+    assert!(!node.path("old.db").exists());
+    sql::run(&sql::create(&node.path("old.db"), "wal", 4096), "CREATE TABLE t(v)");
+}
+
+#[test]
+fn a_rename_that_is_in_the_log_is_done_when_the_disk_can_take_it() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (mut node, writer) = about_to_end(dir.path());
+    drop(writer);
+    eventually("the connection is closed", || {
+        let renamed = std::fs::rename(node.path("old.db"), node.path("new.db"));
+        renamed.is_err_and(|error| error.raw_os_error() != Some(nix::libc::EBUSY)).then_some(())
+    });
+    eventually("the database has its new name", || node.path("new.db").exists().then_some(()));
+    let value = |node: &Node| sql::text(&sql::open(&node.path("new.db")), "SELECT v FROM t");
+    assert_eq!(value(&node), "old");
+    sql::run(&sql::open(&node.path("new.db")), "INSERT INTO t VALUES('new')");
+    node.restart();
+    assert!(!node.path("old.db").exists());
+    assert_eq!(value(&node), "old");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 
-use crate::harness::{Node, Voters, eventually, http, skein, sql, within};
+use crate::harness::{Cluster, Node, Options, Voters, eventually, http, skein, sql, within};
 
 fn copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
@@ -239,4 +239,32 @@ fn pages_that_are_in_no_history_stay_in_no_file_whatever_was_copied_before_a_cra
             assert_eq!(sql::number(&connection, theirs), 40, "{}, round {round}", node.settings.name);
         }
     }
+}
+
+#[test]
+fn what_a_crash_leaves_in_the_logs_of_a_replica_is_history_also_after_an_end_with_readers() {
+    let Some(mut cluster) = Cluster::start(&Options::replicas(1)) else { return };
+    let writer = app(&cluster.primary.path("app.db"));
+    cluster.converge("app.db");
+    let reader = sql::open(&cluster.replicas[0].path("app.db"));
+    assert_eq!(sql::number(&reader, "SELECT count(*) FROM t"), 1);
+    // In order, and an application still has the database open.
+    cluster.replicas[0].terminate();
+    drop(reader);
+    cluster.replicas[0].must_start();
+    let reader = sql::open(&cluster.replicas[0].path("app.db"));
+    for row in 2..=20 {
+        sql::run(&writer, &format!("INSERT INTO t VALUES({row})"));
+    }
+    cluster.converge("app.db");
+    assert_eq!(sql::number(&reader, "SELECT count(*) FROM t"), 20);
+    cluster.replicas[0].kill9();
+    drop(reader);
+    sql::run(&writer, "INSERT INTO t VALUES(21)");
+    cluster.replicas[0].must_start();
+    cluster.converge("app.db");
+    let log = cluster.replicas[0].log();
+    assert!(!log.contains("ERROR"), "{log}");
+    let discarded = std::fs::read_dir(cluster.replicas[0].data().join("discarded"));
+    assert_eq!(discarded.map_or(0, Iterator::count), 0);
 }

@@ -26,7 +26,7 @@ const LAYERS: [(&[&str], bool); 8] = [
     (&["config", "security", "telemetry"], true),
     (&["mount", "raft", "stream", "backup"], false),
     (&["rpc", "http", "proxy", "sql"], true),
-    (&["node", "cli", "docs"], true),
+    (&["node", "cli", "docs", "fuzz"], true),
 ];
 
 /// A library and the only modules that may name it.

@@ -16,9 +16,8 @@ import json
 import re
 import sys
 
-from history import ACCOUNTS, START_BALANCE, load
+from history import ACCOUNTS, COMES_BACK_SECONDS, START_BALANCE, STUCK_SECONDS, WRITES_AGAIN_SECONDS, load
 
-WRITES_AGAIN_SECONDS = 30
 DAMAGE = re.compile("malformed|not a database|SQLITE_CORRUPT|SQLITE_NOTADB", re.I)
 SHOWN_MAX = 5
 
@@ -331,6 +330,17 @@ def check_progress(verdict, plan, operations, records):
             verdict.add("no write after the last fault", f"{db}: none within {WRITES_AGAIN_SECONDS} s")
 
 
+def check_nodes(verdict, records):
+    """Every node that was started can be used in time, and no thread hangs in the kernel."""
+    for record in records:
+        if record["r"] == "start" and (record["t"] is None or record["t"] - record["begin"] > COMES_BACK_SECONDS):
+            took = "never" if record["t"] is None else f"{record['t'] - record['begin']:.1f} s later"
+            verdict.add("node not back in time", f"{record['node']}: started at {record['begin']:.3f}, mounted {took}")
+        elif record["r"] == "stuck" and record["seconds"] >= STUCK_SECONDS:
+            verdict.add("thread in state D", f"{record['process']}, thread {record['thread']}: {record['seconds']:.1f} s in "
+                                             f"{record['where']}")
+
+
 def check(plan, records):
     """Everything that is wrong with a history."""
     verdict = Verdict()
@@ -360,6 +370,7 @@ def check(plan, records):
         check_pair(verdict, pairs[index:index + 2], operations, finals)
     check_positions(verdict, records)
     check_claims(verdict, records)
+    check_nodes(verdict, records)
     check_progress(verdict, plan, operations, records)
     return verdict
 

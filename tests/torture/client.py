@@ -411,18 +411,28 @@ class Replacer(Register):
 class Watcher(Client):
     """Reads the registers of a node: imported ones with one connection, replaced ones with a new one each time."""
 
+    def __init__(self, orders):
+        super().__init__(orders)
+        self.files = {}
+
     def step(self):
         for db in self.orders["databases"]:
             begin = now()
-            if db not in self.connections and not os.path.exists(self.path(db)):
-                continue
+            if db not in self.connections:
+                self.files[db] = self.file_number(db)
+                if self.files[db] is None:
+                    continue
             try:
                 gen, whole = look(self.connect(db))
             except sqlite3.Error as error:
+                if self.is_orphan(db):
+                    continue
                 if "no such table" not in str(error):
                     self.error(db, "watch", error)
                 if self.random.random() < 0.1:
                     self.forget(db)
+                continue
+            if self.is_orphan(db):
                 continue
             # A database without a row is one whose first transaction is still to come.
             if gen is not None or whole:
@@ -431,6 +441,23 @@ class Watcher(Client):
             if self.orders["plan"][db].get("replaced"):
                 self.forget(db)
         return self.random.uniform(0.05, 0.15)
+
+    def file_number(self, db):
+        try:
+            return os.stat(self.path(db)).st_ino
+        except OSError:
+            return None
+
+    def is_orphan(self, db):
+        """Whether the file that the connection has open has lost its name; then it is closed.
+
+        SQLite finds -wal and -shm by name: one that was opened before the file was dropped and made anew combines two
+        databases (sqlite.org/howtocorrupt.html, 2.4), on every file system.
+        """
+        if self.file_number(db) == self.files[db]:
+            return False
+        self.forget(db)
+        return True
 
     def forget(self, db):
         connection = self.connections.pop(db, None)

@@ -11,8 +11,9 @@ import subprocess
 import threading
 import time
 
+from history import COMES_BACK_SECONDS, now
+
 LISTEN, HTTP = 20203, 20202
-COMES_BACK_SECONDS = 30
 NOBODY = "02:00:00:00:00:01"
 CLONE_NEWNET = 0x40000000
 FAKETIME = "faketime/libfaketimeMT.so.1"
@@ -220,7 +221,7 @@ class Cluster:
         self.dir, self.skein, self.shape, self.claims = directory, skein, shape, claims
         names = [f"n{index + 1}" for index in range(shape.voters)] + [f"r{index + 1}" for index in range(shape.replicas)]
         self.network = Network(names)
-        self.nodes, self.over = [], threading.Event()
+        self.nodes, self.starts, self.over = [], [], threading.Event()
         for name in names:
             node = Node(self, name, "voter" if name[0] == "n" else "replica")
             self.nodes.append(node)
@@ -240,10 +241,14 @@ class Cluster:
     def start(self, nodes):
         """Starts nodes side by side: two voters may need one another."""
         deadline = time.monotonic() + COMES_BACK_SECONDS
+        begin = now()
         for node in nodes:
             node.begin_start()
         for node in nodes:
+            start = {"node": node.name, "begin": begin, "t": None}
+            self.starts.append(start)
             node.end_start(deadline)
+            start["t"] = now()
 
     def watch(self, node):
         self.network.enter(node.name)

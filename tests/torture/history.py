@@ -15,6 +15,8 @@ at most the last line. Times are CLOCK_MONOTONIC in seconds: one clock for all p
         claim     a node called itself primary: node, term, t
         position  what a position of a database contains: node, db, pos, sha
         fault     kind, node, begin, healed
+        start     a daemon was started: node, begin, t (none: applications could not use its mount in time)
+        stuck     the longest that one thread was in one wait of state D: process, thread, where, seconds
         broken    something that the run itself saw: what, t
         final     a database at the end, nobody writing: node, db, and its content, by its kind
 """
@@ -24,6 +26,12 @@ import time
 
 ACCOUNTS = 8
 START_BALANCE = 1000
+
+# What a cluster may take at most, in seconds: until every ledger is written again after the last fault, until a node that
+# was started can be used, and a thread's wait in the kernel that no signal ends (state D).
+WRITES_AGAIN_SECONDS = 30
+COMES_BACK_SECONDS = 30
+STUCK_SECONDS = 5
 
 
 def now():

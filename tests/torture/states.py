@@ -23,11 +23,14 @@ WITH RECURSIVE c(x) AS (SELECT 0 UNION ALL SELECT x+1 FROM c WHERE x < {ACCOUNTS
 
 
 def found(orders):
-    """Makes ledgers and pairs; registers are made by their clients."""
+    """Makes ledgers and pairs that are not there yet; registers are made by their clients."""
     for db, settings in orders["plan"].items():
         if settings["kind"] == "register":
             continue
         connection = sqlite3.connect(os.path.join(orders["mount"], db), isolation_level=None, timeout=20)
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            connection.close()
+            continue
         connection.execute(f"PRAGMA page_size={settings.get('page_size', 4096)}")
         connection.execute(f"PRAGMA journal_mode={settings['journal']}")
         tables = LEDGER if settings["kind"] == "ledger" else "CREATE TABLE t(client TEXT, seq INTEGER);"

@@ -70,6 +70,14 @@ def register(*steps):
     return check(plan, records).broken
 
 
+def with_record(**record):
+    """A plain history with one more record."""
+    story = Story()
+    story.write()
+    story.records.append(record)
+    return story.end()
+
+
 def pair(outcome, in_one, in_two):
     plan = {"databases": {"p.db": {"kind": "pair"}, "q.db": {"kind": "pair"}}}
     records = [{"r": "pair", "client": "c", "seq": 1, "node": "n1", "dbs": ["p.db", "q.db"], "begin": 1},
@@ -261,11 +269,23 @@ class FalseHistories(unittest.TestCase):
         self.rejected(story.end(), "two primaries in one term")
 
     def test_a_damaged_database(self):
-        story = Story()
-        story.write()
-        story.records.append({"r": "error", "client": "r", "node": "n1", "db": "a.db", "where": "read", "t": 1,
-                              "error": "SQLITE_CORRUPT: database disk image is malformed"})
-        self.rejected(story.end(), "damaged database")
+        for text in ["SQLITE_CORRUPT: database disk image is malformed", "SQLITE_CORRUPT_INDEX: x",
+                     "SQLITE_NOTADB: file is not a database", "500 app.db: file is not a database"]:
+            story = Story()
+            story.write()
+            story.records.append({"r": "error", "client": "r", "node": "n1", "db": "a.db", "where": "read", "t": 1,
+                                  "error": text})
+            self.rejected(story.end(), "damaged database")
+
+    def test_a_node_that_is_not_back_in_time(self):
+        for mounted in [None, 31.5]:
+            self.rejected(with_record(r="start", node="n1", begin=1, t=mounted), "node not back in time")
+        self.assertEqual(with_record(r="start", node="n1", begin=1, t=30.5), {})
+
+    def test_a_thread_that_the_kernel_does_not_let_go(self):
+        told = {"r": "stuck", "process": "7 skein mount", "thread": 8, "where": "fuse_lookup"}
+        self.rejected(with_record(**told, seconds=5.2), "thread in state D")
+        self.assertEqual(with_record(**told, seconds=4.9), {})
 
     def test_no_write_after_the_last_fault(self):
         story = Story()

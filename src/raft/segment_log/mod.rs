@@ -22,3 +22,17 @@ use log::Recovered;
 pub use log::{LogOptions, SegmentLog};
 pub use reader::LogReader;
 pub use record::Record;
+
+/// Reads the log in a directory and changes nothing.
+///
+/// # Errors
+/// As [`SegmentLog::open`].
+#[cfg(test)]
+pub fn replayed(
+    dir: &std::path::Path,
+    names: fn(&bytes::Bytes) -> Vec<crate::io::blobs::BlobKey>,
+) -> Result<(), LogError> {
+    let segments = recovery::segments(dir)?;
+    recovery::replay(&segments, names, &mut reader::Shared::default(), &mut log::Recovered::default())
+        .map(drop)
+}

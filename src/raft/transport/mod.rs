@@ -5,6 +5,8 @@
 
 mod addresses;
 mod client;
+#[cfg(test)]
+pub mod fuzz;
 mod server;
 mod ship;
 pub(super) mod wire;

@@ -55,8 +55,13 @@ pub(super) fn append_from(request: AppendRequest) -> Result<AppendEntriesRequest
     let prev_log_id = request.previous.map(log_id_from);
     let entries = request.entries.into_iter().map(codec::decode_entry).collect::<Result<Vec<_>, _>>();
     let entries = entries.map_err(|error| invalid(&error.to_string()))?;
-    let first = prev_log_id.map_or(0, |id| id.index + 1);
-    if !(first..).zip(&entries).all(|(index, entry)| entry.log_id.index == index) {
+    // The number of an entry that follows none overflows for one who says that it is the last there can be.
+    let follows = |previous: Option<u64>, index| match previous {
+        None => index == 0,
+        Some(previous) => previous.checked_add(1) == Some(index),
+    };
+    let mut previous = prev_log_id.map(|id| id.index);
+    if !entries.iter().all(|entry| follows(previous.replace(entry.log_id.index), entry.log_id.index)) {
         return Err(invalid("entries are not consecutive"));
     }
     Ok(AppendEntriesRequest {

@@ -1,6 +1,8 @@
 //! What is asked of the cluster as a whole, over gRPC.
 
 mod client;
+#[cfg(test)]
+pub mod fuzz;
 mod server;
 
 pub use client::{OtherVoter, RemoteCluster};

@@ -111,7 +111,8 @@ impl Lanes {
                 }
                 _ => Vec::new(),
             };
-            if fetched.is_empty() {
+            // What is claimed here waits for this node's own disk, and was not elsewhere before.
+            if fetched.is_empty() || self.target.is_claimed(change) {
                 if let Some(suppressed) = log_rate_limit::due((index.get(), error.to_string())) {
                     tracing::error!(%index, databases = ?names, suppressed, "an entry cannot be applied ({error}); trying again");
                 }
