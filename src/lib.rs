@@ -16,6 +16,7 @@ pub mod config;
 pub mod security;
 pub mod telemetry;
 
+pub mod backup;
 pub mod mount;
 pub mod raft;
 pub mod stream;

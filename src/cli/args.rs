@@ -4,15 +4,15 @@ use std::time::Duration;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
+use super::backup_args::{BackupArgs, BackupCommandArgs, RestoreArgs};
+use super::node_args::NodeArgs;
 use super::result_format::Format;
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use super::sql_args::SqlArgs;
 use crate::config::{
     FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
 };
-use crate::http::{Client, ClientError, Credentials};
 use crate::node;
-use crate::security::{SecurityError, Token};
 use crate::types::{DbName, NodeName, Txid};
 
 /// A replicated filesystem for SQLite.
@@ -37,6 +37,10 @@ pub(super) enum Command {
     Db(DbArgs),
     /// Execute SQL on a node, or start a shell
     Sql(SqlShellArgs),
+    /// Make a database of a backup, as of now or of an earlier point
+    Restore(Box<RestoreArgs>),
+    /// Look at backups: how far they are, what is in them, whether they can be restored
+    Backup(BackupCommandArgs),
     /// Wait until a node is ready, or has a transaction: read your writes from a script
     Wait(WaitArgs),
     /// Show and change the nodes of the cluster
@@ -127,6 +131,9 @@ pub(super) struct MountArgs {
     /// Found a new cluster together with other new nodes: of this many voters, whose addresses --join has on all of them
     #[arg(long, help_heading = "Cluster", env = "SKEIN_BOOTSTRAP_EXPECT", value_name = "N")]
     bootstrap_expect: Option<u32>,
+    /// With --bootstrap: restore the databases of this backup before the node is ready
+    #[arg(long, env = "SKEIN_RESTORE_FROM", value_name = "URL")]
+    restore_from: Option<String>,
     /// Join an existing cluster through any of these nodes; this node's own address may be among them
     #[arg(
         long,
@@ -222,6 +229,8 @@ pub(super) struct MountArgs {
     traces: TraceArgs,
     #[command(flatten, next_help_heading = "SQL over HTTP")]
     sql: SqlArgs,
+    #[command(flatten)]
+    backup: BackupArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -241,6 +250,7 @@ impl MountArgs {
             advertise_http: self.advertise_http,
             bootstrap: self.bootstrap,
             bootstrap_expect: self.bootstrap_expect,
+            restore_from: self.restore_from,
             join: self.join,
             no_passthrough: self.no_passthrough,
             allow_other: self.allow_other,
@@ -269,6 +279,7 @@ impl MountArgs {
             limits: self.limits.into_partial(),
             traces: self.traces.into_partial(),
             sql: self.sql.into_partial(),
+            backup: self.backup.into_partial(),
         }
     }
 }
@@ -319,40 +330,6 @@ pub(super) struct DemoArgs {
     /// End after the demonstration instead of staying up until Ctrl-C
     #[arg(long)]
     pub(super) exit: bool,
-}
-
-/// The node a client command talks to.
-#[derive(Args, Debug)]
-pub(super) struct NodeArgs {
-    /// URL of the node's API
-    #[arg(
-        long,
-        env = "SKEIN_URL",
-        value_name = "URL",
-        default_value = "http://127.0.0.1:20202",
-        global = true
-    )]
-    url: String,
-    /// File with the token that the node wants to see [default: the token in SKEIN_TOKEN]
-    #[arg(long, env = "SKEIN_TOKEN_FILE", value_name = "FILE", global = true)]
-    token_file: Option<PathBuf>,
-    /// Authority of the nodes' certificates, for https URLs
-    #[arg(long, env = "SKEIN_CA", value_name = "FILE", global = true)]
-    ca: Option<String>,
-}
-
-impl NodeArgs {
-    /// A client of that node.
-    pub(super) fn client(&self) -> Result<Client, ClientError> {
-        let token = match (&self.token_file, std::env::var("SKEIN_TOKEN")) {
-            (Some(path), _) => Some(Token::read(path)?),
-            (None, Ok(text)) if !text.is_empty() => {
-                Some(Token::new(&text).map_err(|why| SecurityError::Invalid(format!("SKEIN_TOKEN: {why}")))?)
-            }
-            (None, _) => None,
-        };
-        Client::with(&self.url, Credentials { token, ca: self.ca.clone() })
-    }
 }
 
 #[derive(Args, Debug)]

@@ -98,7 +98,7 @@ fn path_of(db: &DbName) -> String {
 }
 
 /// A client of the primary, as the node knows it.
-async fn primary(client: Client) -> anyhow::Result<Client> {
+pub(super) async fn primary(client: Client) -> anyhow::Result<Client> {
     let status = client.status().await?;
     match status.primary {
         Some(primary) if primary.name != status.node => Ok(client.at(&primary.http)?),
@@ -167,7 +167,8 @@ fn open_complete(file: &Path) -> anyhow::Result<File> {
     Ok(opened)
 }
 
-async fn import(client: &Client, opened: File, file: &Path, db: &DbName) -> anyhow::Result<()> {
+/// Makes a file the content of a database of the cluster.
+pub(super) async fn import(client: &Client, opened: File, file: &Path, db: &DbName) -> anyhow::Result<()> {
     let metadata = opened.metadata().with_context(|| file.display().to_string())?;
     let progress = progress();
     progress.set_length(metadata.len());

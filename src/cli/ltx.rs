@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 
 use super::args::LtxCommand;
 use super::output::{error_line, out};
-use crate::http::rfc3339;
 use crate::ltx::{self, Decoder, Header, page_checksum, parse_file_name};
+use crate::types::Timestamp;
 
 /// `skein ltx`.
 pub(super) fn run(command: LtxCommand) -> anyhow::Result<i32> {
@@ -74,7 +74,7 @@ fn describe(header: &Header) -> String {
         header.range.max(),
         header.page_size,
         header.commit,
-        rfc3339(header.timestamp_ms),
+        Timestamp::from_ms(header.timestamp_ms),
         header.wal_offset,
         header.wal_size_bytes,
         header.wal_salt.0,

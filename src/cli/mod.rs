@@ -4,6 +4,8 @@
 //! a node, or asks one over HTTP.
 
 mod args;
+mod backup;
+mod backup_args;
 mod certs;
 mod config;
 mod db;
@@ -14,8 +16,10 @@ mod exit_code;
 mod ltx;
 mod members;
 mod mount;
+mod node_args;
 mod output;
 mod recover;
+mod restore;
 mod result_format;
 mod section_args;
 mod sql;
@@ -89,6 +93,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Db(args) => db::run(args).await,
+            Command::Restore(args) => restore::run(*args).await,
+            Command::Backup(args) => backup::run(args).await,
             Command::Wait(args) => wait::run(args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{
-    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialExec, PartialLimits, PartialSql, PartialTraces,
-    ProxyPartial, Time, TokenTexts, expand,
+    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialBackup, PartialExec, PartialLimits, PartialSql,
+    PartialTraces, ProxyPartial, Time, TokenTexts, expand,
 };
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
@@ -35,6 +35,8 @@ pub struct Partial {
     pub bootstrap: Option<bool>,
     /// Found a new cluster together with others, of this many voters.
     pub bootstrap_expect: Option<u32>,
+    /// URL of a backup that the new cluster's databases are restored from.
+    pub restore_from: Option<String>,
     /// Addresses of nodes to join.
     pub join: Option<Vec<HostPort>>,
     /// Do without kernel passthrough.
@@ -92,6 +94,8 @@ pub struct Partial {
     pub traces: PartialTraces,
     /// Section `[sql]`.
     pub sql: PartialSql,
+    /// Where databases are backed up to.
+    pub backup: PartialBackup,
 }
 
 impl Partial {
@@ -108,6 +112,7 @@ impl Partial {
             advertise_http: self.advertise_http.or(below.advertise_http),
             bootstrap: self.bootstrap.or(below.bootstrap),
             bootstrap_expect: self.bootstrap_expect.or(below.bootstrap_expect),
+            restore_from: self.restore_from.or(below.restore_from),
             join: self.join.or(below.join),
             no_passthrough: self.no_passthrough.or(below.no_passthrough),
             allow_other: self.allow_other.or(below.allow_other),
@@ -136,6 +141,7 @@ impl Partial {
             limits: self.limits.or(below.limits),
             traces: self.traces.or(below.traces),
             sql: self.sql.or(below.sql),
+            backup: self.backup.or(below.backup),
         }
     }
 

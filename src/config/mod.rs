@@ -3,6 +3,7 @@
 //! Owns the keys, their defaults and their rules. Never reads the command line itself: `cli` hands it in as a
 //! [`Partial`], with the environment already in it. Called by `cli`.
 
+mod backup;
 mod duration;
 mod error;
 mod exec;
@@ -19,6 +20,7 @@ mod sql;
 mod token_texts;
 mod traces;
 
+pub use backup::{BackupSettings, PartialBackup};
 pub use duration::{Time, parse_duration};
 pub use error::ConfigError;
 pub use exec::{Exec, OnlyOn, PartialExec, Restart};

@@ -2,8 +2,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security, SqlSettings, Time,
-    TraceSettings,
+    BackupSettings, ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security,
+    SqlSettings, Time, TraceSettings,
 };
 use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
@@ -30,6 +30,8 @@ pub struct Settings {
     pub bootstrap: bool,
     /// How many voters found a new cluster together, this one included; 0: none do.
     pub bootstrap_expect: u32,
+    /// URL of a backup that the new cluster's databases are restored from.
+    pub restore_from: Option<String>,
     /// Addresses of nodes to join.
     pub join: Vec<HostPort>,
     /// Use kernel passthrough where it is to be had.
@@ -62,6 +64,8 @@ pub struct Settings {
     pub traces: TraceSettings,
     /// SQL over HTTP.
     pub sql: SqlSettings,
+    /// Where databases are backed up to, and how.
+    pub backup: BackupSettings,
 }
 
 impl Settings {
@@ -121,6 +125,7 @@ impl Settings {
             advertise_http: partial.advertise_http.map(|url| url.trim_end_matches('/').to_owned()),
             bootstrap: partial.bootstrap.unwrap_or(false),
             bootstrap_expect: partial.bootstrap_expect.unwrap_or(0),
+            restore_from: partial.restore_from.filter(|url| !url.is_empty()),
             join: partial.join.unwrap_or_default(),
             passthrough: !partial.no_passthrough.unwrap_or(false),
             allow_other: partial.allow_other.unwrap_or(false),
@@ -137,6 +142,7 @@ impl Settings {
             limits: LimitSettings::resolve(&partial.limits),
             traces: TraceSettings::resolve(partial.traces)?,
             sql: SqlSettings::resolve(partial.sql)?,
+            backup: BackupSettings::resolve(partial.backup)?,
         };
         settings.check()?;
         Ok(settings)
@@ -153,6 +159,11 @@ impl Settings {
             );
         }
         self.check_founding()?;
+        if self.restore_from.as_ref().is_some_and(|url| self.backup.urls.contains(url)) {
+            return refuse(
+                "--restore-from and --backup-url are the same: the new cluster needs a path of its own for its backup",
+            );
+        }
         if self.heartbeat < Duration::from_millis(10) || self.heartbeat * 2 > self.election_timeout {
             return refuse("--heartbeat must be at least 10ms and at most half of --election-timeout");
         }
@@ -268,6 +279,11 @@ mod tests {
         let join = Some(vec!["h:1".parse().unwrap()]);
         let boot = Partial { bootstrap: Some(true), ..minimal() };
         assert!(refusal(Partial { join, ..boot.clone() }).contains("--join"));
+        let from = Some("file:///b".to_owned());
+        let url = from.clone().map(crate::config::OneOrMany::One);
+        let backup = crate::config::PartialBackup { url, ..Default::default() };
+        let same = Partial { restore_from: from, backup, ..boot.clone() };
+        assert!(refusal(same).contains("a path of its own"));
         assert!(refusal(Partial { role: Some("replica".into()), ..boot }).contains("--role"));
         assert!(refusal(Partial { role: Some("leader".into()), ..minimal() }).contains("--role"));
         assert!(refusal(Partial { name: Some("a b".into()), ..minimal() }).contains("--name"));

@@ -37,6 +37,9 @@ pub mod checkpoints {}
 #[doc = include_str!("log_bounds.md")]
 pub mod log_bounds {}
 
+#[doc = include_str!("backup.md")]
+pub mod backup {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 

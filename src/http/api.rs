@@ -5,6 +5,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
+use crate::backup::BackupStatus;
 use crate::db::{Done, SnapshotHeader};
 use crate::store::{
     ClusterAnswer, ClusterError, CopyProgress, DbStatus, Member, MemberChange, PrimaryInfo, StoreError,
@@ -102,6 +103,11 @@ pub trait Api: Send + Sync + 'static {
     /// # Errors
     /// On the primary: its copy is what others are compared with.
     fn repair(&self, name: &DbName) -> Result<(), ClusterError>;
+
+    /// How the backups stand, one for each URL; only the primary uploads.
+    fn backups(&self) -> Vec<BackupStatus> {
+        Vec::new()
+    }
 
     /// Number of change sets kept in `discarded/`.
     fn discarded(&self) -> u64;

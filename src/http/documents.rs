@@ -2,8 +2,9 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Details, Overview, rfc3339};
+use super::{Details, Overview};
 use crate::store::{CopyProgress, DbStatus, Member, PrimaryInfo, Standing};
+use crate::types::Timestamp;
 
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -146,7 +147,7 @@ impl StatusDocument {
 
 fn time_of(time: SystemTime) -> String {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    rfc3339(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    Timestamp::from_ms(i64::try_from(since.as_millis()).unwrap_or(i64::MAX)).to_string()
 }
 
 /// How the cluster is, as far as this node knows, in one sentence.

@@ -11,9 +11,10 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, DatabaseDocument, PrimaryDocument, rfc3339};
+use super::{Api, DatabaseDocument, PrimaryDocument};
 use crate::store::{PrimaryInfo, StoreEvent};
 use crate::telemetry::metrics::EVENTS_LOST;
+use crate::types::Timestamp;
 
 /// `init` first (the state that the following events change), then events until the client goes or the node ends.
 ///
@@ -69,7 +70,7 @@ fn message(event: StoreEvent) -> Message {
                 "checksum": pos.checksum.to_string(),
                 "commit": commit,
                 "page_size": page_size.get(),
-                "timestamp": rfc3339(timestamp_ms),
+                "timestamp": Timestamp::from_ms(timestamp_ms).to_string(),
                 "index": index.get(),
             });
             ("tx", data)

@@ -13,9 +13,10 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::{Api, rfc3339};
+use super::Api;
 use crate::store::{PrimaryInfo, StoreEvent};
 use crate::telemetry::metrics::EVENTS_LOST;
+use crate::types::Timestamp;
 
 /// One line; the fields stand in LiteFS's order.
 #[derive(Serialize)]
@@ -94,7 +95,7 @@ fn line(api: &dyn Api, event: StoreEvent) -> Line {
                 post_apply_checksum: pos.checksum.to_string(),
                 page_size: page_size.get(),
                 commit,
-                timestamp: rfc3339(timestamp_ms),
+                timestamp: Timestamp::from_ms(timestamp_ms).to_string(),
             };
             Line { kind: "tx", db: Some(db.to_string()), data }
         }

@@ -4,6 +4,7 @@
 //! without one. Bodies are streamed: nothing here holds a whole database.
 
 mod api;
+mod backup;
 mod client;
 mod cluster;
 mod context;
@@ -16,7 +17,6 @@ mod import;
 mod litefs_events;
 mod problem;
 mod protect;
-mod rfc3339;
 mod router;
 mod serve;
 #[cfg(test)]
@@ -31,7 +31,6 @@ pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{CopyDocument, DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
 pub use problem::Reason;
 pub use protect::{Protection, protect};
-pub use rfc3339::rfc3339;
 pub use router::router;
 pub use serve::{serve, serve_peers};
 pub use verify::{CheckDocument, NodeDocument};

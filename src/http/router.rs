@@ -16,7 +16,7 @@ use super::context::{Context, Name, db_name};
 use super::problem::Problem;
 use super::wait::WaitQuery;
 use super::{
-    Api, DatabaseDocument, Overview, cluster, dashboard, documents, events, export, gauges, import,
+    Api, DatabaseDocument, Overview, backup, cluster, dashboard, documents, events, export, gauges, import,
     litefs_events, verify, wait,
 };
 use crate::store::StoreError;
@@ -47,6 +47,7 @@ pub fn router(
         .route("/v1/members/{name}/promote", post(cluster::promote_member))
         .route("/v1/members/{name}/demote", post(cluster::demote_member))
         .route("/v1/handoff", post(cluster::hand_off))
+        .route("/v1/backup", get(backup::status))
         .route("/v1/events", get(watch_events))
         .route("/events", get(watch_litefs_events))
         .route("/metrics", get(show_metrics))
@@ -163,7 +164,8 @@ async fn readiness(State(context): State<Context>, RawQuery(query): RawQuery) ->
         let status = if overview.ready.is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         return (status, verbose(&context, &overview).await).into_response();
     }
-    readiness_line(overview).into_response()
+    let warnings = context.api.backups().into_iter().filter_map(|backup| backup.warning).collect();
+    readiness_line(overview, warnings).into_response()
 }
 
 /// The verdict, then a line for each thing that an operator may want to know; `/readyz?verbose`.
@@ -183,6 +185,11 @@ async fn verbose(context: &Context, overview: &Overview) -> String {
         format!("uptime_s: {}", details.uptime.as_secs()),
         format!("passthrough: {}", if details.passthrough { "on" } else { "off" }),
     ];
+    let backups = context.api.backups();
+    lines.extend(backups.iter().map(|backup| match &backup.warning {
+        Some(warning) => format!("backup: warning: {warning}"),
+        None => format!("backup: {}: {}", backup.url, backup.state),
+    }));
     lines.extend(overview.copying.map(|copying| format!("copying: {copying}")));
     lines.extend(details.disk_free_bytes.map(|bytes| format!("disk_free_bytes: {bytes}")));
     lines.extend(
@@ -191,12 +198,16 @@ async fn verbose(context: &Context, overview: &Overview) -> String {
     lines.join("\n") + "\n"
 }
 
-fn readiness_line(overview: Overview) -> Result<String, Problem> {
+fn readiness_line(overview: Overview, warnings: Vec<String>) -> Result<String, Problem> {
     match overview.ready {
         // Reading goes on.
-        Ok(()) => Ok(overview
-            .no_quorum
-            .map_or_else(|| "ok\n".to_owned(), |why| format!("ok, for reading: {why}\n"))),
+        Ok(()) => {
+            let verdict =
+                overview.no_quorum.map_or_else(|| "ok".to_owned(), |why| format!("ok, for reading: {why}"));
+            Ok(warnings
+                .into_iter()
+                .fold(verdict + "\n", |text, warning| format!("{text}warning: {warning}\n")))
+        }
         Err(why) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, why)),
     }
 }

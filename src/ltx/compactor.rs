@@ -27,11 +27,48 @@ pub fn compact<R: Read, W: Write>(
     writer: W,
     compression: Compression,
 ) -> Result<Finished<W>, LtxError> {
+    compact_as(inputs, writer, compression, &CompactOptions::default())
+}
+
+/// What a merged file is to be besides the sum of its inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CompactOptions {
+    /// Size of the database before the first input, where it is known: pages above it that no input has are written as
+    /// zeros, so that a reader of the result that knows only pages in files finds every page.
+    pub before: Option<PageCount>,
+    /// The header that the result is to have instead, but for page size and size of the database.
+    pub header: Option<CompactHeader>,
+}
+
+/// Fields of a header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CompactHeader {
+    /// The transactions covered, which may be numbered in another way than those of the inputs.
+    pub range: TxidRange,
+    /// Milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Where readers are to believe that the frames start in the WAL, in bytes.
+    pub wal_offset: u64,
+}
+
+/// The same with `options`. A result with another header carries no checksums.
+///
+/// # Errors
+/// As [`compact`].
+pub fn compact_as<R: Read, W: Write>(
+    inputs: impl IntoIterator<Item = R>,
+    writer: W,
+    compression: Compression,
+    options: &CompactOptions,
+) -> Result<Finished<W>, LtxError> {
     let mut inputs = open_all(inputs)?;
-    let header = merged_header(&inputs)?;
+    let mut header = merged_header(&inputs)?;
+    if let Some(CompactHeader { range, timestamp_ms, wal_offset }) = options.header {
+        header = Header { range, timestamp_ms, wal_offset, no_checksum: true, pre_apply: None, ..header };
+    }
     let commits: Vec<PageCount> = inputs.iter().map(|input| input.decoder.header().commit).collect();
     let encoder = Encoder::new(writer, header, compression)?;
-    let mut merged = Merged::new(encoder, &commits);
+    let mut merged = Merged::new(encoder, &commits, options.before);
     while let Some(pgno) = inputs.iter().filter_map(|input| input.pgno).min() {
         let newest = inputs.iter().rposition(|input| input.pgno == Some(pgno));
         let newest = newest.expect("the least page number is one of an input");
@@ -58,9 +95,9 @@ struct Merged<W> {
 }
 
 impl<W: Write> Merged<W> {
-    fn new(encoder: Encoder<W>, commits: &[PageCount]) -> Self {
+    fn new(encoder: Encoder<W>, commits: &[PageCount], before: Option<PageCount>) -> Self {
         let zeros = vec![0; encoder.header().page_size.len()];
-        let done = commits.iter().min().map_or(0, |commit| commit.get());
+        let done = commits.iter().chain(&before).min().map_or(0, |commit| commit.get());
         Self { encoder, done, holes: 0, zeros }
     }
 

@@ -23,7 +23,7 @@ mod tests;
 
 pub use change_set::{BlobRef, Body, ChangeSet, ChangeSetError};
 pub(crate) use change_set::{put_name, take, take_name};
-pub use compactor::compact;
+pub use compactor::{CompactHeader, CompactOptions, compact, compact_as};
 pub use crc::page_checksum;
 pub use decoder::{Decoder, verify};
 pub use encoder::{Compression, Encoder, Finished};

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
+use super::backup::{locations, start_backups};
 use super::checkpoints::keep_checkpointing;
 use super::copy_progress::report_copies;
 use super::current_role::{CurrentRole, follow_primary};
@@ -22,6 +23,7 @@ use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing};
+use super::restore_from::RestoreFrom;
 use super::scrubs::keep_scrubbing;
 use super::sql_engine::SqlEngine;
 use super::sql_site::{NodeSqlSite, SqlServing, engine_options};
@@ -61,8 +63,10 @@ pub(super) struct Running {
 /// Starts a node and returns when applications may start.
 pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> Result<Running, NodeError> {
     let endpoints = EndpointSecurity::load(settings)?;
+    locations(&settings.backup)?;
     let (identity, mode) = identify(settings)?;
     let settings = &with_followed(settings, &identity.get())?;
+    let restore_from = RestoreFrom::of(settings, identity.layout(), mode)?;
     wait_for_stale_mount(&identity.get()).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
@@ -103,7 +107,10 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         endpoints.peering.clone(),
     ));
     let stuck = super::watchdog::start(store.clone(), settings.stuck_timeout, shutdown.clone())?;
+    let (role, roles) = watch::channel(CurrentRole::default());
+    let backups = start_backups(settings, &identity.get(), &store, &replication, &roles, &tasks, &shutdown)?;
     let view = Arc::new(NodeView {
+        backups,
         name: settings.name.clone(),
         role: settings.role,
         store: store.clone(),
@@ -146,10 +153,15 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         };
         Proxying::start(listener, peers, proxy, site, gate, failed.clone())
     });
-    let (role, roles) = watch::channel(CurrentRole::default());
     tokio::select! {
         settled = wait_until_usable(&replication, &store, role, stuck, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),
+    }
+    if let Some(restore_from) = restore_from {
+        tokio::select! {
+            restored = restore_from.run(&store) => restored?,
+            Some(failure) = failures.recv() => return Err(failure),
+        }
     }
     let hook = settings.exec.on_role_change.clone();
     if !hook.is_empty() {

@@ -57,6 +57,9 @@ pub enum NodeError {
         /// What is wrong.
         why: String,
     },
+    /// The backup cannot be made as it is configured.
+    #[error("{0}")]
+    Backup(String),
     /// The log or the stream from another node failed for good.
     #[error("{0}")]
     Replication(String),

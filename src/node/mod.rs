@@ -5,6 +5,7 @@
 
 mod addresses;
 mod assemble;
+mod backup;
 mod checkpoints;
 mod child;
 mod control;
@@ -31,6 +32,7 @@ mod proxying;
 mod quorum;
 mod recover;
 mod replication;
+mod restore_from;
 mod run_as;
 mod scrubs;
 mod signals;

@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::joining;
 use super::replication::Replication;
+use crate::backup::{BackupStatus, StatusBoard};
 use crate::db::{DbError, Done};
 use crate::http::{Api, Details, ExportSink, Import, Overview};
 use crate::io::free_space::Space;
@@ -38,6 +39,8 @@ pub(super) struct NodeView {
     pub(super) peering: Peering,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
+    /// How its backups stand.
+    pub(super) backups: Vec<StatusBoard>,
     /// Which of its threads is stuck.
     pub(super) stuck: watch::Receiver<Option<String>>,
     /// Since when there is no quorum.
@@ -98,6 +101,10 @@ impl Api for NodeView {
             disk_free_bytes: Space::of(self.store.layout().root()).map(|space| space.free).ok(),
             certificate_left: self.certificates.as_ref().and_then(left),
         }
+    }
+
+    fn backups(&self) -> Vec<BackupStatus> {
+        self.backups.iter().map(StatusBoard::status).collect()
     }
 
     fn databases(&self) -> Vec<DbStatus> {

@@ -182,6 +182,12 @@ impl CertificateFiles {
     }
 }
 
+/// Makes ring the cryptography of libraries that open TLS connections with whatever the program has chosen.
+pub fn use_ring() {
+    // An error says that it is chosen already.
+    let _ = ring::default_provider().install_default();
+}
+
 /// The client's side of TLS for the API; it believes the authorities of `ca`, none without it.
 ///
 /// # Errors

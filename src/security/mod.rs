@@ -18,7 +18,7 @@ mod signed_token;
 mod token;
 
 pub use authority::{Authority, Issued};
-pub use certificates::{CertificateFiles, Certificates, WARN_BEFORE, api_client};
+pub use certificates::{CertificateFiles, Certificates, WARN_BEFORE, api_client, use_ring};
 pub use error::SecurityError;
 pub use grant::{SqlGrant, SqlRight};
 pub use grpc::{CheckToken, PeerChannel};

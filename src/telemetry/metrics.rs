@@ -109,6 +109,12 @@ metrics! {
     HTTP_REQUESTS "skein_http_requests_total" Counter Count ["method", "route", "status"] "HTTP requests answered.";
     HTTP_SECONDS "skein_http_request_duration_seconds" Histogram Seconds ["route"] "Time from an HTTP request to the begin of its answer.";
     EVENTS_LOST "skein_http_events_lost_total" Counter Count [] "Events that slow readers of /v1/events lost.";
+    BACKUP_LAG_SECONDS "skein_backup_lag_seconds" Gauge Seconds [] "For how long something committed has not been in the bucket; 0 where this node does not upload.";
+    BACKUP_UPLOADED_BYTES "skein_backup_uploaded_bytes_total" Counter Bytes [] "Bytes of change sets and snapshots stored in the bucket.";
+    BACKUP_SNAPSHOTS "skein_backup_snapshots_total" Counter Count [] "Snapshots stored in the bucket.";
+    BACKUP_ERRORS "skein_backup_errors_total" Counter Count [] "Attempts to bring the bucket up to date that failed.";
+    BACKUP_VERIFIED "skein_backup_verified_timestamp_seconds" Gauge Seconds [] "When a database was last restored from the bucket and found equal, in seconds since 1970.";
+    BACKUP_VERIFY_FAILURES "skein_backup_verify_failures_total" Counter Count [] "Databases that could not be restored from the bucket, or were found different.";
     PROXY_REQUESTS "skein_proxy_requests_total" Counter Count ["kind", "served_by", "status"] "Requests that the proxy answered.";
     PROXY_SECONDS "skein_proxy_request_duration_seconds" Histogram Seconds ["kind", "served_by"] "Time from a request to the proxy to the begin of its answer.";
     PROXY_REFUSALS "skein_proxy_refusals_total" Counter Count ["reason"] "Requests that the proxy answered itself because no application could.";

@@ -13,6 +13,7 @@ mod page_size;
 mod pgno;
 mod pos;
 mod role;
+mod timestamp;
 mod txid;
 
 pub use attributes::{Attributes, AttributesChange, ForcedAttributes, MountPath};
@@ -26,4 +27,5 @@ pub use page_size::{InvalidPageSize, PageSize};
 pub use pgno::{PageCount, Pgno};
 pub use pos::{InvalidPos, Pos};
 pub use role::{Access, InvalidRole, Role};
+pub use timestamp::{InvalidTimestamp, Timestamp};
 pub use txid::{InvalidTxid, Txid, TxidRange};

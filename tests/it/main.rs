@@ -4,6 +4,8 @@
 mod harness;
 
 mod attackers;
+mod backup;
+mod backup_s3;
 mod bad_input;
 mod bounded_log;
 mod capture;
