@@ -17,6 +17,10 @@ use crate::types::{Checksum, DbName, JournalMode, PageCount, PageSize, Pgno, Pos
 /// Largest change set, in bytes of pages, that rides in a log entry.
 pub const INLINE_BYTES_MAX: u64 = 1 << 20;
 
+/// Largest change set, in bytes of pages, that rides in a log entry uncompressed. Compressing a page takes longer than
+/// writing it to the log, and hides from a replica's stream what it has in common with its last version.
+const STORED_INLINE_BYTES_MAX: u64 = 64 << 10;
+
 /// What a change set starts from and leads to.
 pub struct Frame<'a> {
     /// The database.
@@ -133,12 +137,13 @@ impl<'a> Frame<'a> {
             return Err(io::Error::other(format!("the log takes no large change set now: {why}")));
         }
         let target = if inline {
-            Target::Inline(Vec::with_capacity(bytes as usize / 2 + 512))
+            Target::Inline(Vec::with_capacity(bytes as usize + 512))
         } else {
             Target::Blob(shared.blobs.create()?)
         };
-        // Large change sets are written at memory speed; small ones are worth the log space they save.
-        let compression = if inline { Compression::Lz4 } else { Compression::Stored };
+        // Large change sets are written at memory speed; those in between are worth the log space they save.
+        let stored = !inline || bytes <= STORED_INLINE_BYTES_MAX;
+        let compression = if stored { Compression::Stored } else { Compression::Lz4 };
         let mut encoder =
             Encoder::new(target, self.header(shared, min, max), compression).map_err(io::Error::other)?;
         let mut checksums = Vec::with_capacity(pages.len());

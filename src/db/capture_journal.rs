@@ -102,19 +102,19 @@ impl Database {
         if !self.may_commit() {
             return Err(DbError::NotPrimary(self.name().clone()));
         }
-        // What was rolled back ends whatever the disk has left. For the rest the space is taken now: once the log has the
-        // change set, writing it must not fail.
-        let space = |batch: &Option<Batch>| match batch {
-            Some(batch) => {
-                self.shared.limits.check_space().and_then(|()| self.reserve_space(state, &batch.change))
-            }
-            None => Ok(()),
-        };
         let encoded = match in_place {
             true => self.encode_differences(state, inline_bytes_max),
             false => self.encode_journal(state, inline_bytes_max),
         };
-        match encoded.and_then(|batch| space(&batch).map(|()| batch)) {
+        // What was rolled back ends whatever the disk has left. For the rest the space is taken now: once the log has the
+        // change set, writing it must not fail.
+        let space = match &encoded {
+            Ok(Some(batch)) => {
+                self.shared.limits.check_space().and_then(|()| self.reserve_space(state, &batch.change))
+            }
+            Ok(None) | Err(_) => Ok(()),
+        };
+        match space.and(encoded) {
             Ok(None) => {
                 // It was rolled back: what it staged is what the file has.
                 self.overlay.discard();

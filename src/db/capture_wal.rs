@@ -45,7 +45,25 @@ struct Run {
     page_size: PageSize,
     /// Page to its last frame in the run.
     frames: BTreeMap<Pgno, u32>,
+    /// Frames as they were read when their checksums were looked at.
+    read: ReadFrames,
     published: bool,
+}
+
+/// Consecutive frames in memory.
+#[derive(Default)]
+struct ReadFrames {
+    first: u32,
+    frame_bytes: usize,
+    bytes: Vec<u8>,
+}
+
+impl ReadFrames {
+    /// The page of a frame, where it is among these.
+    fn page(&self, frame: u32) -> Option<&[u8]> {
+        let at = (frame.checked_sub(self.first)? as usize).checked_mul(self.frame_bytes)?;
+        self.bytes.get(at + FRAME_HEADER_SIZE..at + self.frame_bytes)
+    }
 }
 
 impl Database {
@@ -256,7 +274,7 @@ impl Database {
     fn take_off(self: &Arc<Self>, mut state: StateLock<'_>, run: Run, done: Option<Done>) {
         // What is published is a transaction already.
         let space = if run.published { Ok(()) } else { self.shared.limits.check_space() };
-        let space = space.and_then(|()| self.reserve_checksums(&state, run.pages));
+        let space = space.and_then(|()| self.reserve_checksums(&mut state, run.pages));
         match space.and_then(|()| self.encode_run(&mut state, &run)) {
             Ok(batch) => {
                 let wal = state.open.wal().expect("a run comes from an attachment");
@@ -315,7 +333,13 @@ impl Database {
         let wal = state.open.wal().ok_or_else(|| io::Error::other("not attached"))?;
         frame.encode(&self.shared, &state.checksums, pages.into_iter(), |pgno, page| {
             match run.frames.get(&pgno).or_else(|| stale.get(&pgno)) {
-                Some(frame) => wal.read_frame(*frame, page),
+                Some(frame) => match run.read.page(*frame) {
+                    Some(read) => {
+                        page.copy_from_slice(read);
+                        Ok(())
+                    }
+                    None => wal.read_frame(*frame, page),
+                },
                 None => read_or_zero(&wal.backing_database, pgno.offset(run.page_size), page),
             }
         })
@@ -418,6 +442,7 @@ impl Database {
             pages: header.pages,
             page_size: header.page_size,
             frames,
+            read: ReadFrames::default(),
             published: true,
         }))
     }
@@ -438,6 +463,8 @@ struct Chain {
     commit: Option<(u32, FrameChecksum, PageCount)>,
     commits: u64,
     buffer: Vec<u8>,
+    /// The frame the buffer begins with.
+    first_read: u32,
 }
 
 impl Chain {
@@ -454,6 +481,7 @@ impl Chain {
             commit: None,
             commits: 0,
             buffer: Vec::new(),
+            first_read: 0,
         }
     }
 
@@ -464,6 +492,7 @@ impl Chain {
         let want = (self.buffer.len() * 4).clamp(frame_bytes * 4, READ_BYTES.max(frame_bytes * 4));
         let count = want / frame_bytes;
         self.buffer.resize(count * frame_bytes, 0);
+        self.first_read = self.next;
         let got = read_up_to(wal, &mut self.buffer, frame_offset(self.next, self.page_size))?;
         for bytes in self.buffer[..got].chunks_exact(frame_bytes) {
             let (raw, page) = bytes.split_at(FRAME_HEADER_SIZE);
@@ -496,6 +525,11 @@ impl Chain {
             pages,
             page_size: self.page_size,
             frames: self.frames,
+            read: ReadFrames {
+                first: self.first_read,
+                frame_bytes: FRAME_HEADER_SIZE + self.page_size.len(),
+                bytes: self.buffer,
+            },
             published: false,
         })
     }

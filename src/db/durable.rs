@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::database::{Database, State};
-use super::page_checksums::{Marker, file_bytes};
+use super::page_checksums::Marker;
 use super::scrub::PAGES_AT_ONCE;
 use super::{DbError, FileKind};
 use crate::io::{fault, space};
@@ -169,7 +169,7 @@ impl Database {
     ///
     /// # Errors
     /// Where the disk is full.
-    pub(super) fn reserve_space(&self, state: &State, change: &ChangeSet) -> io::Result<()> {
+    pub(super) fn reserve_space(&self, state: &mut State, change: &ChangeSet) -> io::Result<()> {
         let size = change.commit.bytes(change.page_size);
         if size > state.pages.bytes(state.page_size) {
             space::reserve_growth(&self.files().path(FileKind::Database), size)?;
@@ -181,10 +181,10 @@ impl Database {
     ///
     /// # Errors
     /// Where the disk is full.
-    pub(super) fn reserve_checksums(&self, state: &State, pages: PageCount) -> io::Result<()> {
+    pub(super) fn reserve_checksums(&self, state: &mut State, pages: PageCount) -> io::Result<()> {
         if pages <= state.pages {
             return Ok(());
         }
-        space::reserve_growth(&self.files().pages(), file_bytes(pages))
+        state.checksums.reserve(&self.files().pages(), pages)
     }
 }

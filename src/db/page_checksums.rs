@@ -17,7 +17,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::closable_file::ClosableFile;
-use crate::io::{fault, read_up_to};
+use crate::io::{fault, read_up_to, space};
 use crate::sqlite::wal::Salt;
 use crate::types::{Checksum, LogIndex, PageCount, PageSize, Pgno, Pos, Txid};
 
@@ -86,7 +86,14 @@ pub struct PageChecksums {
     sequence: u64,
     marker: Marker,
     pending: LogIndex,
+    /// Length of the file: nobody else writes it.
+    length: u64,
+    /// Up to where disk space was taken for it in this run.
+    reserved: u64,
 }
+
+/// Step in which disk space is taken for checksums: those of 512 pages.
+const RESERVE_STEP: u64 = 4096;
 
 impl PageChecksums {
     /// Opens the file, creating it where missing.
@@ -97,14 +104,16 @@ impl PageChecksums {
         fault::point("pages_open")?;
         let file = ClosableFile::open(path)?;
         let mut head = [0u8; 2048];
-        let length = read_up_to(&*file.get()?, &mut head, 0)?;
+        let opened = file.get()?;
+        let length = opened.metadata()?.len();
+        read_up_to(&opened, &mut head, 0)?;
         let pending = read_pending(&head);
         let marked = [0, MARKER_STRIDE as usize]
             .iter()
             .any(|start| head[*start..start + MARKER_BYTES] != [0; MARKER_BYTES]);
         if length == 0 || !marked {
             // Made, but never marked: everything in it is still to be redone.
-            return Ok(Self { file, sequence: 0, marker: Marker::NEW, pending });
+            return Ok(Self { file, sequence: 0, marker: Marker::NEW, pending, length, reserved: 0 });
         }
         let mut best: Option<(u64, Marker)> = None;
         for start in [0, MARKER_STRIDE as usize] {
@@ -113,7 +122,7 @@ impl PageChecksums {
             }
         }
         match best {
-            Some((sequence, marker)) => Ok(Self { file, sequence, marker, pending }),
+            Some((sequence, marker)) => Ok(Self { file, sequence, marker, pending, length, reserved: 0 }),
             None => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 format!(
@@ -218,6 +227,7 @@ impl PageChecksums {
             if pgno.get() != expected || run.len() >= 65536 {
                 if let Some(first) = start {
                     file.write_all_at(&run, slot_offset(first))?;
+                    self.length = self.length.max(slot_offset(first) + run.len() as u64);
                 }
                 run.clear();
                 start = Some(*pgno);
@@ -226,9 +236,28 @@ impl PageChecksums {
             expected = pgno.get().wrapping_add(1);
         }
         match start {
-            Some(first) => file.write_all_at(&run, slot_offset(first)),
+            Some(first) => {
+                file.write_all_at(&run, slot_offset(first))?;
+                self.length = self.length.max(slot_offset(first) + run.len() as u64);
+                Ok(())
+            }
             None => Ok(()),
         }
+    }
+
+    /// Takes disk space for the checksums of a database of `pages` pages whose file of checksums is at `path`.
+    ///
+    /// # Errors
+    /// Those of [`space::reserve_growth`].
+    pub fn reserve(&mut self, path: &Path, pages: PageCount) -> io::Result<()> {
+        let end = file_bytes(pages);
+        if end <= self.length.max(self.reserved) {
+            return Ok(());
+        }
+        let end = end.next_multiple_of(RESERVE_STEP);
+        space::reserve_growth(path, end)?;
+        self.reserved = end;
+        Ok(())
     }
 
     /// Forgets the checksums of pages behind `pages`.
@@ -236,9 +265,12 @@ impl PageChecksums {
     /// # Errors
     /// Where the file cannot be truncated.
     pub fn truncate(&mut self, pages: PageCount) -> io::Result<()> {
-        let end = SLOTS_OFFSET + u64::from(pages.get()) * 8;
-        let file = self.file.get()?;
-        if file.metadata()?.len() > end { file.set_len(end) } else { Ok(()) }
+        let end = file_bytes(pages);
+        if self.length > end {
+            self.file.get()?.set_len(end)?;
+            (self.length, self.reserved) = (end, 0);
+        }
+        Ok(())
     }
 
     /// The checksums of pages `first..first + out.len()` as far as there are any; missing ones are `None`.
@@ -275,8 +307,7 @@ impl PageChecksums {
     }
 }
 
-/// Bytes the file takes for a database of that size.
-pub fn file_bytes(pages: PageCount) -> u64 {
+fn file_bytes(pages: PageCount) -> u64 {
     SLOTS_OFFSET + u64::from(pages.get()) * 8
 }
 

@@ -120,6 +120,7 @@ impl Filesystem for Skein {
             changes,
             reply,
         );
+        self.state.store.drive_log();
     }
 
     fn mknod(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
@@ -146,6 +147,7 @@ impl Filesystem for Skein {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _call = watchdog::begin("answering unlink");
         directory::unlink(&self.state, self.own(request), parent.0, name, reply);
+        self.state.store.drive_log();
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -242,11 +244,13 @@ impl Filesystem for Skein {
     ) {
         let _call = watchdog::begin("answering write");
         file::write(&self.state, request.pid(), fh.0, offset, data, reply);
+        self.state.store.drive_log();
     }
 
     fn flush(&self, request: &Request, _ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let _call = watchdog::begin("answering flush");
         file::flush(&self.state, request.pid(), fh.0, reply);
+        self.state.store.drive_log();
     }
 
     fn release(
@@ -267,6 +271,7 @@ impl Filesystem for Skein {
     fn fsync(&self, _request: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let _call = watchdog::begin("answering fsync");
         file::sync(&self.state, fh.0, reply);
+        self.state.store.drive_log();
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -70,6 +70,11 @@ impl StoreShared {
         self.puts_off.store(puts_off, Ordering::SeqCst);
     }
 
+    /// Whether each append is synced where it is made: this node is the only voter.
+    pub fn syncs_at_once(&self) -> bool {
+        !self.puts_off.load(Ordering::SeqCst)
+    }
+
     /// Syncs of the log so far.
     pub fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)

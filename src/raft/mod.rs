@@ -6,6 +6,7 @@
 mod acks;
 mod codec;
 mod committed;
+mod driver;
 mod error;
 mod first_committed;
 #[cfg(test)]

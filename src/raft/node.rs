@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::acks::Acks;
 use super::committed::RaftLog;
+use super::driver::Driver;
 use super::error::RaftError;
 use super::handle::RaftHandle;
 use super::holders::Holders;
@@ -62,16 +63,20 @@ impl RaftNode {
         let network = start::network(&options, acks.clone(), incarnations.clone());
         let around = Surroundings { target, blobs, network, acks, incarnations };
         // One thread for all of Raft: from proposal to fate there is no other thread to wake up.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let driver = Arc::new(Driver::new(runtime));
+        let own = driver.clone();
         let thread = std::thread::Builder::new().name("skein-raft".into()).spawn(move || {
             let (options, stop) = inside;
-            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(start::run(options, around, stop, sender)),
-                Err(error) => drop(sender.send(Err(error.into()))),
-            }
+            own.run(start::run(options, around, stop, sender));
         })?;
         let ended = || RaftError::Raft("its thread ended while starting".into());
         match receiver.blocking_recv().map_err(|_| ended())? {
-            Ok(started) => Ok(Self::around(options, started, stop, Some(thread))),
+            Ok(started) => {
+                driver.lend(started.pending.clone(), started.store.clone());
+                started.sink.lend(driver);
+                Ok(Self::around(options, started, stop, Some(thread)))
+            }
             Err(error) => {
                 // It has told its reason; what else it may say is of no use.
                 let _ = thread.join();
@@ -99,6 +104,7 @@ impl RaftNode {
             holders,
             incarnations,
             heard,
+            pending: _,
         } = started;
         let thread = Mutex::new(thread);
         Arc::new(Self {

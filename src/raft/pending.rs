@@ -2,6 +2,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::db::{CommitDone, CommitError};
@@ -15,6 +16,8 @@ use crate::telemetry::CommitTimes;
 #[derive(Default)]
 pub(super) struct Pending {
     proposals: Mutex<HashMap<Origin, Proposal>>,
+    /// The last one was decided.
+    emptied: Notify,
 }
 
 struct Proposal {
@@ -51,7 +54,27 @@ impl Pending {
 
     /// Takes a proposal whose fate is about to be told: who waits for it, and how long its way took.
     pub fn take(&self, origin: &Origin) -> Option<(CommitDone, CommitTimes)> {
-        self.lock().remove(origin).map(|proposal| (proposal.done, proposal.times))
+        let mut proposals = self.lock();
+        let taken = proposals.remove(origin);
+        if taken.is_some() && proposals.is_empty() {
+            self.emptied.notify_waiters();
+        }
+        taken.map(|proposal| (proposal.done, proposal.times))
+    }
+
+    /// Whether nobody waits for anything.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    /// Returns once nobody waits for anything.
+    pub async fn emptied(&self) {
+        let mut emptied = std::pin::pin!(self.emptied.notified());
+        // Registered before the look, so that no end of a proposal is missed.
+        emptied.as_mut().enable();
+        if !self.is_empty() {
+            emptied.await;
+        }
     }
 
     /// Tells the fate of a proposal, if nobody did before.

@@ -1,7 +1,7 @@
 //! Proposals: from any thread to the Raft thread with one channel send.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -10,6 +10,7 @@ use openraft::async_runtime::WatchReceiver;
 use openraft::error::ClientWriteError;
 use tokio::sync::mpsc;
 
+use super::driver::Driver;
 use super::handle::RaftHandle;
 use super::holders::Holders;
 use super::pending::Pending;
@@ -33,6 +34,7 @@ pub(super) struct RaftSink {
     starved: Starved,
     led_term: Arc<AtomicU64>,
     blobs: Arc<BlobStore>,
+    driver: OnceLock<Arc<Driver>>,
 }
 
 /// A change on its way to Raft.
@@ -58,7 +60,12 @@ impl RaftSink {
         blobs: Arc<BlobStore>,
     ) -> (Self, Proposals) {
         let (queue, proposals) = mpsc::channel(QUEUE_MAX);
-        (Self { queue, pending, starved, led_term, blobs }, proposals)
+        (Self { queue, pending, starved, led_term, blobs, driver: OnceLock::new() }, proposals)
+    }
+
+    /// Lets threads that propose drive Raft.
+    pub fn lend(&self, driver: Arc<Driver>) {
+        let _ = self.driver.set(driver);
     }
 
     /// Has the large change sets of a proposal removed where it is refused: no entry will ever name them.
@@ -104,7 +111,16 @@ impl CommitSink for RaftSink {
                 mpsc::error::TrySendError::Full(_) => "too many proposals are waiting",
                 mpsc::error::TrySendError::Closed(_) => "the node is shutting down",
             };
-            self.pending.fail(&origin, CommitError::Refused(why.into()));
+            return self.pending.fail(&origin, CommitError::Refused(why.into()));
+        }
+        if let Some(driver) = self.driver.get() {
+            driver.note_proposal();
+        }
+    }
+
+    fn drive(&self) {
+        if let Some(driver) = self.driver.get() {
+            driver.drive();
         }
     }
 }

@@ -49,6 +49,7 @@ pub(super) struct Started {
     pub holders: Arc<Holders>,
     pub incarnations: Arc<Incarnations>,
     pub heard: Arc<Heard>,
+    pub pending: Arc<Pending>,
 }
 
 fn raft_error(error: impl std::fmt::Display) -> RaftError {
@@ -249,7 +250,7 @@ where
     let voters = tokio::sync::RwLock::default();
     let settled = target.settled();
     let holders = Arc::new(Holders { raft: raft.clone(), id, sender, blobs, settled, voters });
-    let submit = Submit { raft: raft.clone(), pending, holders: holders.clone() };
+    let submit = Submit { raft: raft.clone(), pending: pending.clone(), holders: holders.clone() };
     let (connect, connections) = mpsc::channel(64);
     let sink = Arc::new(sink);
     let running = Started {
@@ -264,6 +265,7 @@ where
         holders,
         incarnations,
         heard,
+        pending,
     };
     Ok(Parts { running, proposals, submit, keep, connections })
 }

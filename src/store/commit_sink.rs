@@ -10,6 +10,10 @@ pub trait CommitSink: Send + Sync + 'static {
     /// soon as the outcome is known to be failure, or is unknown. Never blocks.
     fn propose(&self, change: Change, done: CommitDone);
 
+    /// Offers the calling thread to the log, to decide what it has proposed: to be called by threads that hold no lock and
+    /// can wait for a sync of the log. Returns at once where another thread does it.
+    fn drive(&self) {}
+
     /// Why a proposal would be refused if it were made now; asked before a large change set is written for it.
     fn refuses(&self) -> Option<String> {
         None

@@ -36,6 +36,13 @@ impl RunSink {
         Origin { node: self.node, run: self.run, seq: self.seq.fetch_add(1, Ordering::Relaxed) }
     }
 
+    /// See [`CommitSink::drive`].
+    pub fn drive(&self) {
+        if let Some(log) = self.log.get() {
+            log.drive();
+        }
+    }
+
     /// Proposes a change of any kind.
     pub fn propose(&self, kind: ChangeKind, done: CommitDone) {
         self.propose_as(self.next_origin(), kind, done);

@@ -221,6 +221,11 @@ impl Store {
         self.shared.set_sink(self.sink.clone());
     }
 
+    /// Offers the calling thread to the log, see [`CommitSink::drive`].
+    pub fn drive_log(&self) {
+        self.sink.drive();
+    }
+
     /// Connects the mount; until then no application has anything open.
     pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
         self.shared.set_cache(cache);

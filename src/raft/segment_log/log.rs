@@ -43,6 +43,8 @@ pub struct SegmentLog {
     spares: Spares,
     shared: Arc<RwLock<Shared>>,
     current: Segment,
+    /// Size of the current segment's file.
+    size: u64,
     offset: u64,
     synced: u64,
     kept: Recovered,
@@ -75,6 +77,7 @@ impl SegmentLog {
         }
         let (path, file) = spares.take_first(options.segment_bytes)?;
         let current = Segment::begin(&options.dir, &path, file, epoch)?;
+        let size = current.size_bytes()?;
         shared.segments.insert(epoch, current.clone());
         let shared = Arc::new(RwLock::new(shared));
         let recovered = kept.clone();
@@ -83,6 +86,7 @@ impl SegmentLog {
             spares,
             shared,
             current,
+            size,
             offset: HEADER_BYTES,
             synced: HEADER_BYTES,
             kept,
@@ -152,8 +156,7 @@ impl SegmentLog {
 
     /// Bytes left in the segment, its end mark left aside.
     fn room(&self) -> u64 {
-        let size = self.current.file.metadata().map_or(self.options.segment_bytes, |metadata| metadata.len());
-        size.saturating_sub(self.offset + RECORD_HEADER_BYTES as u64)
+        self.size.saturating_sub(self.offset + RECORD_HEADER_BYTES as u64)
     }
 
     fn write_here(&mut self, records: &[Record]) -> Result<(), LogError> {
@@ -185,7 +188,7 @@ impl SegmentLog {
             match record {
                 Record::Entry { index, payload } => {
                     shared.truncate(index - 1);
-                    shared.push((epoch, offset, bytes), (self.options.names)(payload));
+                    shared.push_written((epoch, offset, bytes), payload, (self.options.names)(payload));
                 }
                 Record::Truncated { after } => shared.truncate(*after),
                 Record::Purged { upto, log_id } => {
@@ -249,6 +252,7 @@ impl SegmentLog {
         let (path, file) = self.spares.take(need)?;
         mark_end(&recovery::End { segment: self.current.clone(), offset: self.offset })?;
         let next = Segment::begin(&self.options.dir, &path, file, self.current.epoch + 1)?;
+        self.size = next.size_bytes()?;
         self.lock().segments.insert(next.epoch, next.clone());
         self.current = next;
         (self.offset, self.synced) = (HEADER_BYTES, HEADER_BYTES);

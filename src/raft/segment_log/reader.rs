@@ -21,6 +21,43 @@ pub(super) struct Place {
     pub total: u64,
 }
 
+/// Bytes of the newest entries that stay in memory: whoever follows closely never reads the disk.
+const RECENT_BYTES_MAX: usize = 4 << 20;
+
+/// The newest entries, without a gap up to the last one.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    /// The entries' bytes, the last one at the back.
+    entries: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        self.entries.push_back(payload);
+        while self.bytes > RECENT_BYTES_MAX
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+
+    /// Takes the newest `count` away.
+    fn drop_newest(&mut self, count: u64) {
+        for _ in 0..count {
+            let Some(newest) = self.entries.pop_back() else { return };
+            self.bytes -= newest.len();
+        }
+    }
+
+    /// The entry that `behind` others follow.
+    fn get(&self, behind: u64) -> Option<Bytes> {
+        let at = self.entries.len().checked_sub(usize::try_from(behind).ok()?.checked_add(1)?)?;
+        self.entries.get(at).cloned()
+    }
+}
+
 /// What reader and writer share.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -32,11 +69,19 @@ pub(super) struct Shared {
     pub blobs: BTreeMap<u64, Vec<BlobKey>>,
     /// Segments in use, by epoch.
     pub segments: BTreeMap<u64, Segment>,
+    /// What was written since the start, as far as it fits.
+    pub recent: Recent,
 }
 
 impl Shared {
     pub fn last_index(&self) -> u64 {
         self.purged + self.places.len() as u64
+    }
+
+    /// Adds the next entry, which was written now.
+    pub fn push_written(&mut self, place: (u64, u64, u32), payload: &Bytes, blobs: Vec<BlobKey>) {
+        self.push(place, blobs);
+        self.recent.push(payload.clone());
     }
 
     /// Adds the next entry: `bytes` at `offset` of the segment of `epoch`, and the blobs it names.
@@ -51,6 +96,7 @@ impl Shared {
 
     /// Entries above `index` never were.
     pub fn truncate(&mut self, index: u64) {
+        self.recent.drop_newest(self.last_index().saturating_sub(index.max(self.purged)));
         self.places.truncate(index.saturating_sub(self.purged) as usize);
         self.blobs.split_off(&(index + 1));
     }
@@ -60,13 +106,30 @@ impl Shared {
         let count = upto.saturating_sub(self.purged).min(self.places.len() as u64) as usize;
         self.places.drain(..count);
         self.purged = self.purged.max(upto);
+        if self.places.is_empty() {
+            self.recent = Recent::default();
+        }
         self.blobs = self.blobs.split_off(&(upto + 1));
+    }
+
+    fn find(&self, index: u64, place: Place) -> Result<Found, LogError> {
+        if let Some(payload) = self.recent.get(self.last_index() - index) {
+            return Ok(Found::Memory(payload));
+        }
+        let segment = self.segments.get(&place.epoch).ok_or(LogError::Missing(index))?;
+        Ok(Found::File(place, segment.clone()))
     }
 
     /// The oldest epoch that still holds an entry.
     pub fn first_epoch(&self) -> Option<u64> {
         self.places.front().map(|place| place.epoch)
     }
+}
+
+/// Where an entry can be had.
+enum Found {
+    Memory(Bytes),
+    File(Place, Segment),
 }
 
 /// Reads entries while the log is written.
@@ -112,13 +175,15 @@ impl LogReader {
                     break;
                 }
                 bytes += place.bytes as usize;
-                let segment = shared.segments.get(&place.epoch).ok_or(LogError::Missing(index))?;
-                wanted.push((index, place, segment.clone()));
+                wanted.push((index, shared.find(index, place)?));
             }
         }
         wanted
             .into_iter()
-            .map(|(index, place, segment)| Ok((index, read_entry(index, place, &segment)?)))
+            .map(|(index, found)| match found {
+                Found::Memory(payload) => Ok((index, payload)),
+                Found::File(place, segment) => Ok((index, read_entry(index, place, &segment)?)),
+            })
             .collect()
     }
 

@@ -68,6 +68,12 @@ impl Segment {
         Ok(Self { epoch, file: Arc::new(file), path })
     }
 
+    /// Size of the file: while it is in use it neither grows nor shrinks.
+    pub fn size_bytes(&self) -> Result<u64, LogError> {
+        let metadata = self.file.metadata().map_err(LogError::io("reading the size of", &self.path))?;
+        Ok(metadata.len())
+    }
+
     /// Opens an existing segment and checks its header.
     pub fn open(path: &Path, epoch: u64) -> Result<Self, LogError> {
         let file = OpenOptions::new()

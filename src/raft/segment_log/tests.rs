@@ -34,6 +34,33 @@ fn what_was_written_is_there_after_reopening() {
 }
 
 #[test]
+fn entries_are_the_same_from_memory_and_from_the_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, _) = open(dir.path());
+    let text = "x".repeat(50_000);
+    // More than stays in memory.
+    let count = 120;
+    for index in 1..=count {
+        log.write(&[entry(index, &format!("{index} {text}"))]).unwrap();
+    }
+    let expect = |index: u64| format!("{index} {text}");
+    assert!(all(&log).into_iter().eq((1..=count).map(|index| (index, expect(index)))));
+    // What is replaced is gone from memory, too.
+    log.write(&[Record::Truncated { after: count - 3 }, entry(count - 2, "new")]).unwrap();
+    log.write(&[Record::Purged { upto: count - 4, log_id: Bytes::from_static(b"id") }]).unwrap();
+    let left = [(count - 3, expect(count - 3)), (count - 2, "new".into())];
+    assert_eq!(all(&log), left);
+    // A log that begins anew behind a gap.
+    log.write(&[Record::Purged { upto: count + 10, log_id: Bytes::from_static(b"id") }]).unwrap();
+    log.write(&[entry(count + 11, "behind")]).unwrap();
+    assert_eq!(all(&log), [(count + 11, "behind".into())]);
+    log.sync().unwrap();
+    drop(log);
+    let (log, _) = open(dir.path());
+    assert_eq!(all(&log), [(count + 11, "behind".into())]);
+}
+
+#[test]
 fn segments_roll_purge_and_are_recycled_without_replaying_stale_records() {
     let dir = tempfile::tempdir().unwrap();
     let text = "x".repeat(10_000);

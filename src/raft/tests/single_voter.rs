@@ -72,6 +72,60 @@ fn own_proposals_are_told_in_log_order_and_share_syncs() {
 }
 
 #[test]
+fn a_thread_that_waits_for_its_commit_decides_it_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path(), &Arc::default(), true).unwrap();
+    let sink = node.sink();
+    let own = std::thread::current().id();
+    let mut here = 0;
+    for number in 0..200 {
+        let (sender, told) = mpsc::channel();
+        let done = move |fate: Result<LogIndex, CommitError>| {
+            sender.send((fate, std::thread::current().id())).unwrap();
+        };
+        sink.propose(change(7, number, "d"), Box::new(done));
+        sink.drive();
+        let (fate, by) = told.recv_timeout(SOON).unwrap();
+        assert!(fate.is_ok(), "{fate:?}");
+        here += usize::from(by == own);
+    }
+    assert!(here > 0, "Raft's own thread never leaves it to the one that waits");
+    // And it comes back for those who do not drive.
+    let other = std::thread::spawn(move || {
+        let fates = propose(&node, 8, 0..3);
+        node.shutdown();
+        fates
+    });
+    assert!(other.join().unwrap().iter().all(|(_, fate)| fate.is_ok()));
+}
+
+#[test]
+fn threads_that_drive_and_threads_that_do_not_lose_no_proposal() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = start(dir.path(), &Arc::default(), true).unwrap();
+    std::thread::scope(|scope| {
+        for run in 1..=6 {
+            let sink = node.sink();
+            scope.spawn(move || {
+                let mut last = LogIndex::ZERO;
+                for number in 0..150 {
+                    let (sender, told) = mpsc::channel();
+                    sink.propose(change(run, number, "d"), Box::new(move |fate| sender.send(fate).unwrap()));
+                    if run % 2 == 0 {
+                        sink.drive();
+                    }
+                    let index = told.recv_timeout(SOON).unwrap().unwrap();
+                    assert!(index > last);
+                    last = index;
+                }
+            });
+        }
+    });
+    assert!(node.log().read(node.log().first_index(), usize::MAX).unwrap().len() >= 900);
+    node.shutdown();
+}
+
+#[test]
 fn a_restart_applies_again_what_is_not_durable_in_the_databases() {
     let dir = tempfile::tempdir().unwrap();
     let target = Arc::new(Recorder::default());
