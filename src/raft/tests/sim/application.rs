@@ -12,6 +12,7 @@ use super::node::file_of;
 use super::transaction::{self, Kind, kinds};
 use super::world::{Live, World};
 use crate::db::CommitError;
+use crate::ltx::ChangeSet;
 use crate::store::{Change, ChangeKind, Origin};
 use crate::types::{Access, DbName, LogIndex, NodeId};
 
@@ -32,27 +33,82 @@ pub async fn run(world: Arc<World>, live: Arc<Live>) {
             continue;
         }
         let free: Vec<Kind> = kinds().into_iter().filter(|kind| is_free(&live, &busy, &kind.db)).collect();
-        let Some(first) = dice::pick(&free) else { continue };
-        let mut chosen = vec![first];
-        if dice::one_in(8)
-            && let Some(other) = dice::pick(&free)
-            && other.db != chosen[0].db
-        {
-            chosen.push(other);
-        }
-        if let Err(error) = propose(&world, &live, &busy, &chosen) {
+        let Some(plan) = plan(&live, &free) else { continue };
+        if let Err(error) = propose(&world, &live, &busy, plan) {
             world.broken(format!("n{} cannot make a transaction: {error}", live.id));
         }
     }
+}
+
+/// What an application does next.
+enum Plan {
+    /// A transaction of one database, or of two.
+    Write(Vec<Kind>),
+    Drop(DbName),
+    Rename(DbName, DbName),
+}
+
+impl Plan {
+    fn databases(&self) -> Vec<DbName> {
+        match self {
+            Plan::Write(kinds) => kinds.iter().map(|kind| kind.db.clone()).collect(),
+            Plan::Drop(db) => vec![db.clone()],
+            Plan::Rename(from, to) => vec![from.clone(), to.clone()],
+        }
+    }
+}
+
+fn plan(live: &Live, free: &[Kind]) -> Option<Plan> {
+    let first = dice::pick(free)?;
+    let other = dice::pick(free).filter(|other| other.db != first.db);
+    let exists = live.store.get(&first.db).is_some_and(|database| database.pos().txid.is_some());
+    Some(match (dice::below(40), other) {
+        (0, _) if exists => Plan::Drop(first.db),
+        (1, Some(other)) if exists => Plan::Rename(first.db, other.db),
+        (2..7, Some(other)) => Plan::Write(vec![first, other]),
+        _ => Plan::Write(vec![first]),
+    })
 }
 
 fn is_free(live: &Live, busy: &Busy, db: &DbName) -> bool {
     !live.target.is_undecided(db) && !busy.lock().unwrap().contains(db)
 }
 
-fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) -> Result<(), String> {
-    let dbs: Vec<DbName> = kinds.iter().map(|kind| kind.db.clone()).collect();
+fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, plan: Plan) -> Result<(), String> {
+    let dbs = plan.databases();
     let number = world.history().propose((live.id, live.run), dbs.clone());
+    let (kind, text) = match plan {
+        Plan::Write(kinds) => {
+            let sets = transactions(world, live, number, &kinds)?;
+            let text: Vec<String> = sets.iter().map(|set| format!("{} to {}", set.db, set.pos())).collect();
+            (ChangeKind::Commit(sets), text.join(", "))
+        }
+        Plan::Drop(db) => (ChangeKind::Drop(db.clone()), format!("the end of {db}")),
+        Plan::Rename(from, to) => {
+            let text = format!("to call {from} {to}");
+            (ChangeKind::Rename { from, to }, text)
+        }
+    };
+    world.note(format!("n{} proposes {number}: {text}", live.id));
+    let origin = Origin { node: NodeId::new(live.id), run: live.run, seq: number };
+    let change = Change { origin, timestamp_ms: world.now_ms() as i64, kind };
+    busy.lock().unwrap().extend(dbs.iter().cloned());
+    let (world, told, busy, own) = (world.clone(), live.clone(), busy.clone(), change.clone());
+    let done = Box::new(move |fate| {
+        tell(&world, &told, &own, &dbs, fate);
+        let mut busy = busy.lock().unwrap();
+        busy.retain(|db| !dbs.contains(db));
+    });
+    live.raft.sink().propose(change, done);
+    Ok(())
+}
+
+fn transactions(
+    world: &Arc<World>,
+    live: &Live,
+    number: u64,
+    kinds: &[Kind],
+) -> Result<Vec<ChangeSet>, String> {
     let scratch = world.root.join("scratch");
     let mut sets = Vec::new();
     for kind in kinds {
@@ -66,22 +122,11 @@ fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, kinds: &[Kind]) ->
         large::move_out(live.store.blobs(), &mut set)?;
         sets.push(set);
     }
-    let text: Vec<String> = sets.iter().map(|set| format!("{} to {}", set.db, set.pos())).collect();
-    world.note(format!("n{} proposes {number}: {}", live.id, text.join(", ")));
-    let origin = Origin { node: NodeId::new(live.id), run: live.run, seq: number };
-    let change = Change { origin, timestamp_ms: world.now_ms() as i64, kind: ChangeKind::Commit(sets) };
-    busy.lock().unwrap().extend(dbs.iter().cloned());
-    let (world, told, busy, own) = (world.clone(), live.clone(), busy.clone(), change.clone());
-    let done = Box::new(move |fate| {
-        tell(&world, &told, &own, &dbs, fate);
-        let mut busy = busy.lock().unwrap();
-        busy.retain(|db| !dbs.contains(db));
-    });
-    live.raft.sink().propose(change, done);
-    Ok(())
+    Ok(sets)
 }
 
-/// The fate of a proposal: what is in the log goes into the node's own databases at once, nothing else does.
+/// The fate of a proposal: a transaction that is in the log goes into the node's own databases at once, nothing else does;
+/// what ends or renames a database takes its turn there as on all other nodes.
 fn tell(
     world: &Arc<World>,
     live: &Live,
@@ -102,11 +147,13 @@ fn tell(
             } else {
                 world.history().early.push((index, change.clone()));
             }
-            let applied = live.store.apply(index, change);
-            world.check(
-                applied.map_err(|error| format!("n{} cannot apply its own {number}: {error}", live.id)),
-            );
-            live.target.check_positions();
+            if matches!(change.kind, ChangeKind::Commit(_)) {
+                let applied = live.store.apply(index, change);
+                world.check(
+                    applied.map_err(|error| format!("n{} cannot apply its own {number}: {error}", live.id)),
+                );
+                live.target.check_positions();
+            }
             Fate::Acknowledged(index)
         }
         Err(CommitError::Refused(_)) => Fate::Refused,

@@ -19,7 +19,7 @@ use super::power_cut::{Death, copy_tree};
 use super::transaction::kinds;
 use super::world::World;
 use crate::raft::target::LogTarget;
-use crate::store::{Change, Store};
+use crate::store::{Change, ChangeKind, Store};
 use crate::stream::{Applier, ApplierOptions};
 use crate::types::{DbName, LogIndex, NodeId};
 
@@ -101,6 +101,22 @@ impl SimTarget {
         copied.map_err(|error| error.to_string())
     }
 
+    /// A drop or rename is durable at once: that much of the databases is as it is now after a power cut, too.
+    fn note_moved(&self, names: &[DbName]) -> io::Result<()> {
+        for name in names {
+            let (now, durable) =
+                (self.store.layout().dbs().join(name.as_str()), self.synced.join(name.as_str()));
+            match std::fs::remove_dir_all(&durable) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if now.is_dir() {
+                copy_tree(&now, &durable)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The fate of a change of these databases is unknown: nothing may be built on them until it is.
     pub fn set_undecided(&self, dbs: &[DbName]) {
         self.undecided.lock().unwrap().extend(dbs.iter().cloned());
@@ -116,8 +132,8 @@ impl SimTarget {
         let mut history = self.world.history();
         for kind in kinds() {
             let Some(database) = self.store.get(&kind.db) else { continue };
-            let pos = database.pos();
-            self.world.check(pos_monotonic::check(&mut history, (self.node, self.run), &kind.db, pos));
+            let (pos, index) = (database.pos(), database.index());
+            self.world.check(pos_monotonic::check(&mut history, (self.node, self.run), &kind.db, index));
             self.world.check(reads_are_a_prefix::position(&history, self.node, &kind.db, pos));
             if let Some(why) = database.failure() {
                 self.world.broken(format!("{} on n{} is not served: {why}", kind.db, self.node));
@@ -224,6 +240,15 @@ impl SimTarget {
     }
 }
 
+/// The names whose files an entry removes or moves.
+fn moved_by(change: &Change) -> Option<Vec<DbName>> {
+    match &change.kind {
+        ChangeKind::Drop(db) => Some(vec![db.clone()]),
+        ChangeKind::Rename { from, to } => Some(vec![from.clone(), to.clone()]),
+        _ => None,
+    }
+}
+
 /// Whether all databases of a node can be read; after a crash that takes a while.
 fn serves(store: &Store) -> bool {
     kinds().iter().all(|kind| store.get(&kind.db).is_none() || store.snapshot(&kind.db).is_ok())
@@ -243,10 +268,11 @@ impl LogTarget for Shared {
             this.world.check(known);
             if change.origin.node.get() == this.node && change.origin.run == this.run {
                 let mut undecided = this.undecided.lock().unwrap();
-                undecided.retain(|db| change.change_sets().iter().all(|set| set.db != *db));
+                let decided = change.databases();
+                undecided.retain(|db| !decided.contains(db));
             }
         }
-        let changes = change.is_some();
+        let (changes, moved) = (change.is_some(), change.as_ref().and_then(moved_by));
         if let Some(change) = &change
             && !this.bring_blobs(index, change)
         {
@@ -264,6 +290,9 @@ impl LogTarget for Shared {
         this.applier.take(index, change);
         this.settle(index);
         this.sources.lock().unwrap().clear();
+        if let Some(names) = moved {
+            this.world.check(this.note_moved(&names).map_err(|error| error.to_string()));
+        }
         if changes {
             this.check_positions();
         }

@@ -34,8 +34,6 @@ pub struct Proposed {
 pub struct Step {
     /// The position it leads to.
     pub pos: Pos,
-    /// The entry.
-    pub index: LogIndex,
     /// The number of the proposal.
     pub proposal: u64,
 }
@@ -46,13 +44,15 @@ pub struct History {
     proposals: BTreeMap<u64, Proposed>,
     /// By entry: the number of its proposal.
     entries: BTreeMap<LogIndex, u64>,
-    /// By database and TXID.
-    steps: BTreeMap<DbName, BTreeMap<u64, Step>>,
+    /// The transactions that made what a name stands for now.
+    contents: BTreeMap<DbName, Vec<Step>>,
+    /// Where a name stood after each entry that concerned it; before the first transaction where it ended.
+    states: BTreeMap<DbName, BTreeMap<LogIndex, Pos>>,
     committed: BTreeSet<u64>,
     /// The primary of each term.
     pub writers: BTreeMap<u64, u64>,
-    /// The last position seen of a database in one run of a node.
-    pub seen: BTreeMap<(u64, u64, DbName), u64>,
+    /// The last entry that a database was seen at in one run of a node.
+    pub seen: BTreeMap<(u64, u64, DbName), LogIndex>,
     /// What was acknowledged before all nodes voted.
     pub early: Vec<(LogIndex, Change)>,
     /// Sum of a database's bytes at a position.
@@ -85,14 +85,15 @@ impl History {
         &self.proposals
     }
 
-    /// The committed steps of a database.
-    pub fn steps(&self, db: &DbName) -> impl Iterator<Item = &Step> {
-        self.steps.get(db).into_iter().flat_map(BTreeMap::values)
+    /// The transactions that made what a name stands for now.
+    pub fn content(&self, db: &DbName) -> &[Step] {
+        self.contents.get(db).map_or(&[], Vec::as_slice)
     }
 
-    /// The committed step that leads to a TXID.
-    pub fn step(&self, db: &DbName, txid: u64) -> Option<&Step> {
-        self.steps.get(db)?.get(&txid)
+    /// Whether a name stood there after some entry from `first` on.
+    pub fn stood_at(&self, db: &DbName, pos: Pos, first: LogIndex) -> bool {
+        let states = self.states.get(db).into_iter().flat_map(|states| states.range(first..));
+        states.into_iter().any(|(_, state)| *state == pos)
     }
 
     /// Whether a proposal is committed.
@@ -114,16 +115,40 @@ impl History {
         if self.proposals.get(&number).is_some_and(|proposed| proposed.fate == Fate::Refused) {
             return Err(format!("proposal {number} was refused and is committed by entry {index}"));
         }
-        let ChangeKind::Commit(sets) = &change.kind else { return Ok(()) };
-        for set in sets {
-            let steps = self.steps.entry(set.db.clone()).or_default();
-            let last = steps.last_key_value().map(|(_, step)| step.pos);
-            let (before, after) = (last.unwrap_or(Pos::ZERO), set.pos());
-            if before.next_txid() != set.range.min() || before.checksum != set.pre {
-                return Err(format!("entry {index} does not continue {} at {before}: {after}", set.db));
+        match &change.kind {
+            ChangeKind::Commit(sets) => {
+                for set in sets {
+                    let steps = self.contents.entry(set.db.clone()).or_default();
+                    let (before, after) = (steps.last().map_or(Pos::ZERO, |step| step.pos), set.pos());
+                    if before.next_txid() != set.range.min() || before.checksum != set.pre {
+                        return Err(format!(
+                            "entry {index} does not continue {} at {before}: {after}",
+                            set.db
+                        ));
+                    }
+                    steps.push(Step { pos: after, proposal: number });
+                    self.stands(&set.db, index, after);
+                }
             }
-            steps.insert(after.txid_or_zero(), Step { pos: after, index, proposal: number });
+            ChangeKind::Drop(db) => {
+                self.contents.remove(db);
+                self.stands(db, index, Pos::ZERO);
+            }
+            ChangeKind::Rename { from, to } => {
+                let Some(moved) = self.contents.remove(from) else {
+                    return Err(format!("entry {index} renames {from}, which does not exist"));
+                };
+                let pos = moved.last().map_or(Pos::ZERO, |step| step.pos);
+                self.contents.insert(to.clone(), moved);
+                self.stands(from, index, Pos::ZERO);
+                self.stands(to, index, pos);
+            }
+            other => return Err(format!("entry {index} is of a kind that nobody proposes: {other:?}")),
         }
         Ok(())
+    }
+
+    fn stands(&mut self, db: &DbName, index: LogIndex, pos: Pos) {
+        self.states.entry(db.clone()).or_default().insert(index, pos);
     }
 }

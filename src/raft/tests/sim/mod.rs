@@ -26,7 +26,14 @@
 //! stopping processes), and checks of the bytes left out, where nothing damages bytes: chance hardly brings together what
 //! each of them needs.
 //!
-//! Left out: FUSE and the capture of transactions (applications propose change sets that SQLite made on a copy); a node
+//! Applications commit to one database or to two at once, drop databases and rename them, also over others; names are taken
+//! again. What is seen of that: an entry that is applied to the wrong one of several databases that had a name, in redo after
+//! a crash or a power cut, in a fetch by difference, or before its turn; a node that becomes primary and lacks something, or
+//! whose databases are not what its log says of them (`store/proof.rs`).
+//!
+//! Left out: FUSE and the capture of transactions (applications propose change sets that SQLite made on a copy, and drops
+//! and renames without a claim), so also what `synchronous=OFF` leaves beyond the log, readers that keep an entry waiting, and
+//! a rename over a database that is open; a crash in the middle of a drop or rename (`tests/it/history.rs`); a node
 //! that stops while time passes for it alone (its messages are held back instead); what a dead primary's applications left
 //! in a WAL; the search for a large change set that a voter lacks (it gets it from any disk at once).
 

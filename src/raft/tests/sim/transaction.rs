@@ -22,6 +22,15 @@ pub struct Kind {
     pub mode: u8,
 }
 
+impl Kind {
+    /// The same database with what its header says by now: a rename may have brought it the content of another one.
+    fn as_it_is(&self, image: &[u8]) -> Self {
+        let Some(header) = image.get(..MODE_OFFSET + 1) else { return self.clone() };
+        let page_size = u32::from(u16::from_be_bytes([header[16], header[17]]));
+        Self { db: self.db.clone(), page_size, mode: header[MODE_OFFSET] }
+    }
+}
+
 /// The databases of every simulation.
 pub fn kinds() -> Vec<Kind> {
     let kind = |name: &str, page_size, mode| Kind { db: DbName::new(name).unwrap(), page_size, mode };
@@ -30,6 +39,7 @@ pub fn kinds() -> Vec<Kind> {
 
 /// Transaction `number` on a database that stands at `pos` and has the bytes `image`.
 pub fn make(kind: &Kind, pos: Pos, image: &[u8], number: u64, scratch: &Path) -> Result<ChangeSet, String> {
+    let kind = &kind.as_it_is(image);
     let after = change(kind, image, number, scratch)?;
     let page_size = kind.page_size as usize;
     let pages = |image: &[u8]| -> Vec<(Pgno, Vec<u8>)> {

@@ -4,29 +4,25 @@ use super::super::history::{Fate, History};
 use super::super::large;
 use super::super::world::World;
 use crate::store::{Change, Store};
-use crate::types::LogIndex;
+use crate::types::{LogIndex, Pos};
 
 /// A node that becomes primary has every acknowledged transaction.
 pub fn at_promotion(history: &History, node: u64, store: &Store) -> Result<(), String> {
     for (number, proposed) in history.proposals() {
-        if !matches!(proposed.fate, Fate::Acknowledged(_)) {
-            continue;
-        }
+        let Fate::Acknowledged(index) = proposed.fate else { continue };
         for db in &proposed.dbs {
-            let step = history.steps(db).find(|step| step.proposal == *number);
-            let Some(step) = step else {
-                return Err(format!("proposal {number} was acknowledged and is not in the history of {db}"));
-            };
-            let pos = store.get(db).map_or(0, |database| database.pos().txid_or_zero());
-            if pos < step.pos.txid_or_zero() {
+            let pos = store.get(db).map_or(Pos::ZERO, |database| database.pos());
+            if !history.stood_at(db, pos, index) {
                 return Err(format!(
-                    "n{node} is primary with {db} at {pos:x}, and proposal {number} at {} was acknowledged",
-                    step.pos
+                    "n{node} is primary with {db} at {pos}, and proposal {number} at entry {index} was acknowledged"
                 ));
             }
         }
     }
-    Ok(())
+    match store.disagreeing().first() {
+        Some((db, why)) => Err(format!("n{node} becomes primary, and {db} is not what its log says: {why}")),
+        None => Ok(()),
+    }
 }
 
 /// What entry `index`, just acknowledged, keeps beside the log is on the disks of a majority.

@@ -1,14 +1,23 @@
-//! A database's position only grows while its node runs.
+//! What a name stands for only moves on in the log while its node runs.
 
 use super::super::history::History;
-use crate::types::{DbName, Pos};
+use crate::types::{DbName, LogIndex};
 
-/// `pos` is where a database stands now in run `run` of node `node`.
-pub fn check(history: &mut History, (node, run): (u64, u64), db: &DbName, pos: Pos) -> Result<(), String> {
+/// `index` is the entry that a database stands at now in run `run` of node `node`.
+pub fn check(
+    history: &mut History,
+    (node, run): (u64, u64),
+    db: &DbName,
+    index: LogIndex,
+) -> Result<(), String> {
+    if index == LogIndex::ZERO {
+        // It is just being made: the first entry comes with the first transaction.
+        return Ok(());
+    }
     let seen = history.seen.entry((node, run, db.clone())).or_default();
-    let before = std::mem::replace(seen, pos.txid_or_zero());
-    if before > pos.txid_or_zero() {
-        return Err(format!("{db} on n{node} went back from {before:x} to {pos}"));
+    let before = std::mem::replace(seen, index);
+    if before > index {
+        return Err(format!("{db} on n{node} went back from entry {before} to {index}"));
     }
     Ok(())
 }
