@@ -24,13 +24,12 @@ pub(super) fn of(error: &anyhow::Error) -> u8 {
     if error.is::<TimedOut>() {
         return 3;
     }
-    match error.downcast_ref() {
-        Some(ClientError::Refused { reason: Some(reason), .. }) => match reason {
+    if let Some(ClientError::Refused { reason: Some(reason), .. }) = error.downcast_ref() {
+        match reason {
             Reason::Timeout => return 3,
             Reason::NotPrimary => return 4,
             Reason::NoQuorum => return 5,
-        },
-        _ => {}
+        }
     }
     match (error.downcast_ref(), error.downcast_ref()) {
         // As a shell says that there is no such command.

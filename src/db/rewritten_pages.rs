@@ -43,7 +43,7 @@ impl Database {
     pub(super) fn commit_rewritten(self: &Arc<Self>) -> Result<(), DbError> {
         let mut state = self.wait_for_capture();
         // What the last connection did not copy is copied here, as the log has it.
-        if !state.open.wal().is_some_and(|wal| !wal.lacks_in_file()) {
+        if state.open.wal().is_none_or(|wal| wal.lacks_in_file()) {
             return Ok(());
         }
         let Some(change) = self.rewritten(&mut state)? else { return Ok(()) };

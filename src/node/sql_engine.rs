@@ -25,7 +25,7 @@ pub(super) struct SqlEngine {
 
 enum State {
     /// Not yet, or it has ended.
-    Running(Option<Supervised>),
+    Running(Option<Box<Supervised>>),
     /// The node ends: none is started any more.
     Stopped,
 }
@@ -58,7 +58,7 @@ impl SqlEngine {
         command.args([ENGINE_COMMAND, &options]).env_clear().current_dir("/");
         command.stdin(Stdio::from(std::os::fd::OwnedFd::from(theirs))).kill_on_drop(true);
         let started = Supervised::start(command, PROGRAM, None).await;
-        *current = Some(started.map_err(io::Error::other)?);
+        *current = Some(Box::new(started.map_err(io::Error::other)?));
         Ok(ours)
     }
 

@@ -177,7 +177,7 @@ impl Namespace {
     /// A database that is older than entry `index` has another name, replacing what had it.
     pub fn rename_database(&self, from: &DbName, to: &DbName, index: LogIndex) {
         let mut tables = self.write();
-        if !tables.databases.get(from).is_some_and(|entry| entry.index < index) {
+        if tables.databases.get(from).is_none_or(|entry| entry.index >= index) {
             return;
         }
         if tables.unsynced.remove(from) {

@@ -175,8 +175,8 @@ mod tests {
         store.logged(LogIndex::new(3), &fill(&a, pos(&store, &a), 1, 2));
         store.applied(LogIndex::new(3));
         store.set_access(Access::Write).unwrap();
-        assert_eq!(failed(&store), [a.clone()]);
-        assert_eq!(*asked.lock().unwrap(), [a.clone()]);
+        assert_eq!(failed(&store), std::slice::from_ref(&a));
+        assert_eq!(*asked.lock().unwrap(), std::slice::from_ref(&a));
         let why = store.get(&a).unwrap().failure().unwrap();
         assert!(why.contains("it stands at 0000000000000001/") && why.contains("since entry 3"), "{why}");
         assert!(store.snapshot(&a).is_err() && store.snapshot(&b).is_ok());

@@ -41,7 +41,7 @@ fn app(path: &Path) -> Connection {
 /// The command that a text names, run as it stands there.
 fn run_named(text: &str, begins: &str) {
     let start = text.find(begins).unwrap_or_else(|| panic!("no {begins:?} in {text}"));
-    let command = text[start..].split(|c: char| c == ',' || c == ';' || c == '\n').next().unwrap().trim();
+    let command = text[start..].split([',', ';', '\n']).next().unwrap().trim();
     let words: Vec<_> = command.split_whitespace().collect();
     let output = skein().args(&words[1..]).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
@@ -164,7 +164,7 @@ fn the_loss_of_the_quorum_is_seen_on_every_node_that_is_left() {
     others.iter().for_each(|which| voters.nodes[*which].kill9());
     for which in [primary, replica] {
         let node = &voters.nodes[which];
-        eventually("it says that there is no quorum", || (quorum(node)? == false).then_some(()));
+        eventually("it says that there is no quorum", || (!quorum(node)?).then_some(()));
         eventually("the first line of the status says it", || {
             let output = node.client(&["status"]);
             String::from_utf8_lossy(&output.stdout).starts_with("NO QUORUM since ").then_some(())

@@ -195,7 +195,7 @@ async fn do_pipeline(
         session.connection.interrupt.arm(at_work.options.statement_max);
         let planned = allowed.write && !allowed.here && session.is_autocommit();
         if planned && !plan::reads_only(&session, &requests) {
-            return Err(elsewhere(session));
+            return Err(Box::new(elsewhere(session)));
         }
         let scope = Scope { allowed, options: &at_work.options };
         let (mut results, closed) = pipeline::run(&mut session, scope, requests);
@@ -214,7 +214,7 @@ async fn do_pipeline(
     guard.done();
     let (results, session, txid) = match worked {
         Ok(done) => done,
-        Err(elsewhere) => return Ok(elsewhere),
+        Err(elsewhere) => return Ok(*elsewhere),
     };
     let baton = match session.zip(taken) {
         Some((session, taken)) => {
@@ -287,7 +287,9 @@ async fn do_cursor(
     // Lives as long as the body is wanted.
     let mut guard = Some(guard);
     let ended = tokio_stream::once(()).filter_map(move |()| {
-        guard.take().map(AbandonOnDrop::done);
+        if let Some(a) = guard.take() {
+            AbandonOnDrop::done(a)
+        }
         None
     });
     let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))];
