@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, mpsc};
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::database::{Database, State};
 use super::incoming::Incoming;
 use super::opened::WritePath;
+use super::opening::GivenUp;
 use super::roles::Wait;
 use super::view::StateLock;
 use super::wal_writer::WalAppend;
@@ -270,21 +270,12 @@ impl Database {
         if rollback.mounted.is_none() {
             let cache = self.shared.cache().ok_or_else(|| io::Error::other("the mount is not up yet"))?;
             let path = cache.mount_point().join(self.name().as_str());
-            rollback.mounted = Some(open_within(MOUNTED_OPEN_MAX, path)?);
+            let open = move |_: &GivenUp| File::options().read(true).write(true).open(path);
+            let opened = self.opening.within(MOUNTED_OPEN_MAX, open);
+            rollback.mounted = Some(opened.unwrap_or_else(|| Err(io::ErrorKind::WouldBlock.into()))?);
         }
         rollback.mounted.as_ref().expect("just opened").try_clone()
     }
-}
-
-/// Opens a file of the mount on a thread of its own: its directory may be locked for a removal or a rename that waits for
-/// the lock the caller has.
-fn open_within(limit: Duration, path: PathBuf) -> io::Result<File> {
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new().name("skein-open".into()).spawn(move || {
-        // Closed where nobody waits any more.
-        let _ = sender.send(File::options().read(true).write(true).open(path));
-    })?;
-    receiver.recv_timeout(limit).unwrap_or_else(|_| Err(io::ErrorKind::WouldBlock.into()))
 }
 
 /// Writes pages and size of a change set; snapshots of the file keep what it overwrites.

@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::checkpoint::Backfill;
@@ -15,6 +15,7 @@ use super::guarded_file::{AfterDeath, GuardedFile};
 use super::invalidate::Invalidated;
 use super::main_lock::{HeldMainLock, MainLock};
 use super::opened::Opened;
+use super::opening::GivenUp;
 use super::page_checksums::WalPoint;
 use super::pin::Pin;
 use super::rewind::Rewound;
@@ -121,42 +122,24 @@ struct MountedFiles {
     shm: File,
 }
 
-/// How long the opening of files is waited for with the database's lock held. The kernel keeps their directory locked for
-/// as long as a removal, a rename or a creation in it waits for this daemon, perhaps for the same lock.
+/// How long the opening of files is waited for with the database's lock held, see [`super::opening`].
 const OPEN_WAIT_MAX: Duration = Duration::from_millis(200);
 /// How long an application that opens a database waits for that.
 const ATTACH_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Opens the files of the database at `path`, on a thread of its own; `None` where that takes longer than `limit`.
-fn open_within(limit: Duration, path: PathBuf) -> Option<io::Result<MountedFiles>> {
-    let (sender, receiver) = mpsc::channel();
-    let given_up = Arc::new(AtomicBool::new(false));
-    let goes_on = given_up.clone();
-    let work = move || {
-        let open = |suffix: &str| {
-            if goes_on.load(Ordering::SeqCst) {
-                return Err(io::Error::other("nobody waits for it any more"));
-            }
-            fault::point("attach_open")?;
-            let mut side = path.as_os_str().to_owned();
-            side.push(suffix);
-            File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
-        };
-        let files = open("").and_then(|database| {
-            // Made through the mount, so that the kernel knows of it.
-            drop(open("-wal")?);
-            Ok(MountedFiles { database, locks: WalLocks::new(open("-shm")?), shm: open("-shm")? })
-        });
-        // Closed where nobody waits any more.
-        let _ = sender.send(files);
+/// Opens the files of the database at `path`.
+fn open_mounted(path: &Path, given_up: &GivenUp) -> io::Result<MountedFiles> {
+    let open = |suffix: &str| {
+        given_up.check()?;
+        fault::point("attach_open")?;
+        let mut side = path.as_os_str().to_owned();
+        side.push(suffix);
+        File::options().read(true).write(true).create(!suffix.is_empty()).truncate(false).open(side)
     };
-    let spawned = std::thread::Builder::new().name("skein-attach".into()).spawn(work);
-    let files = match spawned {
-        Ok(_) => receiver.recv_timeout(limit).ok(),
-        Err(error) => Some(Err(error)),
-    };
-    given_up.store(true, Ordering::SeqCst);
-    files
+    let database = open("")?;
+    // Made through the mount, so that the kernel knows of it.
+    drop(open("-wal")?);
+    Ok(MountedFiles { database, locks: WalLocks::new(open("-shm")?), shm: open("-shm")? })
 }
 
 impl Database {
@@ -221,7 +204,9 @@ impl Database {
         client: WalClient,
     ) -> Result<WalAttachment, DbError> {
         let fail = |source| self.io_error("attaching through the mount", source);
-        let Some(files) = open_within(OPEN_WAIT_MAX, path.to_owned()) else {
+        let path = path.to_owned();
+        let open = move |given_up: &GivenUp| open_mounted(&path, given_up);
+        let Some(files) = self.opening.within(OPEN_WAIT_MAX, open) else {
             self.attach_again.store(true, Ordering::SeqCst);
             return Err(self.unavailable("its directory is being changed; try again"));
         };

@@ -9,6 +9,7 @@ use super::commit::InFlight;
 use super::cow::CowSnapshots;
 use super::landing::UnderWay;
 use super::opened::{Opened, Service, WalClients};
+use super::opening::Opening;
 use super::overlay::Overlay;
 use super::page_checksums::{Marker, PageChecksums, WalPoint};
 use super::shared::Shared;
@@ -52,6 +53,8 @@ pub struct Database {
     pub(super) reserved: AtomicBool,
     /// Attaching was held up, and is to be tried again without the lock in between.
     pub(super) attach_again: AtomicBool,
+    /// Opens files of the mount.
+    pub(super) opening: Opening,
     /// Holds SQLite's SHARED lock while a writer at work must not commit.
     pub(super) held_off: Mutex<Option<File>>,
     /// When the last transaction was captured, milliseconds since 1970; 0 where unknown.
@@ -145,6 +148,7 @@ impl Database {
             content_refused: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             attach_again: AtomicBool::new(false),
+            opening: Opening::default(),
             held_off: Mutex::default(),
             timestamp_ms: AtomicI64::new(0),
             behind: AtomicBool::new(false),

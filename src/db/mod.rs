@@ -41,6 +41,7 @@ mod last_close;
 mod lifecycle;
 mod main_lock;
 mod opened;
+mod opening;
 mod overlay;
 mod overrun;
 mod page_checksums;

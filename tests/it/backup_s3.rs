@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::backup::{backup_of, tool, wait_uploaded};
-use crate::harness::{Node, Settings, eventually, free_address, http, needs_skein, skein, sql};
+use crate::harness::{Node, Settings, eventually, http, needs_skein, skein, sql};
 
 const BUCKET: &str = "backup";
 const KEYS: [(&str, &str); 3] =
@@ -21,6 +21,19 @@ struct Seaweed {
     _dir: tempfile::TempDir,
 }
 
+/// Ports that are free, and free 10000 above, where SeaweedFS takes gRPC; none of those that the kernel gives to outgoing
+/// connections meanwhile (`ip_local_port_range`, from 32768 on).
+fn free_ports() -> impl Iterator<Item = u16> {
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    /// Servers of this process do not begin at the same port.
+    static STARTED: AtomicUsize = AtomicUsize::new(0);
+    let begin = std::process::id() as usize + 1000 * STARTED.fetch_add(1, Ordering::Relaxed);
+    (0..12_000)
+        .step_by(7)
+        .map(move |more| u16::try_from(10_000 + (begin + more) % 12_000).expect("below 22000"))
+        .filter(move |port| is_free(*port) && is_free(port + 10_000))
+}
+
 impl Seaweed {
     fn start() -> Option<Self> {
         let weed = tool("weed")?;
@@ -31,7 +44,9 @@ impl Seaweed {
             r#"{"identities":[{"name":"t","credentials":[{"accessKey":"key","secretKey":"secret"}],"actions":["Admin"]}]}"#,
         )
         .unwrap();
-        let port = free_address().port();
+        let mut ports = free_ports();
+        let mut port_of = || ports.next().expect("a free port");
+        let port = port_of();
         let mut command = Command::new(weed);
         command.arg("mini").arg(format!("-dir={}", dir.path().display()));
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-webdav=false", "-admin.ui=false"]);
@@ -39,14 +54,7 @@ impl Seaweed {
         command.arg(format!("-s3.port={port}")).arg(format!("-bucket={BUCKET}"));
         command.arg(format!("-s3.config={}", config.display()));
         for server in ["master", "volume", "filer", "admin"] {
-            // Its gRPC is 10000 above.
-            let address = loop {
-                let address = free_address();
-                if address.port() < 50_000 {
-                    break address;
-                }
-            };
-            command.arg(format!("-{server}.port={}", address.port()));
+            command.arg(format!("-{server}.port={}", port_of()));
         }
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
         command.current_dir(dir.path()).stdout(Stdio::null()).stderr(log);

@@ -29,6 +29,7 @@ fn every_metric_is_exported_by_a_running_node_and_nothing_else() {
     drop(voters.open(replica, "app.db"));
     voters.nodes[primary].must_client(&["wait", "app.db"]);
     voters.same_bytes("app.db");
+    voters.nodes[primary].must_client(&["sql", "app.db", "SELECT * FROM t"]);
 
     let text = exported(&voters.nodes[primary]);
     // The proxy's are those of a node that has one.
