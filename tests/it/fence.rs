@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::guarantees::quote;
-use crate::harness::{Node, Settings, Voters, http, needs_skein, sql, within};
+use crate::harness::{Node, Settings, Voters, eventually, http, needs_skein, sql, within};
 
 /// Twice the election timeout that is the default: no other node can be primary earlier after the last heartbeat.
 const LEASE: Duration = Duration::from_millis(440);
@@ -132,12 +132,17 @@ type Committed = (rusqlite::Result<()>, Duration);
 
 /// Commits a transaction that is open when the followers stop, after the node has been fenced; they go on `more` later.
 fn commit_in_a_gap(voters: &Voters, db: &str, journal: &str, synchronous: &str, more: Duration) -> Committed {
-    let first = voters.primary();
-    let writer = sql::create(&voters.nodes[first].path(db), journal, 4096);
-    sql::run(&writer, "CREATE TABLE IF NOT EXISTS t(v)");
-    sql::run(&writer, &format!("PRAGMA synchronous={synchronous}"));
-    writer.busy_timeout(Duration::from_secs(5)).unwrap();
-    sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t VALUES('gap')");
+    let begin = format!(
+        "PRAGMA journal_mode={journal}; CREATE TABLE IF NOT EXISTS t(v); PRAGMA synchronous={synchronous};
+         BEGIN IMMEDIATE; INSERT INTO t VALUES('gap')"
+    );
+    // Where an earlier gap led to an election: a new database is made on whoever is primary by then, or not at all.
+    let (first, writer) = eventually("a primary takes the database", || {
+        let first = voters.primary();
+        let writer = sql::try_open(&voters.nodes[first].path(db)).ok()?;
+        writer.busy_timeout(Duration::from_secs(5)).ok()?;
+        writer.execute_batch(&begin).ok().map(|()| (first, writer))
+    });
     let others: Vec<usize> = (0..3).filter(|which| *which != first).collect();
     others.iter().for_each(|which| voters.signal(*which, Signal::SIGSTOP));
     // The lease ends four fifths of it after the last heartbeat.

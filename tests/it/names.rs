@@ -156,7 +156,7 @@ fn directories_and_empty_databases_come_and_go_on_every_node() {
     let Some(voters) = cluster(true) else { return };
     let node = &voters.nodes[voters.primary()];
     fs::File::create(node.path("e.db")).unwrap();
-    drop(rusqlite::Connection::open(node.path("opened.db")).unwrap().execute_batch("PRAGMA user_version"));
+    rusqlite::Connection::open(node.path("opened.db")).unwrap().execute_batch("PRAGMA user_version").unwrap();
     fs::create_dir(node.path("d")).unwrap();
     fs::create_dir_all(node.path("tenants/7")).unwrap();
     insert(&node.path("tenants/7/a.db")).unwrap();
