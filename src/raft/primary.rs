@@ -81,12 +81,14 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
     let (sender, receiver) = watch::channel(watched.look());
     tokio::spawn(async move {
         let (mut server, mut data) = (watched.raft.server_metrics(), watched.raft.data_metrics());
-        let mut replayed = false;
+        let (heard, mut replayed) = (watched.heard.clone(), false);
         loop {
             let state = watched.look();
             // The one voter's state changes only with these; a quorum's acknowledgements come with each heartbeat.
             let every = state.until.is_some() || !state.resolved;
-            let leader_may_fall_silent = state.primary.is_some() && !watched.leads();
+            let follows = !watched.leads();
+            let leader_may_fall_silent = follows && state.primary.is_some();
+            let leader_may_speak_again = follows && state.primary.is_none();
             sender.send_if_modified(|known| {
                 let changed = known.differs(&state);
                 *known = state;
@@ -98,6 +100,7 @@ pub(super) fn watch(mut watched: Watched) -> watch::Receiver<PrimaryState> {
                 changed = data.changed(), if every => changed.is_ok(),
                 // Nothing tells of what does not happen.
                 () = tokio::time::sleep(watched.patience()), if leader_may_fall_silent => true,
+                () = heard.next(), if leader_may_speak_again => true,
                 over = watched.replayed.wait_for(|over| *over), if !replayed => { replayed = true; over.is_ok() }
             };
             if !more {

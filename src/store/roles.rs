@@ -129,10 +129,9 @@ impl Store {
                 let fenced = loop {
                     match database.set_access() {
                         // A connection has the file for itself for a moment, as one that switches to WAL or is the last to
-                        // close; the kernel does not tell when it lets go.
-                        Err(DbError::Conflict { .. })
-                            if store.access() != Access::Write && !store.shared.is_ending() =>
-                        {
+                        // close; the kernel does not tell when it lets go. Where this node has become primary again
+                        // meanwhile, the next look finds that there is nothing to fence.
+                        Err(DbError::Conflict { .. }) if !store.shared.is_ending() => {
                             std::thread::sleep(Duration::from_millis(5));
                         }
                         fenced => break fenced,

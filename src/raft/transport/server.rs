@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use openraft::storage::{Snapshot, SnapshotMeta};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataValue;
@@ -41,22 +41,35 @@ pub struct RaftService {
 
 /// When another voter last spoke as leader.
 #[derive(Debug)]
-pub struct Heard(Mutex<Instant>);
+pub struct Heard {
+    last: Mutex<Instant>,
+    again: Notify,
+}
 
 impl Default for Heard {
     fn default() -> Self {
-        Self(Mutex::new(Instant::now()))
+        Self { last: Mutex::new(Instant::now()), again: Notify::new() }
     }
 }
 
 impl Heard {
     /// How long ago that was, or the start.
     pub fn silence(&self) -> Duration {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).elapsed()
+        self.last().elapsed()
+    }
+
+    /// Returns when a leader speaks the next time.
+    pub async fn next(&self) {
+        self.again.notified().await;
+    }
+
+    fn last(&self) -> std::sync::MutexGuard<'_, Instant> {
+        self.last.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn note(&self) {
-        *self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Instant::now();
+        *self.last() = Instant::now();
+        self.again.notify_waiters();
     }
 }
 
