@@ -22,9 +22,13 @@ if ! "$venv/bin/python" -c 'import libsql, libsql_client' 2>/dev/null; then
 fi
 pids=""
 finish() {
-    for pid in $pids; do kill "$pid" 2>/dev/null && wait "$pid" 2>/dev/null; done
-    umount -l "$PWD"/n?/mnt 2>/dev/null
-    true
+    status=$?
+    for pid in $pids; do
+        kill "$pid" 2>/dev/null || continue
+        wait "$pid" 2>/dev/null || { echo "a node ended with $?"; tail -n 5 n?.err; status=1; }
+    done
+    umount -l "$PWD"/n?/mnt 2>/dev/null || true
+    exit "$status"
 }
 trap finish EXIT
 free_port() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::harness::sql;
@@ -76,6 +77,25 @@ fn every_node_that_is_left_says_that_the_quorum_is_lost_and_that_it_is_back() {
             verdict(&voters.nodes[which]).filter(|verdict| !verdict.starts_with("NO QUORUM"))
         });
     }
+}
+
+#[test]
+fn a_follower_names_its_primary_again_when_it_hears_it_again() {
+    let Some(voters) = Voters::start(2, true) else { return };
+    let primary = voters.primary();
+    let follower = voters.follower();
+    let named = |what: &str, wanted: Value| {
+        eventually(what, || {
+            (voters.nodes[follower].status().ok()?["primary"]["name"] == wanted).then_some(())
+        });
+    };
+    let name = Value::from(voters.nodes[primary].settings.name.clone());
+    named("the primary is known", name.clone());
+    // One of two cannot be elected: the term, and who leads in it, stay what they are.
+    voters.signal(primary, Signal::SIGSTOP);
+    named("it is silent", Value::Null);
+    voters.signal(primary, Signal::SIGCONT);
+    named("it speaks again", name);
 }
 
 #[test]
