@@ -57,7 +57,7 @@ pub(super) struct SqlArgs {
     /// Rows of one answer [default: 100000]
     #[arg(long, env = "SKEIN_SQL_RESPONSE_ROWS", value_name = "NUMBER")]
     sql_response_rows: Option<u64>,
-    /// Web sites whose pages may ask, such as https://app.example.com
+    /// Web sites whose pages may ask, such as `https://app.example.com`
     #[arg(long, env = "SKEIN_SQL_CORS_ORIGINS", value_name = "ORIGIN,...", value_delimiter = ',')]
     sql_cors_origins: Option<Vec<String>>,
     /// File with the ed25519 public key of signed tokens (JWT)
