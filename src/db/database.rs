@@ -107,6 +107,8 @@ pub(super) struct State {
     pub cow: CowSnapshots,
     /// What a crash left in the WAL, until its fate is known.
     pub tail: Option<PathBuf>,
+    /// That log is what was written last, whatever its salts say.
+    pub tail_is_newest: bool,
     /// The log is being applied again after a start: what the file holds may be ahead of the position.
     pub replaying: bool,
     /// Where redo stood when it was last looked whether it is over.

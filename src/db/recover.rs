@@ -38,6 +38,7 @@ impl Database {
         fault::point("recover_journal_remove")
             .and_then(|()| remove(&files, FileKind::Journal))
             .map_err(|source| fail("removing an old journal", source))?;
+        let tail_is_newest = shared.nothing_unsynced_lost() && is_newer_than_captured(&files);
         let tail = set_aside(&files, shared.tails_count())
             .map_err(|source| fail("setting the WAL aside", source))?;
         let mode = mode_of(&files).map_err(|source| fail("reading the database header", source))?;
@@ -62,6 +63,7 @@ impl Database {
             exclusive: false,
             cow: CowSnapshots::default(),
             tail,
+            tail_is_newest,
             replaying: false,
             looked_whole: None,
             outlasting: false,
@@ -69,6 +71,14 @@ impl Database {
         };
         Ok(Self::new(name, files, shared, state))
     }
+}
+
+/// Whether the WAL was written after the last commit that was captured: each capture writes page checksums.
+fn is_newer_than_captured(files: &DbFiles) -> bool {
+    let written = |path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    let tail = files.dir().join(TAIL);
+    let wal = if tail.exists() { tail } else { files.path(FileKind::Wal) };
+    written(wal).zip(written(files.pages())).is_some_and(|(wal, captured)| wal >= captured)
 }
 
 fn remove(files: &DbFiles, kind: FileKind) -> io::Result<()> {

@@ -31,6 +31,7 @@ pub struct Shared {
     handing_over: AtomicBool,
     ending: AtomicBool,
     tails_count: AtomicBool,
+    nothing_unsynced_lost: AtomicBool,
     sink: OnceLock<Arc<dyn ChangeSink>>,
     cache: OnceLock<Arc<dyn KernelCache>>,
     watcher: OnceLock<WalWatcher>,
@@ -79,6 +80,7 @@ impl Shared {
             handing_over: AtomicBool::new(false),
             ending: AtomicBool::new(false),
             tails_count: AtomicBool::new(false),
+            nothing_unsynced_lost: AtomicBool::new(false),
             sink: OnceLock::new(),
             cache: OnceLock::new(),
             watcher: OnceLock::new(),
@@ -162,6 +164,17 @@ impl Shared {
     /// Whether logs left behind by the last run may hold what applications wrote.
     pub fn tails_count(&self) -> bool {
         self.tails_count.load(Ordering::SeqCst)
+    }
+
+    /// Says whether the machine has run since applications wrote logs that were left behind.
+    pub fn set_nothing_unsynced_lost(&self, nothing: bool) {
+        self.nothing_unsynced_lost.store(nothing, Ordering::SeqCst);
+    }
+
+    /// Whether the machine has run since applications wrote logs that were left behind: they end with what was written
+    /// last then, whatever was synced.
+    pub fn nothing_unsynced_lost(&self) -> bool {
+        self.nothing_unsynced_lost.load(Ordering::SeqCst)
     }
 
     /// Connects the log; the first call counts.

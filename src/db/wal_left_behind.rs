@@ -126,12 +126,12 @@ impl Database {
     }
 
     fn tail_frames(&self) -> io::Result<Option<(PathBuf, Option<TailFrames>)>> {
-        let (tail, captured) = {
+        let (tail, captured, newest) = {
             let state = self.lock();
             let Some(tail) = &state.tail else { return Ok(None) };
-            (tail.clone(), state.captured)
+            (tail.clone(), state.captured, state.tail_is_newest)
         };
-        match uncaptured(&tail, captured) {
+        match uncaptured(&tail, captured, newest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             frames => Ok(Some((tail, frames?))),
         }
@@ -165,11 +165,16 @@ pub(super) struct TailFrames {
     count: usize,
 }
 
-/// The frames of the log at `path` behind `captured`, `None` where there are none.
+/// The frames of the log at `path` behind `captured`, `None` where there are none. A log that is `newest` goes on behind it
+/// whatever salts it began with: a connection that begins one without having begun another before draws them anew.
 ///
 /// # Errors
 /// Where the log cannot be read. A log cut short or damaged ends where its checksums end, as for SQLite.
-pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<Option<TailFrames>> {
+pub(super) fn uncaptured(
+    path: &Path,
+    captured: Option<WalPoint>,
+    newest: bool,
+) -> io::Result<Option<TailFrames>> {
     let file = File::open(path)?;
     let Ok(scanned) = CommittedFrames::scan(BufReader::with_capacity(1 << 20, &file)) else {
         return Ok(None);
@@ -179,6 +184,7 @@ pub(super) fn uncaptured(path: &Path, captured: Option<WalPoint>) -> io::Result<
         None => 1,
         Some(point) => match point.first_uncaptured(salt) {
             Some(first) => first,
+            None if newest => 1,
             // Older than what is captured: what replaced it was lost with the page cache, and is in the log.
             None => return Ok(None),
         },

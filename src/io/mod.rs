@@ -1,6 +1,7 @@
 //! The only door outside: labelled file calls, durable renames, fault injection.
 
 pub mod blobs;
+mod boot;
 pub mod durable;
 pub mod fault;
 pub mod free_space;
@@ -12,4 +13,5 @@ mod read;
 pub mod space;
 pub mod watchdog;
 
+pub use boot::boot_id;
 pub use read::{read_or_zero, read_up_to};

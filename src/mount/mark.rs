@@ -5,9 +5,10 @@
 //! number later. So each mount numbers its files from a random place on, and notes that place together with the boot of the
 //! machine: a file whose inode number is elsewhere is somebody else's.
 
-use std::fs;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::Range;
+
+use crate::io::boot_id;
 
 /// How many files one mount may number.
 const INODES: u64 = 1 << 32;
@@ -45,11 +46,6 @@ impl MountMark {
     pub(super) fn is_of_an_earlier_boot(&self) -> bool {
         !self.boot_id.is_empty() && self.boot_id != boot_id()
     }
-}
-
-/// Source: `Documentation/admin-guide/sysctl/kernel.rst`, `random/boot_id`.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

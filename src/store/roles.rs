@@ -7,18 +7,20 @@ use std::time::{Duration, Instant};
 
 use super::{Store, StoreError};
 use crate::db::{Database, DbError};
-use crate::io::durable;
+use crate::io::{boot_id, durable};
 use crate::types::{Access, LogIndex};
 
 /// Since which entry this node is primary, remembered across a crash: only then may the logs of its databases hold
 /// what applications wrote and nobody else has.
 ///
-/// File `primary-since`, text: the line `skein-primary-since 1`, then the last entry applied before applications could
-/// write. Missing on a node that is not primary.
+/// File `primary-since`, text: the line `skein-primary-since 1`, the last entry applied before applications could write,
+/// and the boot of the machine in which that was (missing in files of earlier versions). Missing on a node that is not
+/// primary.
 #[derive(Debug)]
 pub(super) struct PrimarySince {
     path: PathBuf,
     index: Option<LogIndex>,
+    of_this_boot: bool,
 }
 
 /// How long a planned move of the primary waits for transactions that applications are in the middle of, while all
@@ -30,16 +32,17 @@ const MAGIC: &str = "skein-primary-since 1";
 impl PrimarySince {
     /// Reads the file.
     pub fn open(path: PathBuf) -> Result<Self, StoreError> {
-        let index = match std::fs::read_to_string(&path) {
-            Ok(text) => Some(parse(&text).ok_or_else(|| {
+        let (index, boot) = match std::fs::read_to_string(&path) {
+            Ok(text) => parse(&text).map(|(index, boot)| (Some(index), boot)).ok_or_else(|| {
                 StoreError::Fatal(format!("{} is damaged or of a newer version", path.display()))
-            })?),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            })?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => (None, None),
             Err(source) => {
                 return Err(StoreError::Io { what: format!("reading {}", path.display()), source });
             }
         };
-        Ok(Self { path, index })
+        let of_this_boot = boot.is_some_and(|boot| boot == boot_id());
+        Ok(Self { path, index, of_this_boot })
     }
 
     /// The last entry before this node was primary, `None` where it is not.
@@ -47,8 +50,15 @@ impl PrimarySince {
         self.index
     }
 
+    /// Whether the machine has run ever since this node last became primary: what applications have written is in the
+    /// files then, whatever was synced.
+    pub fn is_of_this_boot(&self) -> bool {
+        self.of_this_boot
+    }
+
     fn begin(&mut self, index: LogIndex) -> Result<(), StoreError> {
-        let written = durable::write_atomic(&self.path, format!("{MAGIC}\n{index}\n").as_bytes());
+        let written =
+            durable::write_atomic(&self.path, format!("{MAGIC}\n{index}\n{}\n", boot_id()).as_bytes());
         written.map_err(|source| self.failed("writing", source))?;
         self.index = Some(index);
         Ok(())
@@ -70,10 +80,12 @@ impl PrimarySince {
     }
 }
 
-fn parse(text: &str) -> Option<LogIndex> {
+fn parse(text: &str) -> Option<(LogIndex, Option<String>)> {
     let mut lines = text.lines();
     (lines.next()? == MAGIC).then_some(())?;
-    lines.next()?.parse().ok().map(LogIndex::new)
+    let index = lines.next()?.parse().ok().map(LogIndex::new)?;
+    let boot = lines.next().filter(|boot| !boot.is_empty()).map(str::to_owned);
+    Some((index, boot))
 }
 
 impl Store {

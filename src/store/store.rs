@@ -150,6 +150,7 @@ impl Store {
         let shared = Arc::new(Shared::new(node, blobs, layout.discarded(), layout.tmp(), access, observer));
         let since = PrimarySince::open(layout.primary_since())?;
         shared.set_tails_count(since.index().is_some());
+        shared.set_nothing_unsynced_lost(since.is_of_this_boot());
         shared.set_watcher(watcher);
         let found = super::open::databases(&layout, &shared)?;
         let names = super::open::names(&layout, &found)?;

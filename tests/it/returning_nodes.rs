@@ -4,6 +4,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rusqlite::Connection;
 
 use crate::harness::{Cluster, Node, Options, Voters, eventually, http, skein, sql, within};
@@ -267,4 +269,29 @@ fn what_a_crash_leaves_in_the_logs_of_a_replica_is_history_also_after_an_end_wit
     assert!(!log.contains("ERROR"), "{log}");
     let discarded = std::fs::read_dir(cluster.replicas[0].data().join("discarded"));
     assert_eq!(discarded.map_or(0, Iterator::count), 0);
+}
+
+#[test]
+fn what_was_committed_last_before_a_crash_is_history_also_in_a_log_that_began_with_unknown_salts() {
+    let Some(mut cluster) = Cluster::start(&Options::replicas(1)) else { return };
+    let path = cluster.primary.path("app.db");
+    let first = app(&path);
+    sql::run(&first, "PRAGMA wal_autocheckpoint=0");
+    // One that has never begun a log draws both salts anew where it begins one (`wal.c`, sqlite3WalFrames()).
+    let second = sql::open(&path);
+    sql::run(&second, "PRAGMA wal_autocheckpoint=0; PRAGMA synchronous=OFF; SELECT * FROM t");
+    cluster.converge("app.db");
+    sql::run(&first, "PRAGMA wal_checkpoint(TRUNCATE)");
+    // Nobody captures any more.
+    let pid = Pid::from_raw(i32::try_from(cluster.primary.pid()).expect("pids are small"));
+    kill(pid, Signal::SIGSTOP).unwrap();
+    sql::run(&second, "INSERT INTO t VALUES(2)");
+    assert_eq!(sql::number(&second, "SELECT count(*) FROM t"), 2);
+    cluster.primary.kill9();
+    drop((first, second));
+    cluster.primary.must_start();
+    let log = cluster.primary.log();
+    assert!(log.contains("capturing transactions that a crash left in the WAL"), "{log}");
+    assert_eq!(sql::number(&sql::open(&path), "SELECT count(*) FROM t"), 2);
+    cluster.converge("app.db");
 }
