@@ -1,8 +1,8 @@
 //! What this node may do with its databases, as a whole.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::{Store, StoreError};
@@ -109,7 +109,17 @@ impl Store {
             let settled = self.while_writing(|database| database.settle_tail());
             self.shared.set_handing_over(false);
             settled?;
-            return self.while_writing(|database| database.set_access());
+            let held = Mutex::new(Vec::new());
+            let done = self.while_writing(|database| match database.set_access() {
+                Err(DbError::Conflict { .. }) => {
+                    held.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(database.clone());
+                    Ok(())
+                }
+                done => done,
+            });
+            let held = held.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+            held.into_iter().try_for_each(|database| self.set_access_in_turn(database))?;
+            return done;
         }
         self.follows.store(false, Ordering::SeqCst);
         self.shared.set_access(access);
@@ -136,32 +146,38 @@ impl Store {
         // All that need no waiting at once: a writer at work must not keep other databases writable.
         let slow: Vec<_> = self.all().into_iter().filter(|database| !database.try_fence()).collect();
         for database in slow {
-            let store = self.clone();
-            in_thread(move || {
-                let fenced = loop {
-                    match database.set_access() {
-                        // A connection has the file for itself for a moment, as one that switches to WAL or is the last to
-                        // close; the kernel does not tell when it lets go. Where this node has become primary again
-                        // meanwhile, the next look finds that there is nothing to fence.
-                        Err(DbError::Conflict { .. }) if !store.shared.is_ending() => {
-                            std::thread::sleep(Duration::from_millis(5));
-                        }
-                        fenced => break fenced,
-                    }
-                };
-                let fenced = match fenced {
-                    Err(error) if !database.is_gone() => {
-                        tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
-                        database.fail(&error);
-                        Err(error)
-                    }
-                    _ => Ok(()),
-                };
-                store.follow_if_due();
-                fenced
-            })?;
+            self.set_access_in_turn(database)?;
         }
         Ok(())
+    }
+
+    /// Makes the locks of one database what the node's access demands, on a thread of its own: until an application that
+    /// has the file for itself has closed it, and nothing else waits for that. A database for which it fails is not served.
+    fn set_access_in_turn(self: &Arc<Self>, database: Arc<Database>) -> Result<(), StoreError> {
+        let store = self.clone();
+        let started = in_thread(move || {
+            let done = loop {
+                match database.set_access() {
+                    // A connection has the file for itself, for a moment as one that switches to WAL or is the last to close,
+                    // or for as long as it likes (locking_mode=EXCLUSIVE); the kernel does not tell when it lets go.
+                    Err(DbError::Conflict { .. }) if !store.shared.is_ending() => {
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    done => break done,
+                }
+            };
+            let done = match done {
+                Err(error) if !database.is_gone() => {
+                    tracing::error!(db = %database.name(), %error, "cannot fence the database; it is not served");
+                    database.fail(&error);
+                    Err(error)
+                }
+                _ => Ok(()),
+            };
+            store.follow_if_due();
+            done
+        });
+        started.map(drop)
     }
 
     /// What [`follow_history`](Self::follow_history) left undone because a writer was at work.
