@@ -154,13 +154,16 @@ fn merge(
     out.into_made(scratch)
 }
 
+/// Reads a page of a database into the buffer, which is as large as a page.
+pub(super) type ReadPage<'a> = dyn FnMut(Pgno, &mut [u8]) -> Result<(), DbError> + 'a;
+
 /// Writes all pages of a database as one file: a snapshot where the range begins with the first transaction.
 ///
 /// # Errors
 /// Where a page cannot be read, or the disk is full.
 pub(super) fn whole_database(
     header: SnapshotHeader,
-    read_page: &mut dyn FnMut(Pgno, &mut [u8]) -> Result<(), DbError>,
+    read_page: &mut ReadPage<'_>,
     naming: Naming,
     scratch: &Path,
 ) -> Result<Made, BackupError> {
