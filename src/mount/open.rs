@@ -240,9 +240,10 @@ impl PendingOpen {
         };
         let connect = (passthrough && self.state.passthrough()).then_some(|| self.reply.open_backing(&file));
         let opening = self.state.inodes.open(ino, connect);
-        // The close of a WAL database is heard of before it returns, see `Database::app_closes`.
-        let wal = passthrough && matches!(self.target, Target::File(_, FileKind::Database));
-        let mut flags = if wal && !self.opener.own { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
+        // The close of a WAL database is heard of before it returns, see `Database::app_closes`; one that is in a rollback
+        // mode now may be in WAL mode by then.
+        let closes = matches!(self.target, Target::File(_, FileKind::Database)) && !self.opener.own;
+        let mut flags = if closes { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
         if opening.keep_cache {
             flags |= FopenFlags::FOPEN_KEEP_CACHE;
         }

@@ -91,6 +91,43 @@ fn a_database_is_moved_away_renamed_and_removed_right_after_its_last_close() {
     });
 }
 
+/// The byte of `-shm` that says whether anybody uses it (`os_unix.c`, UNIX_SHM_DMS), locked as another connection does.
+fn share_dms(path: &Path) -> std::fs::File {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-shm");
+    let shm = std::fs::File::options().read(true).write(true).open(name).unwrap();
+    let lock = nix::libc::flock {
+        l_type: nix::libc::F_RDLCK as i16,
+        l_whence: nix::libc::SEEK_SET as i16,
+        l_start: 128,
+        l_len: 1,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&shm, nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)).unwrap();
+    shm
+}
+
+/// SQLite then neither copies the log into the file nor removes it, as where a lock of the daemon is in its way.
+#[test]
+fn the_file_of_a_new_database_is_complete_also_where_its_last_connection_could_not_see_to_it() {
+    with_and_without_passthrough(|cluster| {
+        for synchronous in SYNCHRONOUS {
+            let path = cluster.primary.path(&format!("{synchronous}.db"));
+            let connection = wal(&path, synchronous);
+            sql::run(&connection, "CREATE TABLE t(v); INSERT INTO t VALUES(1),(2),(3)");
+            let shm = share_dms(&path);
+            drop(connection);
+            let copy = cluster.dir().join("copy.db");
+            std::fs::copy(&path, &copy).unwrap();
+            assert_eq!(count(&copy), 3, "{synchronous}");
+            drop(shm);
+            let renamed = cluster.primary.path(&format!("{synchronous}-renamed.db"));
+            std::fs::rename(&path, &renamed).unwrap();
+            assert_eq!(count(&renamed), 3, "{synchronous}");
+        }
+    });
+}
+
 #[test]
 fn the_rows_of_a_killed_application_are_in_the_file_soon() {
     with_and_without_passthrough(|cluster| {

@@ -144,12 +144,16 @@ fn lanes(target: &Arc<Noted>, bytes_max: usize) -> Arc<Lanes> {
     Lanes::new(parts, LogIndex::ZERO)
 }
 
-fn wait_for(target: &Noted, index: usize) {
+fn wait_until(what: &str, reached: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while target.applied_index() < LogIndex::new(index as u64) {
-        assert!(Instant::now() < deadline, "stands at {}", target.applied_index());
+    while !reached() {
+        assert!(Instant::now() < deadline, "not yet: {what}");
         std::thread::yield_now();
     }
+}
+
+fn wait_for(target: &Noted, index: usize) {
+    wait_until("all is applied", || target.applied_index() >= LogIndex::new(index as u64));
 }
 
 #[test]
@@ -178,6 +182,12 @@ fn a_lane_that_holds_too_much_gives_up_change_sets_and_no_entry_about_names() {
         let origin = Origin { node: NodeId::new(1), run: 1, seq: number as u64 };
         let change = Change { origin, timestamp_ms: 0, kind };
         lanes.take(LogIndex::new(number as u64 + 1), Bytes::new(), Some(change));
+        if number == 0 {
+            // An entry that a lane's thread has begun with is not given up any more; one that still waits may be.
+            wait_until("the lane's thread has begun", || {
+                lanes.state().lanes.values().any(|lane| lane.running.is_some())
+            });
+        }
     }
     // What does not wait for the reader went on meanwhile.
     assert_eq!(*target.done.lock().unwrap(), ["12 commit"]);
