@@ -25,6 +25,7 @@ use super::wal_locks::{WalLock, WalLocks};
 use super::write_lease::Leased;
 use super::{DbError, FileKind, KernelCache};
 use crate::io::fault;
+use crate::io::ofd_lock::{LockKind, is_taken};
 use crate::ltx::ChangeSet;
 use crate::sqlite::lock_bytes;
 use crate::sqlite::wal::{FrameChecksum, Salt, WAL_HEADER_SIZE, WalHeader};
@@ -216,6 +217,7 @@ impl Database {
         if held.is_none() && client == WalClient::Shared {
             return Err(self.conflict("an application holds it exclusively (locking_mode=EXCLUSIVE)"));
         }
+        let unused = !is_taken(&shm, LockKind::Exclusive, lock_bytes::DMS, 1).map_err(fail)?;
         let holds_dms = take_dms(&shm).map_err(fail)?;
         let backing_wal = self.open_backing(FileKind::Wal)?;
         let cache = self.shared.cache().ok_or_else(|| self.unavailable("the mount is not up yet"))?;
@@ -224,6 +226,11 @@ impl Database {
         let backing_database = self.open_backing(FileKind::Database)?;
         let rewritable = RewritablePages::of(&backing_database).map_err(fail)?;
         let index = WalIndex::map(shm, self.open_backing(FileKind::Shm)?, passthrough).map_err(fail)?;
+        if unused {
+            // Left behind by whoever had it last, perhaps of a log that is gone: as an opener that finds the file unused
+            // cuts it short.
+            index.clear();
+        }
         let captured = Captured {
             salt: self.salt_to_go_on_with(state),
             frame: 0,

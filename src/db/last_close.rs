@@ -76,7 +76,6 @@ impl Database {
         fault::point("last_close").map_err(fail)?;
         let mut state = self.wait_for_capture();
         let (pages, page_size) = (state.pages, state.page_size);
-        let unshared = state.wal_clients.is_exclusive();
         if let Some(wal) = state.open.wal_mut() {
             if !wal.main_lock.is_exclusive().map_err(fail)? || self.access() != Access::Write {
                 return Err(self.conflict("is in use; close it everywhere first"));
@@ -94,8 +93,8 @@ impl Database {
             state.open = Opened::LastClosing;
             state.wal_clients = WalClients::None;
         }
-        if unshared && kind == FileKind::Wal {
-            // Its client knows of none.
+        if kind == FileKind::Wal {
+            // Its client knows of none, or was not allowed to remove it before.
             self.remove_side_file(FileKind::Shm)?;
             if let Some(cache) = self.shared.cache() {
                 cache.entry_changed(self.name(), FileKind::Shm);

@@ -280,10 +280,13 @@ impl Node {
         self.dir.join("stderr")
     }
 
+    /// The end of the log; `SKEIN_TEST_LOG_LINES` says how many lines of it.
     fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(40)..].join("\n    ");
+        let shown =
+            std::env::var("SKEIN_TEST_LOG_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(40);
+        let tail = lines[lines.len().saturating_sub(shown)..].join("\n    ");
         format!("--- stderr of {}:\n    {tail}\n---", self.settings.name)
     }
 
