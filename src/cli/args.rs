@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::backup_args::{BackupArgs, BackupCommandArgs, RestoreArgs};
 use super::node_args::NodeArgs;
 use super::result_format::Format;
+use super::run_args::RunArgs;
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use super::sql_args::SqlArgs;
 use crate::config::{
@@ -43,6 +44,8 @@ pub(super) enum Command {
     Backup(BackupCommandArgs),
     /// Wait until a node is ready, or has a transaction: read your writes from a script
     Wait(WaitArgs),
+    /// Run a command where it may write: a migration, a console
+    Run(RunArgs),
     /// Show and change the nodes of the cluster
     Members(MembersArgs),
     /// Move the primary as planned: writers wait, none fails

@@ -19,10 +19,26 @@ use crate::node::NodeError;
 #[error("{0}")]
 pub(super) struct TimedOut(pub(super) String);
 
+/// The node does not become primary.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct NotPrimary(pub(super) String);
+
+/// There is no such command.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} does not exist")]
+pub(super) struct NotFound(pub(super) String);
+
 /// The exit code for an error.
 pub(super) fn of(error: &anyhow::Error) -> u8 {
     if error.is::<TimedOut>() {
         return 3;
+    }
+    if error.is::<NotPrimary>() {
+        return 4;
+    }
+    if error.is::<NotFound>() {
+        return 127;
     }
     if let Some(ClientError::Refused { reason: Some(reason), .. }) = error.downcast_ref() {
         match reason {
@@ -55,6 +71,8 @@ mod tests {
         assert_eq!(of(&refused(Some(Reason::NotPrimary))), 4);
         assert_eq!(of(&refused(Some(Reason::NoQuorum))), 5);
         assert_eq!(of(&TimedOut("too late".into()).into()), 3);
+        assert_eq!(of(&NotPrimary("no".into()).into()), 4);
+        assert_eq!(of(&NotFound("no".into()).into()), 127);
         assert_eq!(of(&ConfigError::Invalid("no".into()).into()), 2);
         assert_eq!(of(&anyhow::anyhow!("no")), 1);
     }

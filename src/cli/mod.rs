@@ -21,6 +21,8 @@ mod output;
 mod recover;
 mod restore;
 mod result_format;
+mod run;
+mod run_args;
 mod section_args;
 mod sql;
 mod sql_args;
@@ -96,6 +98,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Restore(args) => restore::run(*args).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Wait(args) => wait::run(args).await,
+            Command::Run(args) => run::run(args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,
             Command::Sql(args) => sql::run(args).await,

@@ -22,6 +22,12 @@ pub(super) struct ExecArgs {
     /// User that CMD runs as, a name or a number; others than the daemon's imply --allow-other [default: the daemon's]
     #[arg(long, env = "SKEIN_EXEC_USER", value_name = "USER")]
     exec_user: Option<String>,
+    /// Shell command that has to end well on the primary, once for each --exec-release, before CMD starts anywhere
+    #[arg(long, env = "SKEIN_EXEC_BEFORE", value_name = "COMMAND")]
+    exec_before: Option<String>,
+    /// What tells one release of CMD from the next, as a version or a commit
+    #[arg(long, env = "SKEIN_EXEC_RELEASE", value_name = "TEXT")]
+    exec_release: Option<String>,
     /// Shell command to run when the node's role or the primary changes
     #[arg(long, env = "SKEIN_EXEC_ON_ROLE_CHANGE", value_name = "COMMAND")]
     exec_on_role_change: Option<String>,
@@ -36,6 +42,8 @@ impl ExecArgs {
             restart_delay_max: self.exec_restart_delay_max,
             stop_timeout: self.exec_stop_timeout,
             user: self.exec_user,
+            before: self.exec_before,
+            release: self.exec_release,
             on_role_change: self.exec_on_role_change,
         }
     }

@@ -144,6 +144,7 @@ mod tests {
             node: "n1".into(),
             role: "voter".into(),
             primary: None,
+            writable: false,
             verdict: "NO QUORUM: 1 of 3 voters".into(),
             no_quorum: Some("1 of 3 voters".into()),
             no_quorum_since: None,

@@ -55,6 +55,10 @@ pub struct PartialExec {
     pub stop_timeout: Option<Time>,
     /// User that the program runs as.
     pub user: Option<String>,
+    /// Shell command to run on the primary before the program starts anywhere.
+    pub before: Option<String>,
+    /// What that command runs once for.
+    pub release: Option<String>,
     /// Shell command to run whenever the node's role or the primary changes.
     pub on_role_change: Option<String>,
 }
@@ -68,10 +72,15 @@ impl PartialExec {
             restart_delay_max: self.restart_delay_max.or(below.restart_delay_max),
             stop_timeout: self.stop_timeout.or(below.stop_timeout),
             user: self.user.or(below.user),
+            before: self.before.or(below.before),
+            release: self.release.or(below.release),
             on_role_change: self.on_role_change.or(below.on_role_change),
         }
     }
 }
+
+/// The longest name of a release, in bytes.
+const RELEASE_BYTES_MAX: usize = 200;
 
 /// How the supervised program runs, complete.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -86,6 +95,10 @@ pub struct Exec {
     pub stop_timeout: Duration,
     /// User that the program runs as, by name or number; empty: as the daemon does.
     pub user: String,
+    /// Shell command to run on the primary, once for each release, before the program starts anywhere; may be empty.
+    pub before: String,
+    /// What tells one release of the program from the next.
+    pub release: String,
     /// Shell command to run whenever the node's role or the primary changes; may be empty.
     pub on_role_change: String,
 }
@@ -107,8 +120,18 @@ impl Exec {
             restart_delay_max: partial.restart_delay_max.map_or(Self::RESTART_DELAY_MAX, Time::get),
             stop_timeout: partial.stop_timeout.map_or(Self::STOP_TIMEOUT, Time::get),
             user: partial.user.unwrap_or_default(),
+            before: partial.before.unwrap_or_default(),
+            release: partial.release.unwrap_or_default(),
             on_role_change: partial.on_role_change.unwrap_or_default(),
         };
+        if !exec.before.is_empty() && exec.release.is_empty() {
+            return Err(ConfigError::Invalid(
+                "--exec-before runs once for each --exec-release: give what tells one release from the next, as a version or a commit".into(),
+            ));
+        }
+        if exec.release.len() > RELEASE_BYTES_MAX || exec.release.contains(char::is_control) {
+            return Err(ConfigError::Invalid("--exec-release must be one line of at most 200 bytes".into()));
+        }
         if exec.restart_delay_max < Duration::from_millis(100) {
             return Err(ConfigError::Invalid("--exec-restart-delay-max must be at least 100ms".into()));
         }
@@ -156,6 +179,16 @@ mod tests {
             assert_eq!(serde_json::to_value(place).unwrap(), place.to_string());
         }
         assert!("sometimes".parse::<Restart>().unwrap_err().contains("on-failure"));
+    }
+
+    #[test]
+    fn what_runs_before_needs_to_know_the_release() {
+        let before = PartialExec { before: Some("migrate".into()), ..PartialExec::default() };
+        assert!(Exec::resolve(before.clone()).unwrap_err().to_string().contains("--exec-release"));
+        let two_lines = PartialExec { release: Some("a\nb".into()), ..before.clone() };
+        assert!(Exec::resolve(two_lines).unwrap_err().to_string().contains("one line"));
+        let exec = Exec::resolve(PartialExec { release: Some("v2".into()), ..before }).unwrap();
+        assert_eq!((exec.before.as_str(), exec.release.as_str()), ("migrate", "v2"));
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub struct ProxyPartial {
     pub max_connections: Option<u32>,
     /// Answer writes with `fly-replay`.
     pub fly_replay: Option<bool>,
+    /// Log each request.
+    pub access_log: Option<bool>,
 }
 
 impl ProxyPartial {
@@ -84,6 +86,7 @@ impl ProxyPartial {
             held_body_bytes: self.held_body_bytes.or(below.held_body_bytes),
             max_connections: self.max_connections.or(below.max_connections),
             fly_replay: self.fly_replay.or(below.fly_replay),
+            access_log: self.access_log.or(below.access_log),
         }
     }
 }
@@ -123,6 +126,8 @@ pub struct ProxySettings {
     pub max_connections: u32,
     /// Answer writes with `fly-replay` instead of passing them on.
     pub fly_replay: bool,
+    /// Write a line for each request to the node's log.
+    pub access_log: bool,
 }
 
 /// Databases one cookie may follow: it has to fit into a header.
@@ -184,6 +189,7 @@ impl ProxySettings {
             held_body_bytes: partial.held_body_bytes.unwrap_or(Self::HELD_BODY_BYTES),
             max_connections: partial.max_connections.unwrap_or(Self::MAX_CONNECTIONS),
             fly_replay: partial.fly_replay.unwrap_or(false),
+            access_log: partial.access_log.unwrap_or(false),
         };
         settings.check().map_err(|(key, why)| invalid(key, why.to_owned()))?;
         Ok(Some(settings))

@@ -181,6 +181,11 @@ impl Settings {
                 "--exec-only-on primary: a replica never becomes primary; leave out one of the two",
             );
         }
+        if !self.exec.before.is_empty() && self.command.is_empty() {
+            return refuse(
+                "--exec-before runs before a command, and none is given: add -- CMD, or use skein run --on-primary",
+            );
+        }
         if self.listen == self.http && self.listen.port() != 0 {
             return refuse("--listen and --http are the same address: give them different ports");
         }

@@ -40,6 +40,9 @@ pub mod log_bounds {}
 #[doc = include_str!("backup.md")]
 pub mod backup {}
 
+#[doc = include_str!("releases.md")]
+pub mod releases {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 

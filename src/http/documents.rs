@@ -18,6 +18,9 @@ pub struct StatusDocument {
     pub role: String,
     /// The primary; `null` where unknown.
     pub primary: Option<PrimaryDocument>,
+    /// Whether applications of the node that answers may write now.
+    #[serde(default)]
+    pub writable: bool,
     /// Why nothing can be written; left out while there is a quorum.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_quorum: Option<String>,
@@ -129,6 +132,7 @@ impl StatusDocument {
             verdict: verdict(overview, &members),
             role: overview.role.to_string(),
             primary: overview.primary.clone().map(PrimaryDocument::from),
+            writable: overview.is_primary && overview.ready.is_ok(),
             no_quorum: overview.no_quorum.clone(),
             no_quorum_since: overview.no_quorum_since.map(time_of),
             copying: overview.copying.map(CopyDocument::from),

@@ -26,21 +26,25 @@ enum Part {
     End,
 }
 
-pub(super) async fn import(api: Arc<dyn Api>, name: DbName, body: Body) -> Result<(), Problem> {
+/// Imports what `body` brings. A client that `waits` (`Expect: 100-continue`) sends nothing before it is asked to.
+pub(super) async fn import(api: Arc<dyn Api>, name: DbName, body: Body, waits: bool) -> Result<(), Problem> {
+    let overview = api.overview();
+    if !overview.is_primary {
+        if !waits {
+            // The answer does not wait for the rest, which is read beside it.
+            tokio::spawn(drain(body.into_data_stream()));
+        }
+        return Err(Problem::not_primary(overview.primary.as_ref()));
+    }
     let mut body = body.into_data_stream();
     let result = receive(&api, name, &mut body).await;
     if result.is_err() {
-        // However it goes: the answer stands.
-        let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(&mut body)).await;
+        drain(body).await;
     }
     result
 }
 
 async fn receive(api: &Arc<dyn Api>, name: DbName, body: &mut BodyDataStream) -> Result<(), Problem> {
-    let overview = api.overview();
-    if !overview.is_primary {
-        return Err(Problem::not_primary(overview.primary.as_ref()));
-    }
     let (parts, received) = mpsc::channel(PARTS_IN_FLIGHT);
     let (answer, answered) = oneshot::channel();
     let writer = {
@@ -111,12 +115,17 @@ fn write(
     Err(StoreError::Invalid(format!("database {name}: the body is incomplete, nothing was changed")))
 }
 
-async fn drain(body: &mut BodyDataStream) {
-    let mut bytes = 0;
-    while let Some(Ok(part)) = body.next().await {
-        bytes += part.len();
-        if bytes > DRAIN_BYTES_MAX {
-            break;
+/// Reads what a client still sends, within limits.
+async fn drain(mut body: BodyDataStream) {
+    let reading = async {
+        let mut bytes = 0;
+        while let Some(Ok(part)) = body.next().await {
+            bytes += part.len();
+            if bytes > DRAIN_BYTES_MAX {
+                break;
+            }
         }
-    }
+    };
+    // However it goes: the answer stands.
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, reading).await;
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{MatchedPath, Query, RawQuery, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -98,10 +98,13 @@ async fn one_database(State(context): State<Context>, name: Name) -> Result<Json
 async fn put_database(
     State(context): State<Context>,
     name: Name,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Option<DatabaseDocument>>, Problem> {
     let name = db_name(name)?;
-    import::import(context.api.clone(), name.clone(), body).await?;
+    let waits =
+        headers.get(header::EXPECT).is_some_and(|what| what.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    import::import(context.api.clone(), name.clone(), body, waits).await?;
     Ok(Json(context.api.database(&name).map(DatabaseDocument::from)))
 }
 

@@ -347,6 +347,26 @@ async fn a_node_that_is_not_primary_says_who_is() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_not_primary_refuses_an_upload_before_its_body_has_come() {
+    let Served { addr, .. } = served(Fake::new(false)).await;
+    for expect in ["Expect: 100-continue\r\n", ""] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let head =
+            format!("PUT /v1/databases/a.db HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n{expect}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // Not a byte of the body is sent until the answer is here, and none is asked for.
+        let mut answer = Vec::new();
+        while !String::from_utf8_lossy(&answer).contains("\"primary\":\"http://h:2\"") {
+            let mut part = [0; 1024];
+            let length = stream.read(&mut part).await.unwrap();
+            assert!(length > 0, "{expect}: {}", String::from_utf8_lossy(&answer));
+            answer.extend_from_slice(&part[..length]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 421 "), "{expect}: {}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
 async fn an_import_that_breaks_off_changes_nothing() {
     let fake = Fake::new(true);
     let Served { addr, .. } = served(fake.clone()).await;

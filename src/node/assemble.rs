@@ -19,6 +19,7 @@ use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
 use super::hook::run_hooks;
 use super::lag::tell_lag;
+use super::preparing::Preparing;
 use super::primary::VoterAccess;
 use super::proxying::{ProxySite, Proxying};
 use super::quorum::watch_quorum;
@@ -36,7 +37,7 @@ use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions, stale_mount};
 use crate::proxy::WriteGate;
 use crate::security::Certificates;
-use crate::store::{Store, StoreError, StoreOptions};
+use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
 use crate::telemetry::Exposition;
 use crate::telemetry::metrics::FENCE_LATE_SECONDS;
 use crate::types::{Access, Role};
@@ -54,6 +55,8 @@ pub(super) struct Running {
     proxy: Option<Proxying>,
     sql: SqlServing,
     ready: watch::Sender<Result<(), String>>,
+    preparing: Preparing,
+    control: Arc<OnceLock<Arc<dyn ClusterControl>>>,
     role: watch::Receiver<CurrentRole>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
@@ -73,7 +76,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let (blobs, store) = open_store(settings, &identity, mode).await?;
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
-    let gate = WriteGate::default();
+    let (gate, preparing) = (WriteGate::default(), Preparing::of(settings));
     let (to_proxy, peers) = mpsc::channel(PEERS_WAITING_MAX);
     let (to_api, api_peers) = mpsc::channel(PEERS_WAITING_MAX);
     let parts = Parts {
@@ -84,6 +87,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         advertise: addresses.advertise,
         advertise_http: addresses.advertise_http,
         advertise_proxy: addresses.advertise_proxy.clone(),
+        preparing: preparing.clone(),
         gate: gate.clone(),
         proxy: addresses.proxy.is_some().then_some(to_proxy),
         api: to_api,
@@ -128,7 +132,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let site = NodeSqlSite {
         name: settings.name.to_string(),
         store: store.clone(),
-        control,
+        control: control.clone(),
         ready: ready.subscribe(),
         peering: endpoints.peering.clone(),
         engine: Arc::new(SqlEngine::new(engine_options(settings))),
@@ -185,6 +189,8 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         proxy,
         sql,
         ready,
+        preparing,
+        control,
         role: roles,
         tasks,
         shutdown,
@@ -246,6 +252,16 @@ impl Running {
     /// What the node is, as it changes.
     pub(super) fn role(&self) -> watch::Receiver<CurrentRole> {
         self.role.clone()
+    }
+
+    /// What the application needs done before it starts.
+    pub(super) fn preparing(&self) -> &Preparing {
+        &self.preparing
+    }
+
+    /// The cluster as a whole, `None` while it is not known.
+    pub(super) fn control(&self) -> Option<Arc<dyn ClusterControl>> {
+        self.control.get().cloned()
     }
 
     /// Ends the node in order: what is on disk then needs no repair at the next start. Where `failed`, the mount stays

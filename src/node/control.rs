@@ -7,11 +7,13 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::followers_of_voters::OtherVoters;
+use super::preparing::Preparing;
 use crate::proxy::WriteGate;
 use crate::raft::RaftNode;
 use crate::rpc::RemoteCluster;
 use crate::store::{
-    Candidate, ClusterAnswer, ClusterControl, ClusterError, Member, MemberChange, Standing, Store,
+    Candidate, ClusterAnswer, ClusterControl, ClusterError, Member, MemberChange, Preparation, Standing,
+    Store,
 };
 use crate::stream::Serving;
 use crate::types::{DbName, NodeName, Pos};
@@ -34,6 +36,8 @@ pub(super) struct VoterControl {
     pub(super) handoffs: mpsc::Sender<HandoffOrder>,
     /// Followers that were removed and have not come back, although another voter may still list them.
     pub(super) forgotten: Mutex<BTreeSet<NodeName>>,
+    /// What the application needs done before it starts.
+    pub(super) preparing: Preparing,
     /// Through which the proxy lets writes in.
     pub(super) gate: WriteGate,
     /// How long a planned move waits for those that are inside.
@@ -68,6 +72,11 @@ impl ClusterControl for VoterControl {
     fn hand_off(&self, to: Option<NodeName>) -> ClusterAnswer<'_, NodeName> {
         Box::pin(async move {
             self.raft.check_handoff(to.as_ref())?;
+            if let Some(release) = self.preparing.under_way() {
+                return Err(ClusterError::Unavailable(format!(
+                    "exec.before of release {release:?} is running on the primary; try again when it has ended"
+                )));
+            }
             // Before the databases are fenced: what an application has begun, it ends here.
             let _closed = self.gate.pause(self.drain_timeout).await;
             let (done, answer) = oneshot::channel();
@@ -81,6 +90,13 @@ impl ClusterControl for VoterControl {
         Box::pin(async move {
             self.raft.confirm_leading().await?;
             Ok(self.store.get(&db).map_or(Pos::ZERO, |database| database.pos()))
+        })
+    }
+
+    fn preparation(&self) -> ClusterAnswer<'_, Preparation> {
+        Box::pin(async move {
+            self.raft.check_leading()?;
+            Ok(self.preparing.now())
         })
     }
 
@@ -196,6 +212,10 @@ impl ClusterControl for Control {
 
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos> {
         local_or_remote!(self.newest(db))
+    }
+
+    fn preparation(&self) -> ClusterAnswer<'_, Preparation> {
+        local_or_remote!(self.preparation())
     }
 
     fn members(&self) -> ClusterAnswer<'_, Vec<Member>> {

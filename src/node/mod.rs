@@ -27,6 +27,7 @@ mod identity;
 mod joining;
 mod lag;
 mod lifecycle;
+mod preparing;
 mod primary;
 mod proxying;
 mod quorum;

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
 use super::followed::remember_followed;
 use super::followers_of_voters::{OtherVoters, watch_followers};
+use super::preparing::Preparing;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
 use crate::config::LimitSettings;
@@ -63,6 +64,7 @@ pub(super) struct Parts {
     pub(super) advertise_http: String,
     /// URL of the proxy in front of the application, empty where there is none.
     pub(super) advertise_proxy: String,
+    pub(super) preparing: Preparing,
     pub(super) gate: WriteGate,
     /// Connections of other nodes' proxies.
     pub(super) proxy: Option<mpsc::Sender<NodeStream>>,
@@ -153,6 +155,7 @@ impl Replication {
             elsewhere,
             handoffs: orders,
             forgotten: Mutex::default(),
+            preparing: parts.preparing.clone(),
             gate: parts.gate.clone(),
             drain_timeout: parts.timing.drain_timeout,
         });

@@ -18,6 +18,9 @@ const DELAY_MIN: Duration = Duration::from_millis(100);
 /// A program that ran for so long was well: the next wait is the first one again.
 const WELL: Duration = Duration::from_secs(60);
 
+/// Time until the primary is asked again whether it is done with `exec.before`: it does not tell by itself.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+
 /// Why the program does not run any more.
 enum Ended {
     /// By itself, with this code.
@@ -35,20 +38,28 @@ pub(super) async fn supervise(
     running: &mut Running,
     signals: &mut Signals,
 ) -> Result<i32, NodeError> {
-    let mut supervision = Supervision { exec, role: running.role(), running, signals };
     let user = RunAs::find(&exec.user).map_err(NodeError::System)?;
+    let user = user.as_ref();
+    let mut supervision = Supervision { exec, role: running.role(), running, signals };
     let mut delay = Delay { next: DELAY_MIN, max: exec.restart_delay_max };
     loop {
         if let Some(code) = supervision.turn().await? {
             return Ok(code);
         }
-        let started = Instant::now();
-        let mut child = Supervised::spawn(command, user.as_ref()).await?;
-        let code = match supervision.watch(&mut child).await? {
+        let mut started = Instant::now();
+        let (what, ended) = match supervision.prepare(user).await? {
+            Ended::Itself(0) => {
+                started = Instant::now();
+                let mut child = Supervised::spawn(command, user).await?;
+                ("the command", supervision.watch(&mut child, exec.only_on).await?)
+            }
+            failed => ("exec.before", failed),
+        };
+        let code = match ended {
             Ended::Itself(code) => code,
             Ended::Node(code) => return Ok(code),
             Ended::Demoted => {
-                tracing::info!("the command was stopped: this node is not primary");
+                tracing::info!("{what} was stopped: this node is not primary");
                 continue;
             }
         };
@@ -56,7 +67,7 @@ pub(super) async fn supervise(
             return Ok(code);
         }
         let pause = delay.after(started.elapsed());
-        tracing::warn!(code, ?pause, "the command ended; it is started again");
+        tracing::warn!(code, ?pause, "{what} ended; it is started again");
         if let Some(code) = supervision.pause(pause).await? {
             return Ok(code);
         }
@@ -71,14 +82,15 @@ struct Supervision<'a> {
 }
 
 impl Supervision<'_> {
-    fn may_run(&mut self) -> bool {
-        self.exec.only_on == OnlyOn::Any || self.role.borrow_and_update().is_primary
+    fn may_run(&mut self, on: OnlyOn) -> bool {
+        let is_primary = self.role.borrow_and_update().is_primary;
+        on == OnlyOn::Any || is_primary
     }
 
     /// Waits until the program may run; a code where the node shall end instead.
     async fn turn(&mut self) -> Result<Option<i32>, NodeError> {
         let mut said = false;
-        while !self.may_run() {
+        while !self.may_run(self.exec.only_on) {
             if !said {
                 tracing::info!("the command waits until this node is primary");
                 said = true;
@@ -101,10 +113,47 @@ impl Supervision<'_> {
         }
     }
 
-    /// Watches over the program while it runs.
-    async fn watch(&mut self, child: &mut Supervised) -> Result<Ended, NodeError> {
+    /// Waits until `exec.before` has been done for this release, by the primary: `Itself(0)` then, another code where it
+    /// has failed here.
+    async fn prepare(&mut self, user: Option<&RunAs>) -> Result<Ended, NodeError> {
+        let (preparing, mut said) = (self.running.preparing().clone(), String::new());
+        while !preparing.now().done {
+            if self.may_run(OnlyOn::Primary) {
+                let _stays_primary = preparing.begin();
+                let release = &self.exec.release;
+                tracing::info!(release, "running exec.before");
+                let words = ["/bin/sh", "-c", &self.exec.before].map(ToOwned::to_owned);
+                let mut child = Supervised::spawn(&words, user).await?;
+                match self.watch(&mut child, OnlyOn::Primary).await? {
+                    Ended::Itself(0) => preparing.done(),
+                    Ended::Demoted => {}
+                    ended => return Ok(ended),
+                }
+                continue;
+            }
+            let asked = tokio::select! {
+                asked = preparing.ask(self.running.control()) => asked,
+                () = changed(&mut self.role) => continue,
+                signal = self.signals.next_end() => return Ok(Ended::Node(told(signal))),
+                Some(failure) = self.running.failures.recv() => return Err(failure),
+            };
+            if let Err(why) = asked {
+                if why != said {
+                    tracing::info!("the command waits: {why}");
+                    said = why;
+                }
+                if let Some(code) = self.pause(ASK_AGAIN).await? {
+                    return Ok(Ended::Node(code));
+                }
+            }
+        }
+        Ok(Ended::Itself(0))
+    }
+
+    /// Watches over the program while it runs; it is stopped where it may not run any more.
+    async fn watch(&mut self, child: &mut Supervised, on: OnlyOn) -> Result<Ended, NodeError> {
         loop {
-            if !self.may_run() {
+            if !self.may_run(on) {
                 return self.demote(child).await;
             }
             tokio::select! {

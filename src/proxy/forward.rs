@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::answer::{Body, Refusal};
 use super::body::{Payload, Progress};
-use super::headers::{self, HOPS, UNSENT};
+use super::headers::{self, HOPS, NODE, UNSENT};
 use super::upgrade::tunnel;
 use super::upstream::{Failure, To, Upstream};
 
@@ -69,6 +69,7 @@ impl Forwarder {
             Ok(mut response) => {
                 // Only proxies may say that.
                 response.headers_mut().remove(UNSENT);
+                response.headers_mut().remove(NODE);
                 Ok(self.deliver(response, call))
             }
             Err(Failure::Unsent(why)) => Err(Refusal::unsent(

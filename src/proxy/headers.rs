@@ -3,6 +3,7 @@
 //! Source: RFC 9110 section 7.6.1 (connection-specific fields), the de facto `X-Forwarded-*`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::{
@@ -11,10 +12,21 @@ use hyper::header::{
 };
 use hyper::http::request::Parts;
 
+use crate::types::NodeName;
+
 /// How many proxies of this cluster have passed a request on, and whose client it is therefore not.
 pub(super) const HOPS: HeaderName = HeaderName::from_static("skein-proxy-hops");
 /// On an answer of a proxy: the request never reached an application.
 pub(super) const UNSENT: HeaderName = HeaderName::from_static("skein-proxy-unsent");
+
+/// On every answer: the node whose application gave it, or whose proxy did.
+pub(super) const NODE: HeaderName = HeaderName::from_static("skein-node");
+/// Where the time went, one metric of each proxy that an answer came through.
+///
+/// Source: W3C Server Timing, section 3.
+pub(super) const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+/// On an error of an application that may come from a write where nobody may write.
+pub(super) const HINT: HeaderName = HeaderName::from_static("skein-proxy-hint");
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -86,6 +98,20 @@ pub(super) fn add_forwarded(head: &mut Parts, client: IpAddr) {
     head.headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
 
+/// Says which node answered, unless another proxy has said it, and how long this one took for it.
+pub(super) fn tell_origin(headers: &mut HeaderMap, node: &NodeName, took: Duration) {
+    let value = |text: String| HeaderValue::try_from(text).ok();
+    if !headers.contains_key(NODE)
+        && let Some(name) = value(node.to_string())
+    {
+        headers.insert(NODE, name);
+    }
+    let ms = took.as_secs_f64() * 1000.0;
+    if let Some(metric) = value(format!("skein;desc=\"{node}\";dur={ms:.3}")) {
+        headers.append(SERVER_TIMING, metric);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use hyper::Request;
@@ -149,6 +175,17 @@ mod tests {
         assert_eq!(behind.headers.get_all(FORWARDED_FOR).iter().count(), 1);
         assert_eq!(behind.headers[FORWARDED_HOST], "out.example");
         assert_eq!(behind.headers[FORWARDED_PROTO], "https");
+    }
+
+    #[test]
+    fn the_node_that_answered_is_named_once_and_each_proxy_tells_its_time() {
+        let mut headers = HeaderMap::new();
+        headers.append(SERVER_TIMING, HeaderValue::from_static("db;dur=1"));
+        tell_origin(&mut headers, &"n1".parse().unwrap(), Duration::from_micros(1500));
+        tell_origin(&mut headers, &"n2".parse().unwrap(), Duration::from_millis(2));
+        assert_eq!(headers[NODE], "n1");
+        let times: Vec<_> = headers.get_all(SERVER_TIMING).iter().collect();
+        assert_eq!(times, ["db;dur=1", "skein;desc=\"n1\";dur=1.500", "skein;desc=\"n2\";dur=2.000"]);
     }
 
     #[test]

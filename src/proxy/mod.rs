@@ -4,6 +4,7 @@
 //! they wait, and the gate that a planned move of the primary closes. Never looks into a database, and never sends a
 //! request twice that may have been sent. Knows its node only as [`Site`]. Called by `node`.
 
+mod access_log;
 mod answer;
 mod body;
 mod cookie;

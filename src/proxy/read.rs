@@ -1,18 +1,23 @@
 //! Requests that any node may serve that has what the client wrote.
 
-use hyper::header::SET_COOKIE;
+use hyper::header::{HeaderValue, SET_COOKIE};
 use hyper::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::answer::{Body, Refusal};
 use super::cookie::{self, Seen};
 use super::forward::Call;
+use super::headers::HINT;
 use super::service::{Proxy, ServedBy};
 use super::upstream::To;
 use super::write::fly_replay;
 use super::write_targets::WriteTarget;
+use crate::telemetry::log_rate_limit;
 use crate::telemetry::metrics::PROXY_TXID_WAIT_SECONDS;
 use crate::types::{DbName, Txid};
+
+const HINT_TEXT: &str =
+    "this node is not primary; if the request writes, name its path in proxy.always_forward";
 
 impl Proxy {
     /// Serves a read here as soon as this node has what the client wrote, else where the primary is.
@@ -75,7 +80,21 @@ impl Proxy {
     }
 
     async fn read_here(&self, call: &mut Call) -> Result<(ServedBy, Response<Body>), Refusal> {
-        Ok((ServedBy::Here, self.forwarder.to_app(call).await?))
+        let mut response = self.forwarder.to_app(call).await?;
+        if response.status().is_server_error() && !self.gate.now().primary {
+            self.hint_at_write(call, &mut response);
+        }
+        Ok((ServedBy::Here, response))
+    }
+
+    /// An application that writes while it answers a read fails on a node that is not primary, and only it knows why:
+    /// locks are the kernel's, so nothing tells the daemon that somebody waits for one.
+    fn hint_at_write(&self, call: &Call, response: &mut Response<Body>) {
+        response.headers_mut().insert(HINT, HeaderValue::from_static(HINT_TEXT));
+        let (path, status) = (call.head.uri.path(), response.status().as_u16());
+        if let Some(suppressed) = log_rate_limit::due(("a read fails", path)) {
+            tracing::warn!(method = %call.head.method, path, status, suppressed, "the application failed: {HINT_TEXT}");
+        }
     }
 
     /// A primary has everything there is. What the client claims beyond that was lost, or is another cluster's: no node

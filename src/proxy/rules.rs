@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Passthrough,
     /// It asks how this node is.
     Health,
+    /// It asks whether the application of this node may write.
+    WriteHealth,
     /// It is served by any node that has what the client wrote.
     Read,
     /// It is served by the primary.
@@ -22,7 +24,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Kind::Passthrough => "passthrough",
-            Kind::Health => "health",
+            Kind::Health | Kind::WriteHealth => "health",
             Kind::Read => "read",
             Kind::Write => "write",
         }
@@ -31,6 +33,9 @@ impl Kind {
 
 /// Where a load balancer asks; the second as in LiteFS.
 const HEALTH: [&str; 2] = ["/skein/health", "/litefs/health"];
+
+/// Where it asks who may be sent writes.
+const WRITE_HEALTH: &str = "/skein/health/write";
 
 /// Paths that are treated otherwise than their method says.
 #[derive(Debug)]
@@ -52,6 +57,8 @@ impl Rules {
             Kind::Passthrough
         } else if method == Method::GET && HEALTH.contains(&path) {
             Kind::Health
+        } else if method == Method::GET && path == WRITE_HEALTH {
+            Kind::WriteHealth
         } else if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
             && !any(&self.always_forward)
         {
@@ -124,6 +131,7 @@ mod tests {
             (Method::GET, "/litefs/health", Kind::Passthrough),
             (Method::GET, "/skein/health", Kind::Health),
             (Method::POST, "/skein/health", Kind::Write),
+            (Method::GET, "/skein/health/write", Kind::WriteHealth),
             (Method::GET, "/logout", Kind::Write),
             (Method::GET, "/", Kind::Read),
             (Method::HEAD, "/", Kind::Read),

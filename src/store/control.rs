@@ -1,6 +1,6 @@
 use futures::future::BoxFuture;
 
-use super::{Candidate, ClusterError, Member, MemberChange};
+use super::{Candidate, ClusterError, Member, MemberChange, Preparation};
 use crate::types::{DbName, NodeName, Pos};
 
 /// An answer that may take long.
@@ -19,6 +19,9 @@ pub trait ClusterControl: Send + Sync + 'static {
 
     /// The newest committed position of a database, confirmed by a quorum.
     fn newest(&self, db: DbName) -> ClusterAnswer<'_, Pos>;
+
+    /// How far the primary is with what its application needs done once for each release.
+    fn preparation(&self) -> ClusterAnswer<'_, Preparation>;
 
     /// The nodes as the primary sees them.
     fn members(&self) -> ClusterAnswer<'_, Vec<Member>>;

@@ -21,6 +21,15 @@ pub struct Member {
     pub standing: Standing,
 }
 
+/// Whether what an application needs done once for each release, before it starts, has been done.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Preparation {
+    /// The release; empty where it has no name.
+    pub release: String,
+    /// Nothing is left to do for it.
+    pub done: bool,
+}
+
 /// What a node's part in quorums is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Standing {

@@ -43,7 +43,7 @@ pub use error::StoreError;
 pub use event::StoreEvent;
 pub use freshness::LagSource;
 pub use layout::Layout;
-pub use members::{Candidate, ClusterError, Member, MemberChange, Standing};
+pub use members::{Candidate, ClusterError, Member, MemberChange, Preparation, Standing};
 pub use names::{Child, NamesDone};
 pub use namespace::{NameEntry, NameList, recorded_root};
 pub use store::{DbStatus, PrimaryInfo, Repair, Store, StoreOptions};

@@ -203,3 +203,54 @@ async fn the_health_check_fails_where_the_node_is_too_far_behind() {
     *a.site.lag.lock().unwrap() = None;
     assert!(raw(a.addr, "GET /skein/health", "").await.starts_with("HTTP/1.1 503"));
 }
+
+#[tokio::test]
+async fn an_answer_names_the_node_that_gave_it_and_what_each_proxy_took() {
+    let (_a, b) = two(|_| {}).await;
+    let read = raw(b.addr, "GET /x", "").await;
+    assert!(read.contains("skein-node: b\r\n") && !read.contains("forged"), "{read}");
+    assert!(read.contains("server-timing: skein;desc=\"b\";dur="), "{read}");
+    let wrote = raw(b.addr, "POST /x", "").await;
+    assert!(wrote.contains("skein-node: a\r\n") && !wrote.contains("skein-node: b"), "{wrote}");
+    for name in ["a", "b"] {
+        assert!(wrote.contains(&format!("server-timing: skein;desc=\"{name}\";dur=")), "{wrote}");
+    }
+}
+
+#[tokio::test]
+async fn only_other_proxies_hear_that_a_request_was_not_sent() {
+    let (_a, b) = two(|settings| settings.primary_redirect_timeout = Duration::from_millis(100)).await;
+    b.hears(None);
+    let refused = raw(b.addr, "POST /x", "").await;
+    assert!(refused.starts_with("HTTP/1.1 503") && !refused.contains("skein-proxy-unsent"), "{refused}");
+    let passed_on = raw(b.addr, "POST /x", "Skein-Proxy-Hops: 1").await;
+    assert!(passed_on.starts_with("HTTP/1.1 503") && passed_on.contains("skein-proxy-unsent"), "{passed_on}");
+}
+
+#[tokio::test]
+async fn the_health_of_writes_is_that_of_the_primary_alone() {
+    let (a, b) = two(|_| {}).await;
+    let writable = raw(a.addr, "GET /skein/health/write", "").await;
+    assert!(writable.starts_with("HTTP/1.1 200") && writable.ends_with("OK\n"), "{writable}");
+    // Once it knows where writes go.
+    raw(b.addr, "POST /x", "").await;
+    let elsewhere = raw(b.addr, "GET /skein/health/write", "").await;
+    assert!(elsewhere.starts_with("HTTP/1.1 503") && elsewhere.contains("writes are for a"), "{elsewhere}");
+    let pause = a.gate.pause(Duration::from_secs(60)).await;
+    assert!(raw(a.addr, "GET /skein/health/write", "").await.starts_with("HTTP/1.1 503"));
+    drop(pause);
+    assert!(raw(a.addr, "GET /skein/health/write", "").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_read_that_fails_where_nobody_may_write_says_how_to_send_it_to_the_primary() {
+    let (a, b) = two(|_| {}).await;
+    let failed = raw(b.addr, "GET /fail", "").await;
+    assert!(failed.starts_with("HTTP/1.1 500") && failed.ends_with("database is locked"), "{failed}");
+    assert!(failed.contains("skein-proxy-hint: ") && failed.contains("proxy.always_forward"), "{failed}");
+    let on_primary = raw(a.addr, "GET /fail", "").await;
+    assert!(
+        on_primary.starts_with("HTTP/1.1 500") && !on_primary.contains("skein-proxy-hint"),
+        "{on_primary}"
+    );
+}

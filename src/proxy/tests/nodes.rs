@@ -219,6 +219,11 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
             response.headers_mut().insert("upgrade", "shout".parse().unwrap());
             response
         }
+        "/fail" => {
+            let mut response = plain("database is locked".into());
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+            response
+        }
         // Each piece as it comes.
         "/echo" => {
             let pieces = request.into_body().into_data_stream();
@@ -233,6 +238,7 @@ async fn answer(name: &str, mut request: Request<Incoming>) -> Response<Body> {
             lines.push(format!("body {}", String::from_utf8_lossy(&body)));
             let mut response = plain(lines.join("\n"));
             response.headers_mut().insert("skein-proxy-unsent", "1".parse().unwrap());
+            response.headers_mut().insert("skein-node", "forged".parse().unwrap());
             response.headers_mut().insert("keep-alive", "timeout=9".parse().unwrap());
             response
         }

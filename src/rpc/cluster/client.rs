@@ -9,7 +9,9 @@ use super::{from_status, member_from_wire, wire};
 use crate::rpc::endpoint;
 use crate::rpc::status::innermost;
 use crate::security::{PeerChannel, Peering};
-use crate::store::{Candidate, ClusterAnswer, ClusterControl, ClusterError, Member, MemberChange};
+use crate::store::{
+    Candidate, ClusterAnswer, ClusterControl, ClusterError, Member, MemberChange, Preparation,
+};
 use crate::types::{Checksum, DbName, NodeName, Pos, Txid};
 
 /// The addresses of nodes that may be asked, best first.
@@ -163,6 +165,15 @@ impl ClusterControl for RemoteCluster {
             };
             let answer = self.ask(ANSWER_MAX, call).await?;
             Ok(Pos { txid: Txid::new(answer.txid), checksum: Checksum::new(answer.checksum) })
+        })
+    }
+
+    fn preparation(&self) -> ClusterAnswer<'_, Preparation> {
+        Box::pin(async move {
+            let call =
+                |mut client: Client| async move { client.preparation(wire::PreparationRequest {}).await };
+            let wire::PreparationResponse { release, done } = self.ask(ANSWER_MAX, call).await?;
+            Ok(Preparation { release, done })
         })
     }
 

@@ -6,7 +6,7 @@ use super::wire::cluster_server::{Cluster, ClusterServer as Generated};
 use super::{member_to_wire, to_status, wire};
 use crate::config::HostPort;
 use crate::rpc::convert::is_one_word;
-use crate::store::{Candidate, ClusterControl, ClusterError, MemberChange};
+use crate::store::{Candidate, ClusterControl, ClusterError, MemberChange, Preparation};
 use crate::stream::Serving;
 use crate::types::{DbName, NodeId, NodeName};
 
@@ -93,6 +93,12 @@ impl Cluster for ClusterService {
         let pos = self.control.newest(db).await.map_err(|error| to_status(&error))?;
         let response = wire::NewestResponse { txid: pos.txid_or_zero(), checksum: pos.checksum.get() };
         Ok(Response::new(response))
+    }
+
+    async fn preparation(&self, _: Request<wire::PreparationRequest>) -> Answer<wire::PreparationResponse> {
+        let Preparation { release, done } =
+            self.control.preparation().await.map_err(|error| to_status(&error))?;
+        Ok(Response::new(wire::PreparationResponse { release, done }))
     }
 
     async fn members(&self, _: Request<wire::MembersRequest>) -> Answer<wire::MembersResponse> {

@@ -1,0 +1,94 @@
+//! `skein run`: a command in the place of this one, once it may write.
+
+use std::convert::Infallible;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::exit_code::{NotFound, NotPrimary, TimedOut};
+use super::output;
+use super::run_args::RunArgs;
+use crate::http::{Client, ClientError, HandoffDocument, HandoffRequest, StatusDocument};
+
+/// Between two questions whether the node is primary.
+const ASK_EVERY: Duration = Duration::from_millis(100);
+
+pub(super) async fn run(args: RunArgs) -> anyhow::Result<i32> {
+    let client = args.node.client()?;
+    if args.if_primary {
+        let status: StatusDocument = client.get("/v1/status").await?;
+        if !status.writable {
+            let primary = status.primary.map_or_else(|| "unknown".to_owned(), |primary| primary.name);
+            output::error_line(&format!("{} is not primary ({primary} is): nothing is run", status.node));
+            return Ok(0);
+        }
+    } else {
+        wait_until_primary(&client, args.promote, args.timeout).await?;
+    }
+    match replace_by(&args.command)? {}
+}
+
+/// Waits until applications of the node may write; with `promote` it is made primary.
+async fn wait_until_primary(client: &Client, promote: bool, timeout: Duration) -> anyhow::Result<()> {
+    let deadline = Instant::now() + timeout;
+    let mut why = format!("no node answers at {}", client.url());
+    loop {
+        match tokio::time::timeout_at(deadline, look(client, promote)).await {
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Ok(Some(not_yet))) => why = not_yet,
+            Ok(Err(error)) if may_change(&error) => why = error.to_string(),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => {}
+        }
+        if Instant::now() + ASK_EVERY >= deadline {
+            return Err(TimedOut(format!("not primary within {timeout:?}: {why}")).into());
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+/// A node that starts answers later, and a handoff that is refused now may go through then.
+fn may_change(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(ClientError::Unreachable { .. } | ClientError::Strange { .. }) => true,
+        Some(ClientError::Refused { status, .. }) => *status >= 500,
+        _ => false,
+    }
+}
+
+/// Why the node is not primary yet.
+async fn look(client: &Client, promote: bool) -> anyhow::Result<Option<String>> {
+    let status: StatusDocument = client.get("/v1/status").await?;
+    let node = status.node;
+    if status.writable {
+        return Ok(None);
+    }
+    if status.role == "replica" {
+        return Err(
+            NotPrimary(format!("{node} is a replica, and no replica becomes primary: use a voter")).into()
+        );
+    }
+    let Some(primary) = status.primary else { return Ok(Some("no primary is known".into())) };
+    if primary.name == node {
+        return Ok(Some(format!("{node} is about to be primary")));
+    }
+    if promote {
+        let request = HandoffRequest { to: Some(node.clone()) };
+        let _moved: HandoffDocument = client.ask("/v1/handoff", &request).await?;
+        return Ok(Some(format!("{node} is about to be primary")));
+    }
+    Ok(Some(format!("{} is primary; --promote makes {node} primary", primary.name)))
+}
+
+/// Does not return where the command can be run.
+fn replace_by(words: &[std::ffi::OsString]) -> anyhow::Result<Infallible> {
+    let (program, arguments) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command is given"))?;
+    let error = Command::new(program).args(arguments).exec();
+    let name = program.to_string_lossy().into_owned();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Err(NotFound(name).into()),
+        _ => Err(anyhow::anyhow!("{name} cannot be run: {error}")),
+    }
+}

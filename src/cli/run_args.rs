@@ -1,0 +1,40 @@
+//! Options of `skein run`.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::node_args::NodeArgs;
+use crate::config::parse_duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  On the machine of the primary, or not at all (the same line in the deployment of every machine):
+    skein run --if-primary -- bin/rails db:migrate
+  Here, whoever is primary now:
+    skein run --promote -- bin/rails console
+The command takes the place of this one: it gets signals, and its exit code is seen.";
+
+/// `skein run`: exactly one of the first three says where.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// Wait until this node is primary
+    #[arg(long, group = "place", required_unless_present = "place")]
+    pub(super) on_primary: bool,
+    /// Make this node primary first, as `skein handoff` does
+    #[arg(long, group = "place")]
+    pub(super) promote: bool,
+    /// Where this node is not primary, do nothing: exit code 0
+    #[arg(long, group = "place")]
+    pub(super) if_primary: bool,
+    /// How long to wait, such as 500ms, 30s or 2m
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
+    pub(super) timeout: Duration,
+    /// The command
+    #[arg(last = true, value_name = "CMD", required = true)]
+    pub(super) command: Vec<OsString>,
+}
