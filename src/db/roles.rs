@@ -165,7 +165,8 @@ impl Database {
         self.capture_and_wait()
     }
 
-    /// Whether it is a rollback database whose writers must wait and would not.
+    /// Whether it is a rollback database whose writers must wait and would not. Not of a node that is ending: it refuses every
+    /// commit, and has no mount any more through which it could lock the file.
     pub(super) fn lacks_fence(&self, state: &State) -> bool {
         state.handles > 0 && self.wants_fence(state)
     }
@@ -173,7 +174,8 @@ impl Database {
     /// The same for one that somebody is about to open.
     pub(super) fn wants_fence(&self, state: &State) -> bool {
         let rollback = !state.open.is_wal() && state.mode != Some(JournalMode::Wal);
-        rollback && self.writers_wait() && !self.reserved.load(Ordering::SeqCst)
+        let waits = self.writers_wait() && !self.shared.is_ending();
+        rollback && waits && !self.reserved.load(Ordering::SeqCst)
     }
 
     /// Raises the fence of a rollback database that applications have open: SQLite's RESERVED lock, as another writer

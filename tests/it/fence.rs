@@ -315,3 +315,28 @@ fn a_follower_lets_a_transaction_that_begins_with_the_write_lock_read_where_it_i
     sql::run(&writer, "BEGIN IMMEDIATE; INSERT INTO t VALUES(2); COMMIT");
     voters.same_bytes("read.db");
 }
+
+#[test]
+fn a_node_that_ends_while_applications_have_rollback_databases_open_counts_none_of_them_as_failed() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::new(dir.path(), Settings::primary("n1"));
+    node.must_start();
+    let modes = ["delete", "truncate", "persist"];
+    let open: Vec<_> =
+        modes.iter().map(|mode| sql::create(&node.path(&format!("{mode}.db")), mode, 4096)).collect();
+    for db in &open {
+        sql::run(db, "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+    }
+    sql::run(&open[0], "BEGIN IMMEDIATE; INSERT INTO t VALUES(2)");
+    assert!(node.terminate().unwrap().success(), "{}", node.log());
+    assert!(!node.log().contains("ERROR"), "{}", node.log());
+    drop(open);
+    node.must_start();
+    for mode in modes {
+        let db = sql::open(&node.path(&format!("{mode}.db")));
+        assert_eq!(sql::number(&db, "SELECT count(*) FROM t"), 1, "{mode}");
+    }
+}
