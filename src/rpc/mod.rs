@@ -3,6 +3,7 @@
 //! Owns the listener's settings, the wire's limits and the mapping of errors to gRPC statuses; decides nothing about
 //! what is sent. Called by `node`.
 
+mod accept;
 mod cluster;
 mod compress;
 mod convert;
@@ -16,10 +17,11 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+pub use accept::Elsewhere;
 pub use client::{Compression, GrpcConnector, endpoint};
 pub use cluster::{ClusterServer, OtherVoter, RemoteCluster};
 pub use founding::{Answer, Meeting, Met, founding_routes, meet};
-pub use server::{Elsewhere, ReplicationService, Services, routes, serve};
+pub use server::{ReplicationService, Services, routes, serve};
 pub use status::{from_status, to_status};
 
 /// Messages of the wire, generated from `proto/replication.proto`.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -13,13 +13,14 @@ use tonic::service::interceptor::InterceptorLayer;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::accept::{Elsewhere, accept};
 use super::cluster::cluster_service;
 use super::compress::Compressor;
 use super::wire::replication_server::{Replication, ReplicationServer};
 use super::{MESSAGE_BYTES_MAX, convert, status::to_status, wire};
 use crate::ltx::BlobRef;
 use crate::raft::RaftServer;
-use crate::security::{GREETING_MAX, MovedStream, NodeStream, Peering, Purpose};
+use crate::security::{GREETING_MAX, Peering};
 use crate::store::ClusterControl;
 use crate::stream::{FollowSession, Globs, Serving, SnapshotPiece, StreamError};
 use crate::types::{Checksum, DbName, LogIndex};
@@ -30,8 +31,6 @@ const MESSAGES_IN_FLIGHT: usize = 4;
 const CHECKSUMS_MAX: usize = 65536;
 /// How long streams have to end when the node does.
 const GRACE: Duration = Duration::from_secs(2);
-/// Connections that have not yet said what they are for.
-const UNSORTED_MAX: usize = 512;
 
 /// The gRPC service in front of [`Serving`].
 pub struct ReplicationService {
@@ -60,17 +59,6 @@ pub fn routes(serving: Arc<Serving>, services: Services) -> Routes {
         routes = routes.add_service(cluster_service(cluster, control, serving));
     }
     routes
-}
-
-/// Who takes connections that are not for gRPC, or not for gRPC's own threads.
-#[derive(Clone, Default)]
-pub struct Elsewhere {
-    /// Raft's thread, where the node is a voter.
-    pub raft: Option<mpsc::Sender<MovedStream>>,
-    /// The proxy in front of the application, where there is one.
-    pub proxy: Option<mpsc::Sender<NodeStream>>,
-    /// The API, for what other nodes pass on to it.
-    pub api: Option<mpsc::Sender<NodeStream>>,
 }
 
 /// Serves `routes` on `listener` until `shutdown`, then gives open streams two seconds to end. Other connections go
@@ -102,66 +90,6 @@ pub async fn serve(
     tokio::select! {
         served = served => served,
         () = async { shutdown.cancelled().await; tokio::time::sleep(GRACE).await } => Ok(()),
-    }
-}
-
-/// Accepts connections, and gives each to whom it is for.
-async fn accept(
-    listener: TcpListener,
-    peering: Peering,
-    ours: mpsc::Sender<NodeStream>,
-    elsewhere: Elsewhere,
-    shutdown: CancellationToken,
-) {
-    let unsorted = Arc::new(Semaphore::new(UNSORTED_MAX));
-    loop {
-        let accepted = tokio::select! {
-            () = shutdown.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
-        match accepted {
-            Ok((stream, peer)) => match unsorted.clone().try_acquire_owned() {
-                Ok(permit) => {
-                    let sorted = sort(stream, peering.clone(), ours.clone(), elsewhere.clone());
-                    tokio::spawn(async move {
-                        sorted.await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => peering.refuse(peer.ip(), "too many others do not say what they are for"),
-            },
-            Err(error) => {
-                // Too many open files, mostly: some will be closed.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
-}
-
-/// Lets a connection in, and gives it to whom it is for.
-async fn sort(stream: TcpStream, peering: Peering, ours: mpsc::Sender<NodeStream>, elsewhere: Elsewhere) {
-    let Some((stream, purpose)) = peering.admit(stream).await else { return };
-    match (purpose, elsewhere) {
-        (Purpose::Grpc, _) => drop(ours.send(stream).await),
-        (Purpose::Raft, Elsewhere { raft: Some(raft), .. }) => match stream.leave() {
-            Ok(stream) => drop(raft.send(stream).await),
-            Err(error) => tracing::warn!(%error, "a connection is lost"),
-        },
-        // A proxy that has its hands full must not hold up what comes for others; the other proxy tries again.
-        (Purpose::Proxy, Elsewhere { proxy: Some(proxy), .. }) => {
-            if proxy.try_send(stream).is_err() {
-                tracing::debug!("the proxy takes no more connections");
-            }
-        }
-        (Purpose::Api, Elsewhere { api: Some(api), .. }) => {
-            if api.try_send(stream).is_err() {
-                tracing::debug!("the API takes no more connections of other nodes");
-            }
-        }
-        (Purpose::Raft | Purpose::Proxy | Purpose::Api, _) => {
-            tracing::debug!(?purpose, "a connection for what this node does not have");
-        }
     }
 }
 
