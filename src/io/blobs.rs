@@ -1,6 +1,6 @@
 //! Large change sets as files named by their digest: `blobs/<digest>-<size>`, both as 16 hex digits.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -23,7 +23,16 @@ pub struct BlobStore {
     dir: PathBuf,
     durable: bool,
     /// Blobs whose proposals were refused: who keeps the log removes them.
-    refused: Mutex<Vec<BlobKey>>,
+    refused: Mutex<Refused>,
+}
+
+/// Blobs that no entry will ever name.
+#[derive(Default, Debug)]
+pub struct Refused {
+    /// Their proposals were this node's: it has the other voters remove their copies.
+    pub own: BTreeSet<BlobKey>,
+    /// Copies of what another node proposed. Nobody is told of them: each voter would tell all others, for ever.
+    pub copies: BTreeSet<BlobKey>,
 }
 
 /// A blob being written; vanishes unless kept.
@@ -148,17 +157,22 @@ impl BlobStore {
         Ok(self.list()?.into_iter().map(|(_, size)| size).sum())
     }
 
-    /// Notes that no entry will ever name these blobs, because what named them was refused.
+    /// Notes that no entry will ever name these blobs, because what named them was proposed here and refused.
     pub fn refuse(&self, keys: impl IntoIterator<Item = BlobKey>) {
-        self.refused().extend(keys);
+        self.refused().own.extend(keys);
+    }
+
+    /// Notes the same of a copy of what another node proposed.
+    pub fn refuse_copy(&self, key: BlobKey) {
+        self.refused().copies.insert(key);
     }
 
     /// Takes what was noted to be refused.
-    pub fn take_refused(&self) -> Vec<BlobKey> {
+    pub fn take_refused(&self) -> Refused {
         std::mem::take(&mut *self.refused())
     }
 
-    fn refused(&self) -> MutexGuard<'_, Vec<BlobKey>> {
+    fn refused(&self) -> MutexGuard<'_, Refused> {
         self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -287,6 +301,18 @@ mod tests {
         assert!(store.contains((1, 8)) && !store.contains((2, 8)) && store.contains((3, 8)));
         let unsynced = BlobStore::open_unsynced(dir.path().to_path_buf()).unwrap();
         assert_eq!(unsynced.list().unwrap(), []);
+    }
+
+    #[test]
+    fn what_another_node_has_refused_is_told_apart_from_what_was_refused_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = BlobStore::open(dir.path().to_path_buf()).unwrap();
+        store.refuse([(1, 8), (1, 8)]);
+        store.refuse_copy((2, 8));
+        store.refuse_copy((2, 8));
+        let refused = store.take_refused();
+        assert_eq!((refused.own, refused.copies), (BTreeSet::from([(1, 8)]), BTreeSet::from([(2, 8)])));
+        assert!(store.take_refused().own.is_empty() && store.take_refused().copies.is_empty());
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::options::RaftOptions;
 use super::segment_log::{LogError, LogReader};
 use super::target::SharedTarget;
 use super::types::{TypeConfig, position};
-use crate::io::blobs::{BlobKey, BlobStore};
+use crate::io::blobs::{BlobKey, BlobStore, Refused};
 use crate::io::free_space::Space;
 use crate::ltx::BlobRef;
 
@@ -151,20 +151,20 @@ impl Retention {
         (self.recycle)().map_err(io::Error::from)
     }
 
-    /// Removes large change sets of refused proposals; returns which.
+    /// Removes large change sets of refused proposals; returns those that were proposed here, of which the other voters
+    /// have copies.
     fn remove_refused(&self) -> Vec<BlobKey> {
-        let mut refused = self.blobs.take_refused();
-        if refused.is_empty() {
-            return refused;
+        let Refused { own, copies } = self.blobs.take_refused();
+        if own.is_empty() && copies.is_empty() {
+            return Vec::new();
         }
         let named = self.entries.blobs();
-        refused.retain(|key| !named.contains(key));
-        for key in &refused {
+        for key in own.union(&copies).filter(|key| !named.contains(key)) {
             if let Err(error) = self.blobs.remove(*key) {
                 tracing::warn!(%error, "cannot remove the large change set of a refused proposal");
             }
         }
-        refused
+        own.into_iter().filter(|key| !named.contains(key)).collect()
     }
 
     /// Removes large change sets that no entry has come to name in a long time.

@@ -1,5 +1,6 @@
 //! Three voters in one process, over real connections on loopback.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -27,6 +28,7 @@ struct Voter {
     dir: TempDir,
     target: Arc<Recorder>,
     node: Option<(Arc<RaftNode>, CancellationToken)>,
+    blobs: Option<Arc<BlobStore>>,
     addr: SocketAddr,
 }
 
@@ -67,7 +69,7 @@ impl Group {
         let (addr, id) = (listener.local_addr().unwrap(), self.voters.len() as u64 + 1);
         drop(listener);
         let (dir, target) = (tempfile::tempdir().unwrap(), Arc::default());
-        self.voters.push(Voter { id, dir, target, node: None, addr });
+        self.voters.push(Voter { id, dir, target, node: None, blobs: None, addr });
         self.start(id as usize - 1, beginning);
         id as usize - 1
     }
@@ -83,6 +85,7 @@ impl Group {
         options.retention_bytes = 128 * 1024;
         options.beginning = beginning;
         let blobs = Arc::new(BlobStore::open(dir.join("blobs")).unwrap());
+        voter.blobs = Some(blobs.clone());
         let node = RaftNode::start(options, voter.target.clone(), blobs).unwrap();
         let (routes, stop, addr) = (Routes::new(node.service()), CancellationToken::new(), voter.addr);
         let (connections, stopped) = (node.connections(), stop.clone());
@@ -103,6 +106,20 @@ impl Group {
 
     fn node(&self, which: usize) -> &Arc<RaftNode> {
         &self.voters[which].node.as_ref().unwrap().0
+    }
+
+    fn blobs(&self, which: usize) -> &BlobStore {
+        self.voters[which].blobs.as_ref().unwrap()
+    }
+
+    /// Gives every voter a copy of a large change set, has one refuse it, and waits until all copies are gone.
+    fn refuse_large(&self, which: usize, digest: u8) {
+        let all = 0..self.voters.len();
+        all.clone().for_each(|each| keep_large(self.blobs(each), digest));
+        self.blobs(which).refuse([(digest.into(), 8)]);
+        eventually("all copies are removed", || {
+            all.clone().all(|each| !self.blobs(each).contains((digest.into(), 8))).then_some(())
+        });
     }
 
     fn running(&self) -> impl Iterator<Item = usize> {
@@ -164,6 +181,12 @@ impl Group {
     }
 }
 
+fn keep_large(blobs: &BlobStore, digest: u8) {
+    let mut blob = blobs.create().unwrap();
+    blob.write_all(&[0, 0, 0, 0, 0, 0, 0, digest]).unwrap();
+    blobs.keep(blob, (digest.into(), 8)).unwrap();
+}
+
 fn names(numbers: impl Iterator<Item = u64>) -> Vec<String> {
     numbers.map(|number| format!("d{number}")).collect()
 }
@@ -179,6 +202,17 @@ fn proposals_reach_every_voter_in_the_order_they_were_told() {
         let refused = group.propose(which, 900..901).pop().unwrap();
         assert!(matches!(refused, Err(CommitError::Refused(_))), "{refused:?}");
     }
+}
+
+#[test]
+fn voters_remove_their_copies_of_a_refused_change_set_and_tell_nobody_else_of_it() {
+    let group = Group::of(2);
+    group.refuse_large(0, 1);
+    // Who heard of it told no others, whose word would reach this one now.
+    keep_large(group.blobs(0), 1);
+    // What was on its way is taken together with this, or before it.
+    group.refuse_large(1, 2);
+    assert!(group.blobs(0).contains((1, 8)));
 }
 
 #[test]

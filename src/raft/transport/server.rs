@@ -255,7 +255,7 @@ impl Raft for RaftService {
     ) -> Result<Response<wire::DropBlobResponse>, Status> {
         self.raft(&request)?;
         let blob = request.into_inner();
-        self.blobs.refuse([(blob.digest, blob.size_bytes)]);
+        self.blobs.refuse_copy((blob.digest, blob.size_bytes));
         Ok(Response::new(wire::DropBlobResponse {}))
     }
 

@@ -322,7 +322,7 @@ impl BlobSender for SimNetwork {
             let world = client.network.world.clone();
             let refuse = |_| async move {
                 let live = world.live(to).ok_or("nobody listens")?;
-                live.store.blobs().refuse([(blob.digest, blob.size_bytes)]);
+                live.store.blobs().refuse_copy((blob.digest, blob.size_bytes));
                 Ok::<_, &str>(())
             };
             client.call("drop_blob", refuse).await.map_err(|error| error.to_string())
