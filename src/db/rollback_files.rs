@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::attach::WalAttachment;
 use super::database::{Database, State};
 use super::guarded_file::{AfterDeath, GuardedFile};
 use super::journal_end::JournalEnd;
@@ -133,10 +134,7 @@ impl Database {
             let new = state.pages == PageCount::ZERO || state.mode == Some(JournalMode::Wal);
             return new && self.overlay.size().is_none() && !self.journal_in_force();
         };
-        let taken = |file, kind, start, length| is_taken(file, kind, start, length).unwrap_or(true);
-        let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
-        !taken(wal.locks.file(), LockKind::Exclusive, lock_bytes::CKPT, 1)
-            && !taken(&wal.database, LockKind::Shared, first, size)
+        !is_checkpointed(wal)
     }
 
     /// A read of the database file that reaches the daemon; `file` is the backing file. Returns how much there was.
@@ -177,11 +175,16 @@ impl Database {
     pub fn database_truncated(self: &Arc<Self>, size: u64, done: Done) {
         let state = self.lock();
         if state.open.is_wal() {
+            let foreign = state.open.wal().is_some_and(|wal| !is_checkpointed(wal));
             // Elsewhere than on the primary a checkpoint moves only what is history, and so ends with that size.
             let as_committed = size == state.pages.bytes(state.page_size);
             drop(state);
             if !as_committed && !self.shared.may_commit() {
                 return done(Err(DbError::NotPrimary(self.name().clone())));
+            }
+            if foreign {
+                let why = "is cut by one that is no checkpoint; open it only for writing, or with O_TRUNC";
+                return done(Err(self.invalid(why)));
             }
             // The last step of a checkpoint that copied everything; the log may begin anew after it, so
             // everything must be captured by now.
@@ -301,4 +304,13 @@ impl Database {
             }
         }
     }
+}
+
+/// Whether a connection may write pages of a WAL database into its file now: it holds the checkpoint lock, or has the file to
+/// itself.
+fn is_checkpointed(wal: &WalAttachment) -> bool {
+    let taken = |file, kind, start, length| is_taken(file, kind, start, length).unwrap_or(true);
+    let (first, size) = (lock_bytes::SHARED_FIRST, lock_bytes::SHARED_SIZE);
+    taken(wal.locks.file(), LockKind::Exclusive, lock_bytes::CKPT, 1)
+        || taken(&wal.database, LockKind::Shared, first, size)
 }

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::overlay::Overlay;
-use crate::sqlite::header::{DATABASE_HEADER_SIZE, DatabaseHeader};
+use crate::sqlite::header::{self, DATABASE_HEADER_SIZE, DatabaseHeader};
 use crate::types::{PageCount, PageSize, Pgno};
 
 /// The private copy of one writer.
@@ -90,6 +90,15 @@ impl StagedFile {
         let mut head = [0; DATABASE_HEADER_SIZE];
         let got = self.read_at(0, &mut head)?;
         StagedDatabase::of(&head[..got], self.size_bytes()?)
+    }
+
+    /// Makes the file, which was cut to nothing, the one page that SQLite begins a database with.
+    ///
+    /// # Errors
+    /// Where the disk is full.
+    pub fn begin_new_database(&mut self, page_size: PageSize) -> io::Result<()> {
+        self.whole = true;
+        self.write_at(0, &header::new_database(page_size))
     }
 
     /// Whether nothing of what the database had counts.

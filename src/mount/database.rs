@@ -79,8 +79,7 @@ fn created(open: PendingOpen, made: Result<Arc<Database>, StoreError>, name: &Db
 
 /// Answers the open of a program that is not SQLite.
 fn upload(open: PendingOpen, name: &DbName) {
-    let staging = if open.opener.truncates() { Staging::whole } else { Staging::in_place };
-    let staging = staging(name.clone(), open.opener.thread);
+    let staging = Staging::new(name.clone(), open.opener.thread, open.opener.flags);
     open.finish_upload(staging);
 }
 

@@ -282,7 +282,8 @@ impl PendingOpen {
 
     /// Answers with a handle of the database file of which only its writes will tell whether it is SQLite's.
     pub fn finish_unsure(self, db: Arc<Database>) {
-        let staging = Some(Box::new(Staging::in_place(db.name().clone(), self.opener.thread)));
+        let Opener { thread, flags, .. } = self.opener;
+        let staging = Some(Box::new(Staging::new(db.name().clone(), thread, flags)));
         let same = db.clone();
         self.finish_direct(Some(same), |file, backing| Kind::File {
             file,

@@ -23,6 +23,26 @@ pub(super) fn using_below(dir: &Path) -> Vec<i32> {
     others(|pid| open_files(pid).any(|link| fs::read_link(link).is_ok_and(|path| path.starts_with(dir))))
 }
 
+/// Whether any application has a descriptor of the file with this inode number left that was opened as `flags` say: with the
+/// same access mode, and `O_NOFOLLOW` or not. `None` where the descriptors of process `pid` cannot be seen.
+pub(super) fn have_descriptor(pid: u32, inode: u64, flags: i32) -> Option<bool> {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid != 0)?;
+    fs::read_dir(Path::new("/proc").join(pid.to_string()).join("fd")).ok()?;
+    let same = |link: PathBuf| {
+        file_of(&link).is_some_and(|(_, number)| number == inode)
+            && flags_of(&link).is_none_or(|found| (found ^ flags) & (libc::O_ACCMODE | libc::O_NOFOLLOW) == 0)
+    };
+    Some(!others(|pid| !is_guard(pid) && open_files(pid).any(same)).is_empty())
+}
+
+/// The `open(2)` flags of the descriptor behind the link `/proc/PID/fd/N`.
+fn flags_of(link: &Path) -> Option<i32> {
+    let number = link.file_name()?;
+    let described = fs::read_to_string(link.parent()?.with_file_name("fdinfo").join(number)).ok()?;
+    let flags = described.lines().find_map(|line| line.strip_prefix("flags:"))?;
+    i32::from_str_radix(flags.trim(), 8).ok()
+}
+
 fn others(which: impl Fn(i32) -> bool) -> Vec<i32> {
     let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
     let own = i32::try_from(std::process::id()).unwrap_or(0);
@@ -129,6 +149,21 @@ mod tests {
         assert!(same.contains(&(child.id() as i32)) && !others.contains(&(child.id() as i32)));
         assert!(users.contains(&(child.id() as i32)));
         assert!(!users.contains(&(std::process::id() as i32)));
+    }
+
+    #[test]
+    fn a_descriptor_is_told_from_others_of_the_same_file_by_how_it_was_opened() {
+        let inode = fs::metadata("/proc/version").unwrap().ino();
+        let file = fs::File::open("/proc/version").unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
+        let found = |flags| have_descriptor(child.id(), inode, flags);
+        let (reading, writing) = (found(libc::O_RDONLY), found(libc::O_WRONLY));
+        let like_sqlite = found(libc::O_RDONLY | libc::O_NOFOLLOW);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((reading, writing, like_sqlite), (Some(true), Some(false), Some(false)));
+        assert_eq!(have_descriptor(child.id(), inode, libc::O_RDONLY), None, "the process is gone");
+        assert_eq!(have_descriptor(0, inode, libc::O_RDONLY), None);
     }
 
     #[test]

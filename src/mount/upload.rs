@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite};
+use nix::libc;
 
 use super::caller;
 use super::errno::{Doing, of_db, of_store};
 use super::handle::Handle;
+use super::processes;
 use super::state::State;
 use crate::db::DbError;
 use crate::store::{StoreError, Upload};
@@ -28,6 +30,8 @@ pub(super) struct Staging {
     name: DbName,
     /// The process that opened it; 0 where that is not known.
     opened_by: u32,
+    /// `open(2)` flags.
+    flags: i32,
     progress: Mutex<Progress>,
     /// Size of the file as its writer sees it, in bytes; [`NONE`] where that is the database's.
     size: AtomicU64,
@@ -37,7 +41,7 @@ enum Progress {
     /// Nothing has been written since the open or the last transaction; closing now changes nothing (`touch`, or the
     /// shell before it starts `cat`).
     Untouched {
-        /// Whether nothing of what the database has counts for the first write.
+        /// Whether nothing of what the database has counts any more. Where nobody writes anything, the file is empty.
         whole: bool,
     },
     Receiving {
@@ -50,18 +54,17 @@ enum Progress {
 }
 
 impl Staging {
-    /// Of an open by a thread, which waits for the answer, that cuts the file to nothing.
-    pub fn whole(name: DbName, thread: u32) -> Self {
-        let opened_by = caller::process_of(thread);
-        let progress = Mutex::new(Progress::Untouched { whole: true });
-        Self { name, opened_by, progress, size: AtomicU64::new(0) }
-    }
-
-    /// Of an open by a thread, which waits for the answer, that leaves the content as it is.
-    pub fn in_place(name: DbName, thread: u32) -> Self {
-        let opened_by = caller::process_of(thread);
-        let progress = Mutex::new(Progress::Untouched { whole: false });
-        Self { name, opened_by, progress, size: AtomicU64::new(NONE) }
+    /// Of an open by a thread, which waits for the answer, that cuts the file to nothing or leaves its content as it is;
+    /// `flags` are those of `open(2)`.
+    pub fn new(name: DbName, thread: u32, flags: i32) -> Self {
+        let (whole, size) = if flags & libc::O_TRUNC != 0 { (true, 0) } else { (false, NONE) };
+        Self {
+            name,
+            opened_by: caller::process_of(thread),
+            flags,
+            progress: Mutex::new(Progress::Untouched { whole }),
+            size: AtomicU64::new(size),
+        }
     }
 
     /// The process that opened it; 0 where that is not known.
@@ -77,6 +80,13 @@ impl Staging {
     /// Whether something is staged, or was refused: from then on the handle is not SQLite's.
     pub fn is_active(&self) -> bool {
         self.size.load(Ordering::Acquire) != NONE
+    }
+
+    /// Whether the open cut the content of a database to nothing, and nobody has written since.
+    fn has_only_cut(&self, state: &State) -> bool {
+        let has_content =
+            || state.store.get(&self.name).is_some_and(|database| database.pos().txid.is_some());
+        matches!(*self.lock(), Progress::Untouched { whole: true }) && has_content()
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
@@ -285,10 +295,40 @@ pub(super) fn truncate_by_name(
     });
 }
 
+/// Empties a database whose file was cut to nothing by the open of `handle`; `answer` hears what came of it.
+fn empty(
+    state: &State,
+    handle: Arc<Handle>,
+    by: u32,
+    answer: impl FnOnce(Result<(), Errno>) + Send + 'static,
+) {
+    let Some(staging) = handle.staging() else { return answer(Err(Errno::EBADF)) };
+    let cut = staging.with(state, handle.ino, by, |upload| {
+        upload.set_len(0);
+        Ok(())
+    });
+    match cut.map(|()| staging.take(staging.lock())) {
+        Ok(Some(received)) => finish(handle, received, answer),
+        Ok(None) => answer(Ok(())),
+        Err(errno) => answer(Err(errno)),
+    }
+}
+
 /// The writer closes the file: checks it, makes it the content, and lets `close(2)` return what came of it.
-pub(super) fn flush(state: &State, handle: Arc<Handle>, by: u32, reply: ReplyEmpty) {
-    state.workers.run(move || {
+///
+/// One who has only cut the file to nothing empties the database with the last descriptor: the shell closes its first one
+/// before `cat` writes to another. Where its descriptors cannot be seen, `released` does it.
+pub(super) fn flush(state: &Arc<State>, handle: Arc<Handle>, by: u32, reply: ReplyEmpty) {
+    let state = state.clone();
+    state.workers.clone().run(move || {
         let Some(staging) = handle.staging() else { return reply.error(Errno::EBADF) };
+        if staging.has_only_cut(&state) {
+            let left = processes::have_descriptor(caller::process_of(by), handle.ino, staging.flags);
+            return match left {
+                Some(false) => empty(&state, handle, by, answer_empty(reply)),
+                _ => reply.ok(),
+            };
+        }
         match staging.take_closed(by) {
             Ok(None) => reply.ok(),
             Ok(Some(received)) => finish(handle, received, answer_empty(reply)),
@@ -316,10 +356,14 @@ pub(super) fn sync(state: &Arc<State>, handle: Arc<Handle>, reply: ReplyEmpty) {
 }
 
 /// The last descriptor is closed, by whomever: what is not complete by now is refused, with the reason in the log.
-pub(super) fn released(state: &State, handle: Arc<Handle>) {
-    let store = state.store.clone();
-    state.workers.run(move || {
+pub(super) fn released(state: &Arc<State>, handle: Arc<Handle>) {
+    let state = state.clone();
+    state.workers.clone().run(move || {
+        let store = &state.store;
         let Some(staging) = handle.staging() else { return };
+        if staging.has_only_cut(&state) {
+            return empty(&state, handle, 0, |_told_in_the_log| ());
+        }
         if matches!(*staging.lock(), Progress::Refused(_)) {
             // It could not go while it was open.
             store.forget_if_empty(&staging.name);

@@ -73,6 +73,24 @@ pub fn is_magic(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
+/// The one page of a database without a schema, in a rollback journal mode: for SQLite the same as a file of no bytes, but
+/// that the page size is chosen. As in a file of no bytes, the first schema chooses the text encoding.
+///
+/// Source: `btree.c`, newDatabase() and zeroPage().
+pub fn new_database(page_size: PageSize) -> Vec<u8> {
+    const LEAF_OF_A_TABLE: u8 = 0x0d;
+    let mut page = vec![0; page_size.len()];
+    page[..16].copy_from_slice(MAGIC);
+    // Both fields hold 65536 as what is left of it in 16 bits, the first one moved: 1, and 0.
+    let low = page_size.get() as u16;
+    page[16..18].copy_from_slice(&if low == 0 { 1_u16 } else { low }.to_be_bytes());
+    page[18..24].copy_from_slice(&[VERSION_ROLLBACK, VERSION_ROLLBACK, 0, 64, 32, 32]);
+    page[28..32].copy_from_slice(&1_u32.to_be_bytes());
+    page[DATABASE_HEADER_SIZE] = LEAF_OF_A_TABLE;
+    page[105..107].copy_from_slice(&low.to_be_bytes());
+    page
+}
+
 /// Writes the journal mode into the first page of a database.
 ///
 /// Touches bytes 18 and 19 and nothing else; a slice too short to hold them is left alone.

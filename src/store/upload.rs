@@ -135,9 +135,10 @@ impl Upload {
         }
     }
 
-    /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable.
+    /// Checks the file and makes it the database's content, as one log entry. Answers when that is durable. A file that was
+    /// cut to nothing is for SQLite a new database, and that is what the database becomes.
     pub fn finish(self, done: Done) {
-        let Upload { store, database, staged, .. } = self;
+        let Upload { store, database, mut staged, .. } = self;
         // Of a file that was unlinked meanwhile nothing is left.
         let Some(database) = database.filter(|database| staged.is_changed() && !database.is_dropped()) else {
             return done(Ok(()));
@@ -150,6 +151,10 @@ impl Upload {
         if empty && database.pos().txid.is_none() {
             // An empty file is an empty database, which is no change.
             return done(Ok(()));
+        }
+        if empty && let Err(source) = staged.begin_new_database(database.size().0) {
+            let what = "emptying".into();
+            return done(Err(DbError::Io { db: database.name().clone(), what, source }));
         }
         database.clone().import(
             staged,
