@@ -19,6 +19,10 @@ use crate::types::{DbName, JournalMode, PageCount};
 /// Name, beside the database, of a log that a crash left behind.
 const TAIL: &str = "tail-wal";
 
+/// The same of a log that was written after the last commit that was captured. Redo writes page checksums anew, so another
+/// crash before that log is captured would leave nothing else to tell it by.
+const NEWEST_TAIL: &str = "newest-tail-wal";
+
 impl Database {
     /// Opens the database in `files`. What applications had not finished is gone; what the WAL holds is set aside.
     /// Entries after the marker are then to be applied again.
@@ -38,9 +42,9 @@ impl Database {
         fault::point("recover_journal_remove")
             .and_then(|()| remove(&files, FileKind::Journal))
             .map_err(|source| fail("removing an old journal", source))?;
-        let tail_is_newest = shared.nothing_unsynced_lost() && is_newer_than_captured(&files);
-        let tail = set_aside(&files, shared.tails_count())
+        let tail = set_aside(&files, shared.tails_count(), shared.nothing_unsynced_lost())
             .map_err(|source| fail("setting the WAL aside", source))?;
+        let tail_is_newest = tail.as_ref().is_some_and(|tail| tail.ends_with(NEWEST_TAIL));
         let mode = mode_of(&files).map_err(|source| fail("reading the database header", source))?;
         let dirty_since = (marker.index < checksums.pending()).then(|| marker.index.next());
         let state = State {
@@ -76,9 +80,9 @@ impl Database {
 /// Whether the WAL was written after the last commit that was captured: each capture writes page checksums.
 fn is_newer_than_captured(files: &DbFiles) -> bool {
     let written = |path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-    let tail = files.dir().join(TAIL);
-    let wal = if tail.exists() { tail } else { files.path(FileKind::Wal) };
-    written(wal).zip(written(files.pages())).is_some_and(|(wal, captured)| wal >= captured)
+    written(files.path(FileKind::Wal))
+        .zip(written(files.pages()))
+        .is_some_and(|(wal, captured)| wal >= captured)
 }
 
 fn remove(files: &DbFiles, kind: FileKind) -> io::Result<()> {
@@ -89,24 +93,39 @@ fn remove(files: &DbFiles, kind: FileKind) -> io::Result<()> {
 }
 
 /// Moves the WAL of an earlier run out of the way. One of a node that was not primary (`counts` is false) holds nothing
-/// that the log does not bring again.
-fn set_aside(files: &DbFiles, counts: bool) -> io::Result<Option<PathBuf>> {
-    let (wal, tail) = (files.path(FileKind::Wal), files.dir().join(TAIL));
+/// that the log does not bring again. Where `nothing_unsynced_lost`, the times of files tell which was written last.
+fn set_aside(files: &DbFiles, counts: bool, nothing_unsynced_lost: bool) -> io::Result<Option<PathBuf>> {
+    let (wal, tails) = (files.path(FileKind::Wal), [NEWEST_TAIL, TAIL].map(|name| files.dir().join(name)));
     if !counts {
         remove(files, FileKind::Wal)?;
-        match std::fs::remove_file(&tail) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => return Ok(None),
+        for tail in tails {
+            match std::fs::remove_file(tail) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        return Ok(None);
     }
-    // A tail that is still there is the older one: nothing was served since, so the log beside it is empty.
     let length = std::fs::metadata(&wal).map_or(0, |metadata| metadata.len());
-    if !tail.exists() && length > 0 {
-        crate::io::durable::rename(&wal, &tail)?;
-    } else {
+    if let Some(tail) = tails.iter().find(|tail| tail.exists()) {
+        // It is the older one: nothing was served since, so the log beside it is empty.
         remove(files, FileKind::Wal)?;
+        return Ok(Some(tail.clone()));
     }
-    Ok(tail.exists().then_some(tail))
+    if length == 0 {
+        remove(files, FileKind::Wal)?;
+        return Ok(None);
+    }
+    let [newest, older] = tails;
+    let tail = if nothing_unsynced_lost && is_newer_than_captured(files) {
+        // What its name says must hold after a power failure, too: no part of it may be missing then.
+        File::open(&wal)?.sync_data()?;
+        newest
+    } else {
+        older
+    };
+    crate::io::durable::rename(&wal, &tail)?;
+    Ok(Some(tail))
 }
 
 /// The committed mode; `None` for an empty file.

@@ -46,6 +46,7 @@ impl Database {
                 tracing::error!(db = %self.name(), frames = frames.count(), file = %file.display(), "transactions that were not replicated, and stand on a commit that was, are discarded and kept");
             }
             Some(frames) if !frames.are_known(&self.lock()).map_err(fail)? => {
+                fault::point("tail_capture").map_err(fail)?;
                 tracing::info!(db = %self.name(), frames = frames.count(), "capturing transactions that a crash left in the WAL");
                 self.commit_own(|state| frames.encode(self, state).map(Some).map_err(fail))?;
             }
