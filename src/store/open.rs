@@ -132,10 +132,12 @@ fn directories(layout: &Layout) -> Result<Vec<DbName>, StoreError> {
     Ok(all)
 }
 
-/// A database that did not exist before.
+/// A database that did not exist before; `end` is where the last one of that name ended in the log. Where it cannot be
+/// made nothing is left of it: a file without a database would be shown, and could not be opened.
 pub(super) fn make(
     layout: &Layout,
     name: &DbName,
+    end: Option<LogIndex>,
     shared: &Arc<Shared>,
 ) -> Result<Arc<Database>, StoreError> {
     let files = layout.database(name);
@@ -151,6 +153,24 @@ pub(super) fn make(
             "database {name}: a database is in the place of its directory"
         )));
     }
+    let made = make_files(layout, name, shared).and_then(|database| {
+        if let Some(end) = end {
+            database.begin_behind(end)?;
+        }
+        Ok(database)
+    });
+    if made.is_err()
+        && let Err(error) = fs::remove_dir_all(dir)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(%error, dir = %dir.display(), "cannot remove a database that could not be made");
+    }
+    made
+}
+
+fn make_files(layout: &Layout, name: &DbName, shared: &Arc<Shared>) -> Result<Arc<Database>, StoreError> {
+    let files = layout.database(name);
+    let dir = files.dir();
     fs::create_dir_all(dir).map_err(failed("creating", dir))?;
     let database = files.path(FileKind::Database);
     fs::File::options()

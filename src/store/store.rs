@@ -336,10 +336,7 @@ impl Store {
         if let Some(database) = databases.get(name) {
             return Ok(database.clone());
         }
-        let database = super::open::make(&self.layout, name, &self.shared)?;
-        if let Some(end) = self.end_of(name) {
-            database.begin_behind(end)?;
-        }
+        let database = super::open::make(&self.layout, name, self.end_of(name), &self.shared)?;
         database.set_behind(behind.now.contains(name));
         databases.insert(name.clone(), database.clone());
         Ok(database)

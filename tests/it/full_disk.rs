@@ -104,3 +104,23 @@ fn a_rename_that_is_in_the_log_is_done_when_the_disk_can_take_it() {
     assert!(!node.path("old.db").exists());
     assert_eq!(value(&node), "old");
 }
+
+#[test]
+fn a_database_that_cannot_be_made_is_not_there_and_can_be_made_when_there_is_space() {
+    if !needs_skein() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = Settings::primary("n1");
+    settings.env = vec![("SKEIN_FAULT".into(), "recover:1:full".into())];
+    let mut node = Node::new(dir.path(), settings);
+    node.must_start();
+    let path = node.path("new.db");
+    let refused = std::fs::File::create(&path).expect_err("the disk is full");
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::ENOSPC));
+    assert!(!path.exists(), "a file that is no database is left");
+    sql::run(&sql::create(&path, "wal", 4096), "CREATE TABLE t(v); INSERT INTO t VALUES(1)");
+    node.settings.env.clear();
+    node.restart();
+    assert_eq!(sql::number(&sql::open(&path), "SELECT count(*) FROM t"), 1);
+}
