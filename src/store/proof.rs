@@ -78,14 +78,26 @@ impl Store {
         self.lock_asked().clear();
     }
 
-    /// Why a database is not what the log says, if so.
+    /// Why a database is not what the log says, if so. Entries may come meanwhile: it disagrees where it stands elsewhere
+    /// before and after a moment at which the log had given it everything and nothing of it waited.
     fn disagreement(&self, name: &DbName) -> Option<String> {
         let positions = self.positions.as_ref()?;
-        if self.is_behind(name) {
-            return None;
+        loop {
+            let expected = positions.get(name);
+            let before = self.difference(name, expected)?;
+            let is_given = expected.is_none_or(|expected| expected.index <= self.taken_index());
+            if !is_given || self.is_behind(name) {
+                return None;
+            }
+            if self.difference(name, positions.get(name))? == before {
+                return Some(before);
+            }
         }
-        let (expected, database) = (positions.get(name), self.get(name));
-        match (expected, database) {
+    }
+
+    /// How a database differs from what is expected of it.
+    fn difference(&self, name: &DbName, expected: Option<LogPosition>) -> Option<String> {
+        match (expected, self.get(name)) {
             (None, None) => None,
             (Some(LogPosition { index, pos }), None) => {
                 Some(format!("it is not here, and the log says that it stands at {pos} since entry {index}"))
@@ -240,10 +252,25 @@ mod tests {
         // Entries that wait for readers are no loss.
         store.set_behind(&a, true);
         store.logged(LogIndex::new(4), &fill(&a, pos(&store, &a), 1, 3));
-        store.applied(LogIndex::new(4));
+        store.taken(LogIndex::new(4));
         assert_eq!(store.disagreeing(), []);
         store.set_behind(&a, false);
         assert_eq!(store.disagreeing().len(), 1);
+        crash(store);
+    }
+
+    #[test]
+    fn an_entry_that_is_on_its_way_to_its_database_is_no_disagreement() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, a) = (open(dir.path()), name("a"));
+        two(&store);
+        let change = fill(&a, pos(&store, &a), 1, 2);
+        // Another thread has noted it, and has not applied it yet.
+        store.logged(LogIndex::new(3), &change);
+        assert_eq!(store.disagreeing(), []);
+        store.apply(LogIndex::new(3), &change).unwrap();
+        store.taken(LogIndex::new(3));
+        assert_eq!(store.disagreeing(), []);
         crash(store);
     }
 
