@@ -13,7 +13,7 @@ use super::database::{Database, State};
 use super::page_checksums::WalPoint;
 use super::view::StateLock;
 use super::{DbError, Done, FileKind, capture_time};
-use crate::io::{fault, read_or_zero, read_up_to};
+use crate::io::{fault, log_rate_limit, read_or_zero, read_up_to};
 use crate::sqlite::wal::{
     FRAME_HEADER_SIZE, FrameChecksum, FrameHeader, WAL_HEADER_SIZE, WalHeader, frame_offset,
 };
@@ -264,7 +264,9 @@ impl Database {
                 }
             }),
             Err(error) => {
-                tracing::warn!(db = %self.name(), %error, "cannot capture");
+                if let Some(suppressed) = log_rate_limit::due((self.name(), error.to_string())) {
+                    tracing::warn!(db = %self.name(), %error, suppressed, "cannot capture");
+                }
                 Found::Nothing
             }
         }
@@ -304,7 +306,9 @@ impl Database {
                     state.service.fail(format!("a commit that failed cannot be taken back: {error}"));
                 }
                 drop(state);
-                tracing::warn!(%error, "a transaction was not captured");
+                if let Some(suppressed) = log_rate_limit::due(error.to_string()) {
+                    tracing::warn!(%error, suppressed, "a transaction was not captured");
+                }
                 done.into_iter().for_each(|done| done(Err(error.duplicate())));
             }
         }

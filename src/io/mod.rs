@@ -5,6 +5,7 @@ mod boot;
 pub mod durable;
 pub mod fault;
 pub mod free_space;
+pub mod log_rate_limit;
 pub mod ofd_lock;
 #[cfg(test)]
 pub mod power;

@@ -5,8 +5,8 @@ use std::io;
 use fuser::Errno;
 
 use crate::db::DbError;
+use crate::io::log_rate_limit;
 use crate::store::StoreError;
-use crate::telemetry::log_rate_limit;
 
 /// What an application was doing when it was refused; SQLite reports the same number differently for each.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

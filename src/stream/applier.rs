@@ -12,9 +12,9 @@ use super::lanes::{LaneParts, Lanes, Outcome, Request};
 use super::resync::{resync_all, resync_database};
 use super::session::outcome;
 use super::{ClusterId, Connector, FollowStatus, Globs, RecentLog, ReplicaTarget, StreamError, Upstream};
+use crate::io::log_rate_limit;
 use crate::ltx::BlobRef;
 use crate::store::Change;
-use crate::telemetry::log_rate_limit;
 use crate::types::{DbName, LogIndex, NodeId};
 
 /// HOST:PORT of other voters, the best one first; `None` before they are known.

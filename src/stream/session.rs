@@ -16,9 +16,9 @@ use super::resync::{resync_all, resync_database};
 use super::{
     FollowOptions, FollowStatus, Frame, Hello, PrimaryView, RecentLog, ReplicaTarget, StreamError, Upstream,
 };
+use crate::io::log_rate_limit;
 use crate::ltx::BlobRef;
 use crate::store::Change;
-use crate::telemetry::log_rate_limit;
 use crate::types::{LogIndex, Role};
 
 /// What all connections of one follower share.

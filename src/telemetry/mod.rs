@@ -5,7 +5,6 @@
 
 mod commit_times;
 mod log;
-pub mod log_rate_limit;
 pub mod metrics;
 pub mod traces;
 

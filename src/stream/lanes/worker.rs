@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 use super::super::backoff::Backoff;
 use super::{Item, Lane, Lanes, Outcome, Request, Work};
 use crate::db::DbError;
+use crate::io::log_rate_limit;
 use crate::store::{Change, ChangeKind, StoreError};
-use crate::telemetry::log_rate_limit;
 use crate::types::{DbName, LogIndex};
 
 /// Between two attempts to apply an entry that waits for applications: it grows by this much

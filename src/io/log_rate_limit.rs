@@ -5,12 +5,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-/// The same is lines again after this.
+/// The same gets another line after this.
 const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Different things remembered.
 const REMEMBERED_MAX: usize = 1024;
 
-/// What was lines, and how often it happened since.
+/// When something last got a line, and how often it happened since.
 #[derive(Default)]
 struct Lines(HashMap<u64, (Instant, u64)>);
 
