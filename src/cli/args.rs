@@ -59,6 +59,16 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Print the version
     Version(VersionArgs),
+    /// Print what makes a shell complete the words of this command line
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages
+    Man {
+        /// Directory they are written to; made where it is not there
+        dir: PathBuf,
+    },
     /// Watch over a node's mount; `mount` starts it by itself
     #[command(name = node::GUARD_COMMAND, hide = true)]
     GuardMount(GuardArgs),

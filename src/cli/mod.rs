@@ -14,6 +14,7 @@ mod demo_node;
 mod doctor;
 mod exit_code;
 mod ltx;
+mod manual;
 mod members;
 mod mount;
 mod node_args;
@@ -75,6 +76,12 @@ fn run(command: Command) -> anyhow::Result<i32> {
             false => output::out(&format!("skein {version}\n"))?,
         }
         return Ok(0);
+    }
+    if let Command::Completions { shell } = command {
+        return manual::completions(shell);
+    }
+    if let Command::Man { dir } = command {
+        return manual::pages(&dir);
     }
     if let Command::Recover(args) = command {
         return recover::run(args);
