@@ -12,7 +12,7 @@ use super::service::{Proxy, ServedBy};
 use super::upstream::To;
 use super::write::fly_replay;
 use super::write_targets::WriteTarget;
-use crate::telemetry::log_rate_limit;
+use crate::io::log_rate_limit;
 use crate::telemetry::metrics::PROXY_TXID_WAIT_SECONDS;
 use crate::types::{DbName, Txid};
 
