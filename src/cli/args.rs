@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use super::backup_args::{BackupArgs, BackupCommandArgs, RestoreArgs};
 use super::node_args::NodeArgs;
 use super::result_format::Format;
-use super::run_args::RunArgs;
+use super::run_args::{LeaseArgs, RunArgs};
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use super::sql_args::SqlArgs;
 use crate::config::{
@@ -46,6 +46,8 @@ pub(super) enum Command {
     Wait(WaitArgs),
     /// Run a command where it may write: a migration, a console
     Run(RunArgs),
+    /// Run a command that holds the write lease of a database: this node is primary meanwhile
+    Lease(LeaseArgs),
     /// Show and change the nodes of the cluster
     Members(MembersArgs),
     /// Move the primary as planned: writers wait, none fails

@@ -63,6 +63,9 @@ fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Ltx(command) = command {
         return ltx::run(command);
     }
+    if let Command::Lease(args) = command {
+        return run::lease(&args);
+    }
     if let Command::Certs(args) = command {
         return certs::run(args);
     }

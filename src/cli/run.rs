@@ -1,15 +1,18 @@
-//! `skein run`: a command in the place of this one, once it may write.
+//! `skein run` and `skein lease`: a command in the place of this one, once it may write.
 
 use std::convert::Infallible;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use tokio::time::Instant;
 
 use super::exit_code::{NotFound, NotPrimary, TimedOut};
 use super::output;
-use super::run_args::RunArgs;
+use super::run_args::{LeaseArgs, RunArgs};
 use crate::http::{Client, ClientError, HandoffDocument, HandoffRequest, StatusDocument};
 
 /// Between two questions whether the node is primary.
@@ -27,6 +30,30 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<i32> {
     } else {
         wait_until_primary(&client, args.promote, args.timeout).await?;
     }
+    match replace_by(&args.command)? {}
+}
+
+/// `skein lease`: the command inherits the open `DB-lock`, so the lease goes back when the last process that has it ends.
+pub(super) fn lease(args: &LeaseArgs) -> anyhow::Result<i32> {
+    let mut name = args.path.clone().into_os_string();
+    name.push("-lock");
+    let opened = File::options().read(true).write(true).open(&name);
+    let lock = opened.map_err(|error| match error.kind() {
+        ErrorKind::ReadOnlyFilesystem => NotPrimary(format!(
+            "{}: this node is a replica, or shows no replicated database: use a voter",
+            name.display()
+        ))
+        .into(),
+        ErrorKind::TimedOut => {
+            TimedOut(format!("{}: no write lease in time; the node's log says who has it", name.display()))
+                .into()
+        }
+        ErrorKind::NotFound => {
+            anyhow::anyhow!("{} is no database on the mount of a node", args.path.display())
+        }
+        _ => anyhow::anyhow!("{}: {error}", name.display()),
+    })?;
+    fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
     match replace_by(&args.command)? {}
 }
 
@@ -49,11 +76,12 @@ async fn wait_until_primary(client: &Client, promote: bool, timeout: Duration) -
     }
 }
 
-/// A node that starts answers later, and a handoff that is refused now may go through then.
+/// A node that starts answers later, and a handoff that is refused now may go through then, or be over: a node that leads
+/// is primary a moment later.
 fn may_change(error: &anyhow::Error) -> bool {
     match error.downcast_ref() {
         Some(ClientError::Unreachable { .. } | ClientError::Strange { .. }) => true,
-        Some(ClientError::Refused { status, .. }) => *status >= 500,
+        Some(ClientError::Refused { status, .. }) => *status == 400 || *status >= 500,
         _ => false,
     }
 }
@@ -88,7 +116,7 @@ fn replace_by(words: &[std::ffi::OsString]) -> anyhow::Result<Infallible> {
     let error = Command::new(program).args(arguments).exec();
     let name = program.to_string_lossy().into_owned();
     match error.kind() {
-        std::io::ErrorKind::NotFound => Err(NotFound(name).into()),
+        ErrorKind::NotFound => Err(NotFound(name).into()),
         _ => Err(anyhow::anyhow!("{name} cannot be run: {error}")),
     }
 }

@@ -1,6 +1,7 @@
-//! Options of `skein run`.
+//! Options of `skein run` and `skein lease`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -35,6 +36,16 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(super) timeout: Duration,
     /// The command
+    #[arg(last = true, value_name = "CMD", required = true)]
+    pub(super) command: Vec<OsString>,
+}
+
+/// `skein lease`.
+#[derive(Args, Debug)]
+pub(super) struct LeaseArgs {
+    /// Path of the database on the mount of this node, a voter
+    pub(super) path: PathBuf,
+    /// The command; it takes the place of this one, and gives the lease back when it ends
     #[arg(last = true, value_name = "CMD", required = true)]
     pub(super) command: Vec<OsString>,
 }

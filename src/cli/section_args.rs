@@ -85,6 +85,9 @@ pub(super) struct LimitArgs {
     /// Time between two comparisons of the databases with their checksums; 0s: only at the start [default: 24h]
     #[arg(long, env = "SKEIN_LIMITS_SCRUB_EVERY", value_name = "TIME")]
     limits_scrub_every: Option<Time>,
+    /// How long an application's write lease (DB-lock) keeps the primary where it is [default: 30s]
+    #[arg(long, env = "SKEIN_LIMITS_WRITE_LEASE", value_name = "TIME")]
+    limits_write_lease: Option<Time>,
 }
 
 impl LimitArgs {
@@ -96,6 +99,7 @@ impl LimitArgs {
             log_keep: self.limits_log_keep,
             log_keep_age: self.limits_log_keep_age,
             scrub_every: self.limits_scrub_every,
+            write_lease: self.limits_write_lease,
         }
     }
 }

@@ -47,6 +47,7 @@ fn render(status: &StatusDocument) -> String {
     own.push(format!("passthrough {}", if status.passthrough { "on" } else { "off" }));
     own.extend(status.disk_free_bytes.map(|bytes| format!("{} free", size(bytes))));
     own.extend(status.proxy.as_ref().map(|url| format!("proxy {url}")));
+    own.extend(status.write_leases.iter().map(|db| format!("write lease {db}")));
     own.extend(status.copying.as_ref().map(copying));
     format!(
         "{}\nnode {} ({})  primary {primary}  term {}  index {}\n{}\n\n{}\n{}",
@@ -153,6 +154,7 @@ mod tests {
             uptime_s: 90_000,
             passthrough: true,
             proxy: None,
+            write_leases: vec!["a/b.db".into()],
             disk_free_bytes: Some(4096),
             term: 3,
             index: 9,

@@ -80,6 +80,8 @@ pub struct PartialLimits {
     pub log_keep_age: Option<Time>,
     /// Time between two comparisons of the databases with their checksums.
     pub scrub_every: Option<Time>,
+    /// How long a write lease keeps the primary where it is.
+    pub write_lease: Option<Time>,
 }
 
 impl PartialLimits {
@@ -91,6 +93,7 @@ impl PartialLimits {
             log_keep: self.log_keep.or(below.log_keep),
             log_keep_age: self.log_keep_age.or(below.log_keep_age),
             scrub_every: self.scrub_every.or(below.scrub_every),
+            write_lease: self.write_lease.or(below.write_lease),
         }
     }
 }
@@ -108,6 +111,8 @@ pub struct LimitSettings {
     pub log_keep_age: Duration,
     /// Between two comparisons of the databases with their checksums; zero: only one at the start.
     pub scrub_every: Duration,
+    /// How long a write lease keeps the primary where it is, unless it is given back before.
+    pub write_lease: Duration,
 }
 
 impl LimitSettings {
@@ -117,6 +122,8 @@ impl LimitSettings {
     pub const LOG_KEEP_AGE: Duration = Duration::from_secs(24 * 3600);
     /// Default of [`scrub_every`](Self::scrub_every).
     pub const SCRUB_EVERY: Duration = Duration::from_secs(24 * 3600);
+    /// Default of [`write_lease`](Self::write_lease), as in LiteFS.
+    pub const WRITE_LEASE: Duration = Duration::from_secs(30);
 
     /// Fills in the defaults.
     pub fn resolve(partial: &PartialLimits) -> Self {
@@ -127,6 +134,7 @@ impl LimitSettings {
             log_keep_bytes: partial.log_keep.map_or(Self::LOG_KEEP_BYTES, Size::bytes),
             log_keep_age: partial.log_keep_age.map_or(Self::LOG_KEEP_AGE, Time::get),
             scrub_every: partial.scrub_every.map_or(Self::SCRUB_EVERY, Time::get),
+            write_lease: partial.write_lease.map_or(Self::WRITE_LEASE, Time::get),
         }
     }
 }

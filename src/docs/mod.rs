@@ -43,6 +43,9 @@ pub mod backup {}
 #[doc = include_str!("releases.md")]
 pub mod releases {}
 
+#[doc = include_str!("write_lease.md")]
+pub mod write_lease {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 

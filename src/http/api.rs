@@ -51,6 +51,8 @@ pub struct Details {
     pub passthrough: bool,
     /// URL of the proxy in front of its application, empty where there is none.
     pub proxy: String,
+    /// The databases whose write lease applications of this node hold.
+    pub write_leases: Vec<DbName>,
     /// Space left for its data directory.
     pub disk_free_bytes: Option<u64>,
     /// How long its certificate still counts; `None` where it has none.

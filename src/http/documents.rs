@@ -42,6 +42,9 @@ pub struct StatusDocument {
     /// URL of the proxy in front of its application; `null` where there is none.
     #[serde(default)]
     pub proxy: Option<String>,
+    /// The databases whose write lease applications of the node that answers hold; left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub write_leases: Vec<String>,
     /// Space left for its data directory, in bytes; `null` where unknown.
     #[serde(default)]
     pub disk_free_bytes: Option<u64>,
@@ -140,6 +143,7 @@ impl StatusDocument {
             uptime_s: details.uptime.as_secs(),
             passthrough: details.passthrough,
             proxy: (!details.proxy.is_empty()).then_some(details.proxy),
+            write_leases: details.write_leases.iter().map(ToString::to_string).collect(),
             disk_free_bytes: details.disk_free_bytes,
             term: overview.term,
             index: overview.index.get(),

@@ -49,7 +49,7 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
             let path = path_of(state, parent).map(|directory| join(&directory, &name.to_string_lossy()));
             let target = path.ok().and_then(|path| names::classify(&path).ok());
             let volatile = match &target {
-                Some(Target::Primary | Target::Pos(_)) => true,
+                Some(Target::Primary | Target::Pos(_) | Target::Lock(_)) => true,
                 // A journal that is hidden now is an empty one: nobody misses it when the node becomes primary.
                 // Its log comes with the first open; only rollback databases are asked for it again and again.
                 Some(Target::File(db, FileKind::Wal | FileKind::Shm)) => state.tree.is_wal(db),
@@ -231,7 +231,7 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
             wal::unlink(state, target, &db, kind, reply);
         }
         Target::SuperJournal(_) => super_journal::unlink(state, target, reply),
-        Target::Pos(_) | Target::Primary | Target::Lag => {
+        Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag => {
             reply.error(refuse(
                 &target.path(),
                 Doing::Unlink,

@@ -39,6 +39,7 @@ pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32,
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
             reply.data(&content[start..content.len().min(start.saturating_add(size as usize))]);
         }
+        Kind::Lock { .. } => reply.data(&[]),
         Kind::Upload { .. } => reply.error(Errno::EBADF),
         Kind::Directory(_) => reply.error(Errno::EISDIR),
     }
@@ -94,7 +95,7 @@ pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u
             Ok(()) => reply.written(length),
             Err(error) => reply.error(of_io(&target.path(), Doing::Write, &error)),
         },
-        (Kind::Control(_) | Kind::Directory(_), _) => reply.error(Errno::EBADF),
+        (Kind::Control(_) | Kind::Lock { .. } | Kind::Directory(_), _) => reply.error(Errno::EBADF),
     }
 }
 

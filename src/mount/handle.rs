@@ -10,6 +10,7 @@ use fuser::BackingId;
 use super::names::Target;
 use super::upload::Staging;
 use crate::db::{Database, FileKind};
+use crate::store::Hold;
 
 /// One open file.
 pub(super) struct Handle {
@@ -40,6 +41,8 @@ pub(super) enum Kind {
     },
     /// A control file as it was at the time of opening.
     Control(Vec<u8>),
+    /// `<db>-lock`, and the hold on the primary of whoever has opened it for writing.
+    Lock { _hold: Option<Hold> },
     /// A database file that a program other than SQLite writes.
     Upload {
         /// The backing file as it was when it was opened.

@@ -17,6 +17,7 @@ mod filesystem;
 mod handle;
 mod inode;
 mod journal;
+mod lock;
 mod mark;
 mod mount_table;
 mod names;

@@ -17,6 +17,8 @@ pub(super) enum Target {
     File(DbName, FileKind),
     /// `<db>-pos`: the database's position.
     Pos(DbName),
+    /// `<db>-lock`: whoever has it open for writing has the database's write lease.
+    Lock(DbName),
     /// `.primary`: who is primary.
     Primary,
     /// `.lag`: how far behind this node is.
@@ -36,6 +38,9 @@ pub(super) const LAG: &str = ".lag";
 /// What is appended to a database's name to read its position.
 pub(super) const POS_SUFFIX: &str = "-pos";
 
+/// What is appended to a database's name to take its write lease.
+pub(super) const LOCK_SUFFIX: &str = "-lock";
+
 impl Target {
     /// The path below the mount.
     pub fn path(&self) -> String {
@@ -43,6 +48,7 @@ impl Target {
             Target::Directory(path) | Target::SuperJournal(path) | Target::Temporary(path) => path.clone(),
             Target::File(db, kind) => format!("{db}{}", kind.suffix()),
             Target::Pos(db) => format!("{db}{POS_SUFFIX}"),
+            Target::Lock(db) => format!("{db}{LOCK_SUFFIX}"),
             Target::Primary => PRIMARY.to_owned(),
             Target::Lag => LAG.to_owned(),
         }
@@ -61,6 +67,7 @@ impl Target {
             Target::Temporary(path) => renamed(path).map(Target::Temporary),
             Target::File(db, kind) => database(db).map(|db| Target::File(db, *kind)),
             Target::Pos(db) => database(db).map(Target::Pos),
+            Target::Lock(db) => database(db).map(Target::Lock),
             Target::Primary | Target::Lag => None,
         }
     }
@@ -68,7 +75,7 @@ impl Target {
     /// The database, where the path belongs to one.
     pub fn db(&self) -> Option<&DbName> {
         match self {
-            Target::File(db, _) | Target::Pos(db) => Some(db),
+            Target::File(db, _) | Target::Pos(db) | Target::Lock(db) => Some(db),
             _ => None,
         }
     }
@@ -106,6 +113,9 @@ pub(super) fn classify(path: &str) -> Result<Target, String> {
     }
     if let Some(db) = of(POS_SUFFIX) {
         return Ok(Target::Pos(db?));
+    }
+    if let Some(db) = of(LOCK_SUFFIX) {
+        return Ok(Target::Lock(db?));
     }
     let db = DbName::new(path).map_err(|error| error.to_string())?;
     Ok(Target::File(db, FileKind::Database))
@@ -208,7 +218,9 @@ mod tests {
 
     #[test]
     fn paths_round_trip() {
-        for path in ["a/app.db", "app-wal", "x/y-journal", "app-pos", ".primary", ".lag", "a-mj0123459FF"] {
+        for path in
+            ["a/app.db", "app-wal", "x/y-journal", "app-pos", "app-lock", ".primary", ".lag", "a-mj0123459FF"]
+        {
             assert_eq!(classify(path).unwrap().path(), path);
         }
     }

@@ -15,7 +15,7 @@ use super::names::Target;
 use super::state::State;
 use super::tree::Incarnation;
 use super::upload::Staging;
-use super::{control_files, database, journal, shm, super_journal, wal};
+use super::{control_files, database, journal, lock, shm, super_journal, wal};
 use crate::db::{Database, DbError, FileKind};
 
 /// The reply an open waits for.
@@ -112,6 +112,7 @@ impl PendingOpen {
                     self.state.store.get(&db).map_or(crate::types::Pos::ZERO, |database| database.pos());
                 self.finish_control(control_files::pos(pos));
             }),
+            Target::Lock(db) => lock::open(self, &db),
             Target::Primary => match self.state.primary() {
                 Some(content) => self.finish_control(content),
                 None => self.fail(Errno::ENOENT),
@@ -215,8 +216,13 @@ impl PendingOpen {
         if self.opener.writes() {
             return self.refuse(Errno::EACCES, "control files are read-only");
         }
+        self.finish_without_file(Kind::Control(content));
+    }
+
+    /// Answers with a handle of what has no backing file.
+    pub(super) fn finish_without_file(self, kind: Kind) {
         let OpenReply::Open(reply, ino) = self.reply else { return self.fail(Errno::EPERM) };
-        let handle = Handle { ino, target: self.target, own: self.opener.own, kind: Kind::Control(content) };
+        let handle = Handle { ino, target: self.target, own: self.opener.own, kind };
         let fh = self.state.handles.insert(handle);
         reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
     }

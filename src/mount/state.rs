@@ -125,7 +125,7 @@ impl State {
     pub fn look_up(&self, target: &Target) -> Result<(FileAttr, Duration), Errno> {
         match target {
             Target::Primary if self.primary().is_none() => Err(Errno::ENOENT),
-            Target::Pos(_) | Target::Primary | Target::Lag => {
+            Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag => {
                 let ino = self.inodes.looked_up(target, None);
                 Ok((self.control_file(ino, target), NEVER))
             }
@@ -154,7 +154,7 @@ impl State {
     /// ESTALE where neither the file nor a handle of it is there any more.
     pub fn attributes(&self, ino: u64, fh: Option<u64>, by: u32) -> Result<(FileAttr, Duration), Errno> {
         let known = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
-        if matches!(known.target, Target::Pos(_) | Target::Primary | Target::Lag) {
+        if matches!(known.target, Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag) {
             return Ok((self.control_file(ino, &known.target), NEVER));
         }
         if let Target::Directory(path) = &known.target {
@@ -205,6 +205,11 @@ impl State {
                 let lag = self.store.lag();
                 let time = lag.and_then(|lag| now.checked_sub(lag)).unwrap_or(SystemTime::UNIX_EPOCH);
                 (control_files::lag(lag).len() as u64, time)
+            }
+            // Whoever may write the database may take its write lease.
+            Target::Lock(db) => {
+                let of = Target::File(db.clone(), FileKind::Database);
+                return self.owned(attr::of_control_file(ino, 0, now), &of);
             }
             _ => (self.primary().map_or(0, |content| content.len() as u64), now),
         };

@@ -54,7 +54,7 @@ impl Tree {
                 Some(self.dbs.join(path))
             }
             Target::File(db, kind) => Some(self.files(db).path(*kind)),
-            Target::Pos(_) | Target::Primary | Target::Lag => None,
+            Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag => None,
         }
     }
 
@@ -93,7 +93,7 @@ impl Tree {
         let Ok(target) = names::classify(&path) else { return Ok(None) };
         let found = match &target {
             Target::Primary | Target::Lag => true,
-            Target::Pos(db) => self.has_database(db),
+            Target::Pos(db) | Target::Lock(db) => self.has_database(db),
             Target::File(db, FileKind::Database) => {
                 let database = self.has_database(db);
                 if !database && self.store.is_directory(&path) {

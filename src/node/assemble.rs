@@ -17,6 +17,8 @@ use super::endpoint_security::EndpointSecurity;
 use super::entering::{know_cluster, start_replication};
 use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
+use super::hold_primary::NodeHolds;
+use super::holds::Holds;
 use super::hook::run_hooks;
 use super::lag::tell_lag;
 use super::preparing::Preparing;
@@ -77,6 +79,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let tasks = TaskTracker::new();
     let (failed, mut failures) = mpsc::channel(8);
     let (gate, preparing) = (WriteGate::default(), Preparing::of(settings));
+    let holds = Holds::new(settings.limits.write_lease);
     let (to_proxy, peers) = mpsc::channel(PEERS_WAITING_MAX);
     let (to_api, api_peers) = mpsc::channel(PEERS_WAITING_MAX);
     let parts = Parts {
@@ -88,6 +91,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         advertise_http: addresses.advertise_http,
         advertise_proxy: addresses.advertise_proxy.clone(),
         preparing: preparing.clone(),
+        holds: holds.clone(),
         gate: gate.clone(),
         proxy: addresses.proxy.is_some().then_some(to_proxy),
         api: to_api,
@@ -113,7 +117,16 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let stuck = super::watchdog::start(store.clone(), settings.stuck_timeout, shutdown.clone())?;
     let (role, roles) = watch::channel(CurrentRole::default());
     let backups = start_backups(settings, &identity.get(), &store, &replication, &roles, &tasks, &shutdown)?;
+    store.set_holds(Arc::new(NodeHolds {
+        holds: holds.clone(),
+        store: store.clone(),
+        control: control.clone(),
+        roles: roles.clone(),
+        voter: (settings.role == Role::Voter).then(|| settings.name.clone()),
+        runtime: tokio::runtime::Handle::current(),
+    }));
     let view = Arc::new(NodeView {
+        holds,
         backups,
         name: settings.name.clone(),
         role: settings.role,

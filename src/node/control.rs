@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::followers_of_voters::OtherVoters;
+use super::holds::Holds;
 use super::preparing::Preparing;
 use crate::proxy::WriteGate;
 use crate::raft::RaftNode;
@@ -36,6 +37,8 @@ pub(super) struct VoterControl {
     pub(super) handoffs: mpsc::Sender<HandoffOrder>,
     /// Followers that were removed and have not come back, although another voter may still list them.
     pub(super) forgotten: Mutex<BTreeSet<NodeName>>,
+    /// What applications hold.
+    pub(super) holds: Holds,
     /// What the application needs done before it starts.
     pub(super) preparing: Preparing,
     /// Through which the proxy lets writes in.
@@ -77,6 +80,11 @@ impl ClusterControl for VoterControl {
                     "exec.before of release {release:?} is running on the primary; try again when it has ended"
                 )));
             }
+            let _moving = self.holds.begin_move().map_err(|(db, left)| {
+                ClusterError::Unavailable(format!(
+                    "an application of the primary holds the write lease of {db}; try again when it has given it back, in {left:.1?} at most"
+                ))
+            })?;
             // Before the databases are fenced: what an application has begun, it ends here.
             let _closed = self.gate.pause(self.drain_timeout).await;
             let (done, answer) = oneshot::channel();

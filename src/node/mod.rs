@@ -22,6 +22,8 @@ mod followed;
 mod followers_of_voters;
 mod founding;
 mod guard;
+mod hold_primary;
+mod holds;
 mod hook;
 mod identity;
 mod joining;

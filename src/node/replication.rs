@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::control::{Control, HandoffOrder, VoterControl, with_followers};
 use super::followed::remember_followed;
 use super::followers_of_voters::{OtherVoters, watch_followers};
+use super::holds::Holds;
 use super::preparing::Preparing;
 use super::voter::{RaftSlot, VoterTarget};
 use super::{IdentityFile, NodeError, blocking, joining};
@@ -65,6 +66,7 @@ pub(super) struct Parts {
     /// URL of the proxy in front of the application, empty where there is none.
     pub(super) advertise_proxy: String,
     pub(super) preparing: Preparing,
+    pub(super) holds: Holds,
     pub(super) gate: WriteGate,
     /// Connections of other nodes' proxies.
     pub(super) proxy: Option<mpsc::Sender<NodeStream>>,
@@ -156,6 +158,7 @@ impl Replication {
             handoffs: orders,
             forgotten: Mutex::default(),
             preparing: parts.preparing.clone(),
+            holds: parts.holds.clone(),
             gate: parts.gate.clone(),
             drain_timeout: parts.timing.drain_timeout,
         });
@@ -309,6 +312,8 @@ impl Replication {
             return;
         }
         tracing::info!("handing the primary over before this node ends");
+        // Applications end with this node, or can write here no more.
+        control.holds.end();
         let handed = tokio::time::timeout(HANDOFF_MAX, control.hand_off(None)).await;
         if !matches!(handed, Ok(Ok(_))) {
             tracing::warn!("nobody took over; the others elect a primary by themselves");

@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::sync::{broadcast, watch};
 
+use super::holds::Holds;
 use super::joining;
 use super::replication::Replication;
 use crate::backup::{BackupStatus, StatusBoard};
@@ -39,6 +40,8 @@ pub(super) struct NodeView {
     pub(super) peering: Peering,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
+    /// What applications hold.
+    pub(super) holds: Holds,
     /// How its backups stand.
     pub(super) backups: Vec<StatusBoard>,
     /// Which of its threads is stuck.
@@ -97,6 +100,7 @@ impl Api for NodeView {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime: self.started.elapsed(),
             passthrough: self.passthrough,
+            write_leases: self.holds.databases(),
             proxy: self.proxy.clone(),
             disk_free_bytes: Space::of(self.store.layout().root()).map(|space| space.free).ok(),
             certificate_left: self.certificates.as_ref().and_then(left),

@@ -15,7 +15,7 @@ use super::log_positions::{LogPosition, LogPositions};
 use super::namespace::Namespace;
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
-use super::{Change, CommitSink, Layout, StoreError};
+use super::{Change, CommitSink, Layout, PrimaryHolds, StoreError};
 use crate::db::{Database, DbError, Done, KernelCache, Limits, MountGuard, Shared, WalWatcher};
 use crate::io::blobs::BlobStore;
 use crate::io::watchdog;
@@ -57,6 +57,7 @@ pub struct Store {
     /// What the log says of each database; `None` on a replica, which is never primary.
     pub(super) positions: Option<Arc<LogPositions>>,
     pub(super) repair: OnceLock<Repair>,
+    holds: OnceLock<Arc<dyn PrimaryHolds>>,
     /// A scrub is at work.
     pub(super) scrubs: AtomicBool,
     /// Databases that were to be fetched, and what the log said of them then.
@@ -176,6 +177,7 @@ impl Store {
             names,
             positions,
             repair: OnceLock::new(),
+            holds: OnceLock::new(),
             scrubs: AtomicBool::new(false),
             asked: Mutex::default(),
             unlogged: Mutex::new(unlogged),
@@ -230,6 +232,16 @@ impl Store {
     /// Connects the mount; until then no application has anything open.
     pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
         self.shared.set_cache(cache);
+    }
+
+    /// Connects who makes this node primary for an application; the first call counts.
+    pub fn set_holds(&self, holds: Arc<dyn PrimaryHolds>) {
+        let _ = self.holds.set(holds);
+    }
+
+    /// Who makes this node primary for an application, once connected.
+    pub fn holds(&self) -> Option<&Arc<dyn PrimaryHolds>> {
+        self.holds.get()
     }
 
     /// Connects who keeps fences when this process is gone.

@@ -94,6 +94,9 @@ metrics! {
     APPLY_LAG_SECONDS "skein_apply_lag_seconds" Histogram Seconds [] "Age of another node's transaction when it is visible here, by the clocks of both.";
     FAILOVER_SECONDS "skein_failover_duration_seconds" Histogram Seconds [] "Time from giving up the former primary to knowing the next one.";
     FENCE_LATE_SECONDS "skein_fence_lateness_seconds" Histogram Seconds [] "Time from the end of a primary's lease to the fence's being up in every database in which no writer was at work.";
+    LEASES_HELD "skein_leases_held" Gauge Count [] "Write leases that applications of this node hold.";
+    LEASE_WAIT_SECONDS "skein_lease_wait_seconds" Histogram Seconds [] "Time until an application had the write lease.";
+    LEASE_REFUSED "skein_lease_refused_total" Counter Count [] "Write leases that were not given, or not in time.";
     HANDOFF_SECONDS "skein_handoff_duration_seconds" Histogram Seconds [] "Time of a planned move of the primary, from the fence to the successor's election.";
     PRIMARY_CHANGES "skein_primary_changes_total" Counter Count [] "Changes of the primary that this node saw.";
     DISCARDED "skein_discarded_change_sets" Gauge Count [] "Change sets kept in discarded/ that never became history.";

@@ -5,8 +5,8 @@ use std::sync::Arc;
 /// Name of a database: its path below the mount, components joined by `/`.
 ///
 /// Holds: relative, 1 to 1024 bytes, no empty, `.` or `..` component, no control character, no component
-/// over 247 bytes, no directory that starts with `.`, not one of SQLite's side files (`-wal`, `-shm`, `-journal`,
-/// `-pos`), and not the name of a control file. The database's own name may start with a dot, as that of the temporary
+/// over 247 bytes, no directory that starts with `.`, not one of SQLite's side files (`-wal`, `-shm`, `-journal`) or the
+/// mount's (`-pos`, `-lock`), and not the name of a control file. The database's own name may start with a dot, as that of the temporary
 /// file does that `rsync` renames to its target.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DbName(Arc<str>);
@@ -50,8 +50,11 @@ impl DbName {
         if name.contains(char::is_control) {
             return refuse("contains a control character");
         }
-        if ["-wal", "-shm", "-journal", "-pos"].iter().any(|suffix| name.ends_with(suffix)) {
+        if ["-wal", "-shm", "-journal"].iter().any(|suffix| name.ends_with(suffix)) {
             return refuse("is the name of one of SQLite's side files");
+        }
+        if ["-pos", "-lock"].iter().any(|suffix| name.ends_with(suffix)) {
+            return refuse("is the name of a control file");
         }
         Ok(Self(name.into()))
     }

@@ -38,7 +38,7 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
     ),
     (
         "mount",
-        &["database", "handle", "journal", "open", "shm", "state", "super_journal", "upload", "wal"],
+        &["database", "handle", "journal", "lock", "open", "shm", "state", "super_journal", "upload", "wal"],
         "opening a file asks the file of its kind, which answers through the pending open",
     ),
     (

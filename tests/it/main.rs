@@ -52,4 +52,5 @@ mod supervision;
 mod tidy;
 mod torture_checker;
 mod traces;
+mod write_lease;
 mod wrong_copies;
