@@ -147,6 +147,8 @@ impl Replication {
         let who = wire_identity(&parts.identity, cluster, own.http.clone(), parts.advertise_proxy.clone())?;
         let store = parts.store.clone();
         let serving = Serving::new(who, raft.log(), store.clone(), views, ready, parts.shutdown.clone());
+        let removed = watch::Sender::new(None);
+        serving.set_removed(removed.subscribe());
         let (orders, handoffs) = mpsc::channel(4);
         let (told, elsewhere) = watch::channel(OtherVoters::default());
         parts.tasks.spawn(watch_followers(raft.clone(), peering, told, parts.shutdown.clone()));
@@ -173,7 +175,6 @@ impl Replication {
         };
         parts.serve(serving, services, Some(raft.connections()));
         let handoffs = Mutex::new(Some(handoffs));
-        let removed = watch::Sender::new(None);
         Ok(Replication::Voter { raft, target, own, control, removed, term: Arc::default(), handoffs })
     }
 

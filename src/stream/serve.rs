@@ -25,6 +25,7 @@ pub struct Serving {
     followers: Arc<Followers>,
     copies: Arc<Semaphore>,
     members: OnceLock<NamesTaken>,
+    removed: OnceLock<watch::Receiver<Option<String>>>,
 }
 
 /// Whether a node that answers, and is another one than that at `addr`, has a name.
@@ -51,8 +52,8 @@ impl Serving {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let (followers, copies) = (Arc::default(), Arc::new(Semaphore::new(Self::COPIES_MAX)));
-        let members = OnceLock::new();
-        Arc::new(Self { identity, log, source, view, ready, shutdown, followers, copies, members })
+        let (members, removed) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { identity, log, source, view, ready, shutdown, followers, copies, members, removed })
     }
 
     /// Connects who knows the names of nodes that do not follow this one.
@@ -105,6 +106,28 @@ impl Serving {
         Ok(Listing { applied, databases, names: Some(names) })
     }
 
+    /// Connects who knows whether this node was removed from the cluster, and how it is let in again. It hears nothing
+    /// of the cluster then, so its followers have to follow another node.
+    pub fn set_removed(&self, removed: watch::Receiver<Option<String>>) {
+        // Connected once, at the start.
+        let _ = self.removed.set(removed);
+    }
+
+    /// Returns when this node was removed from the cluster.
+    async fn removal(&self) {
+        if let Some(removed) = self.removed.get()
+            && removed.clone().wait_for(Option::is_some).await.is_ok()
+        {
+            return;
+        }
+        std::future::pending().await
+    }
+
+    fn no_member(&self) -> StreamError {
+        let name = &self.identity.name;
+        StreamError::Unavailable(format!("node {name} was removed from the cluster; follow another one"))
+    }
+
     /// Refuses copies while the databases here are not a consistent set.
     ///
     /// # Errors
@@ -132,6 +155,9 @@ impl Serving {
         }
         if hello.node == self.identity.node {
             return Err(StreamError::Invalid("a node cannot follow itself".into()));
+        }
+        if self.removed.get().is_some_and(|removed| removed.borrow().is_some()) {
+            return Err(self.no_member());
         }
         let from = LogIndex::new(hello.from.get().max(1));
         let first = self.log.first_index();
@@ -211,10 +237,11 @@ impl FollowSession {
                     Err(error) => return Some(Err(error)),
                 }
             }
-            let shutdown = self.serving.shutdown.clone();
+            let serving = self.serving.clone();
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return None,
+                () = serving.shutdown.cancelled() => return None,
+                () = serving.removal() => return Some(Err(serving.no_member())),
                 moved = self.applied.changed() => if moved.is_err() { return None },
                 Ok(()) = self.view.changed() => return Some(Ok(self.heartbeat())),
                 () = &mut silence => return Some(Ok(self.heartbeat())),

@@ -179,6 +179,22 @@ async fn a_replica_serves_others_and_nobody_follows_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_leaves_a_node_that_was_removed_from_the_cluster_for_another_one() {
+    let (one, two) = (Node::start().await, Node::of(identity("c1", 4, Role::Voter)).await);
+    let (removed, told) = tokio::sync::watch::channel(None);
+    one.serving.set_removed(told);
+    let first = one.commit("a", &[(1, 1)]);
+    two.commit("a", &[(1, 1)]);
+    let replica = Replica::follow(2, &[&one.addr, &two.addr], Arc::default());
+    replica.reach(first).await;
+    removed.send_replace(Some("skein members add".to_owned()));
+    let last = two.commit("a", &[(1, 2)]);
+    replica.reach(last).await;
+    let status = replica.follower.status().borrow().clone();
+    assert_eq!((status.upstream.as_deref(), status.connected), (Some(&*two.addr), true));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_database_does_not_delay_others_nor_reorder_itself() {
     let node = Node::start().await;
     let replica = Replica::follow(2, &[&node.addr], Arc::default());
