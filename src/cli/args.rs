@@ -11,7 +11,8 @@ use super::run_args::{LeaseArgs, RunArgs};
 use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
 use super::sql_args::SqlArgs;
 use crate::config::{
-    FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, Time, TokenTexts, parse_duration,
+    FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, StaleMountMode, Time, TokenTexts,
+    parse_duration,
 };
 use crate::node;
 use crate::types::{DbName, NodeName, Txid};
@@ -190,6 +191,9 @@ pub(super) struct MountArgs {
     /// How long a call of this program may take before the node counts as stuck and gives the primary up [default: 10s]
     #[arg(long, env = "SKEIN_STUCK_TIMEOUT", value_name = "TIME")]
     stuck_timeout: Option<Time>,
+    /// What a start does about applications that use the mount of an earlier run: see docs own_mount [default: serve]
+    #[arg(long, help_heading = "Mount", env = "SKEIN_STALE_MOUNT", value_name = "wait|serve|kill")]
+    stale_mount: Option<StaleMountMode>,
     /// Databases that are read-only while another voter is primary, instead of letting their writers wait
     #[arg(
         long,
@@ -277,6 +281,7 @@ impl MountArgs {
             election_timeout: self.election_timeout,
             commit_timeout: self.commit_timeout,
             stuck_timeout: self.stuck_timeout,
+            stale_mount: self.stale_mount,
             readonly_on_follower: self.readonly_on_follower,
             insecure: self.insecure,
             tls_ca: self.tls_ca,

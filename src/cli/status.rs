@@ -107,10 +107,22 @@ pub(super) fn databases(databases: &[DatabaseDocument]) -> String {
             db.mode.clone().unwrap_or_else(|| "-".to_owned()),
             size(db.size_bytes),
             if db.attached { "yes" } else { "no" }.to_owned(),
-            db.failure.as_ref().map_or_else(|| "served".to_owned(), |why| format!("NOT SERVED: {why}")),
+            state_of(db),
         ]
     }));
     table(&rows)
+}
+
+/// Whether a database can be used on the node, and why not.
+fn state_of(db: &DatabaseDocument) -> String {
+    if let Some(why) = &db.failure {
+        return format!("NOT SERVED: {why}");
+    }
+    if db.held_by.is_empty() {
+        return "served".to_owned();
+    }
+    let pids: Vec<_> = db.held_by.iter().map(ToString::to_string).collect();
+    format!("HELD: open by pid {} through the mount of an earlier run", pids.join(", "))
 }
 
 fn heads(names: &[&str]) -> Vec<String> {
@@ -140,7 +152,10 @@ mod tests {
             size_bytes: 8192,
             attached: true,
             failure: Some("page 3 on disk is not what was written".into()),
+            held_by: Vec::new(),
         };
+        let held =
+            DatabaseDocument { name: "held.db".into(), failure: None, held_by: vec![7, 12], ..db.clone() };
         let status = StatusDocument {
             node: "n1".into(),
             role: "voter".into(),
@@ -158,7 +173,7 @@ mod tests {
             disk_free_bytes: Some(4096),
             term: 3,
             index: 9,
-            databases: vec![db],
+            databases: vec![db, held],
             members: vec![member],
         };
         let text = render(&status);
@@ -172,6 +187,7 @@ mod tests {
             "term 3",
             "up 1d1h",
             "NOT SERVED: page 3",
+            "HELD: open by pid 7, 12",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::{
     ConfigError, FileMode, HostPort, LogFormat, Owner, PartialBackup, PartialExec, PartialLimits, PartialSql,
-    PartialTraces, ProxyPartial, Time, TokenTexts, expand,
+    PartialTraces, ProxyPartial, StaleMountMode, Time, TokenTexts, expand,
 };
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
@@ -59,6 +59,8 @@ pub struct Partial {
     pub commit_timeout: Option<Time>,
     /// How long a call of this program may take before the node counts as stuck.
     pub stuck_timeout: Option<Time>,
+    /// What a start does while applications use the mount of an earlier run.
+    pub stale_mount: Option<StaleMountMode>,
     /// Databases that are read-only on a voter that is not primary.
     pub readonly_on_follower: Option<Vec<String>>,
     /// Listen where others than this machine's programs reach it, with neither TLS nor tokens.
@@ -124,6 +126,7 @@ impl Partial {
             election_timeout: self.election_timeout.or(below.election_timeout),
             commit_timeout: self.commit_timeout.or(below.commit_timeout),
             stuck_timeout: self.stuck_timeout.or(below.stuck_timeout),
+            stale_mount: self.stale_mount.or(below.stale_mount),
             readonly_on_follower: self.readonly_on_follower.or(below.readonly_on_follower),
             insecure: self.insecure.or(below.insecure),
             tls_ca: self.tls_ca.or(below.tls_ca),

@@ -17,6 +17,7 @@ mod proxy;
 mod security;
 mod settings;
 mod sql;
+mod stale_mount;
 mod token_texts;
 mod traces;
 
@@ -33,5 +34,6 @@ pub use proxy::{OneOrMany, ProxyPartial, ProxySettings};
 pub use security::Security;
 pub use settings::Settings;
 pub use sql::{PartialSql, SqlSettings};
+pub use stale_mount::StaleMountMode;
 pub use token_texts::TokenTexts;
 pub use traces::{PartialTraces, TraceSettings};

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{
     BackupSettings, ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security,
-    SqlSettings, Time, TraceSettings,
+    SqlSettings, StaleMountMode, Time, TraceSettings,
 };
 use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
@@ -48,6 +48,8 @@ pub struct Settings {
     pub commit_timeout: Duration,
     /// How long a call of this program may take before the node counts as stuck.
     pub stuck_timeout: Duration,
+    /// What a start does while applications use the mount of an earlier run.
+    pub stale_mount: StaleMountMode,
     /// Databases that are read-only on a voter that is not primary; elsewhere writers wait.
     pub readonly_on_follower: Option<Globs>,
     /// Who may speak to the node.
@@ -134,6 +136,7 @@ impl Settings {
             election_timeout: partial.election_timeout.map_or(Self::ELECTION_TIMEOUT, Time::get),
             commit_timeout: partial.commit_timeout.map_or(Self::COMMIT_TIMEOUT, Time::get),
             stuck_timeout: partial.stuck_timeout.map_or(Self::STUCK_TIMEOUT, Time::get),
+            stale_mount: partial.stale_mount.unwrap_or_default(),
             readonly_on_follower: patterns(partial.readonly_on_follower.unwrap_or_default())?,
             security,
             command: partial.command.unwrap_or_default(),

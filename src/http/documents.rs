@@ -98,6 +98,10 @@ pub struct DatabaseDocument {
     /// Why it is not served, where the copy here is wrong; left out while it is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Processes of this node that have it open through the mount of an earlier run: it cannot be opened on the mount
+    /// before they close it. Left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<i32>,
 }
 
 /// One node.
@@ -237,6 +241,7 @@ impl From<DbStatus> for DatabaseDocument {
             size_bytes: db.size_bytes,
             attached: db.attached,
             failure: db.failure,
+            held_by: db.held_by,
         }
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn observe(api: &dyn Api) {
     gauge!(names::DATABASES).set(databases.len() as f64);
     gauge!(names::ATTACHED).set(databases.iter().filter(|db| db.attached).count() as f64);
     gauge!(names::FAILED).set(databases.iter().filter(|db| db.failure.is_some()).count() as f64);
+    gauge!(names::HELD).set(databases.iter().filter(|db| !db.held_by.is_empty()).count() as f64);
     gauge!(names::DATABASE_BYTES).set(databases.iter().map(|db| db.size_bytes).sum::<u64>() as f64);
     if databases.len() <= DATABASES_MAX {
         for db in &databases {

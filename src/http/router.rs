@@ -193,6 +193,10 @@ async fn verbose(context: &Context, overview: &Overview) -> String {
         Some(warning) => format!("backup: warning: {warning}"),
         None => format!("backup: {}: {}", backup.url, backup.state),
     }));
+    lines.extend(context.api.databases().into_iter().filter(|db| !db.held_by.is_empty()).map(|db| {
+        let pids: Vec<_> = db.held_by.iter().map(ToString::to_string).collect();
+        format!("held: {}: open by pid {} through the mount of an earlier run", db.name, pids.join(", "))
+    }));
     lines.extend(overview.copying.map(|copying| format!("copying: {copying}")));
     lines.extend(details.disk_free_bytes.map(|bytes| format!("disk_free_bytes: {bytes}")));
     lines.extend(

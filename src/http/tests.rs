@@ -122,6 +122,7 @@ impl Api for Fake {
             size_bytes: bytes.len() as u64,
             attached: false,
             failure: None,
+            held_by: Vec::new(),
         };
         databases.iter().map(status).collect()
     }

@@ -66,6 +66,24 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_dir(parent(to))
 }
 
+/// Puts a copy of a file in its place, so that whoever has it open keeps what was there, and gives its size in bytes. The
+/// copy shares the disk space with it where the file system can do that (copy_file_range(2)). `tmp` is a directory of the
+/// same file system that is emptied at a start. A power cut leaves the file or the copy.
+///
+/// # Errors
+/// Where the copy cannot be written; the file then stays.
+pub fn renew_inode(path: &Path, tmp: &Path) -> io::Result<u64> {
+    let mut from = File::open(path)?;
+    let mut copy = temporary_in(tmp)?;
+    fault::point("renew_inode")?;
+    let bytes = io::copy(&mut from, copy.as_file_mut())?;
+    copy.as_file().set_permissions(from.metadata()?.permissions())?;
+    copy.as_file().sync_all()?;
+    copy.persist(path).map_err(|failed| failed.error)?;
+    sync_dir(parent(path))?;
+    Ok(bytes)
+}
+
 /// Replaces a small file as a whole: a power cut leaves the old or the new content, never a mixture.
 ///
 /// # Errors

@@ -220,6 +220,9 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
         Ok(target) => target,
         Err(errno) => return reply.error(errno),
     };
+    if !own && let Err(errno) = state.check_not_held(&target, Doing::Unlink) {
+        return reply.error(errno);
+    }
     match target {
         Target::Directory(_) => reply.error(Errno::EISDIR),
         Target::Temporary(_) => unlink_plain(state, &target, reply),
@@ -281,6 +284,12 @@ pub(super) fn rename(
     else {
         return reply.error(denied("only databases can be renamed, and only to the name of a database; a -wal or -journal beside one does not count: use skein db import"));
     };
+    let onto = Target::File(new.clone(), FileKind::Database);
+    let held =
+        [&from, &onto].into_iter().find_map(|target| state.check_not_held(target, Doing::Rename).err());
+    if let Some(errno) = held {
+        return reply.error(errno);
+    }
     let new_exists = state.tree.has_database(&new);
     if new_exists && flags.contains(RenameFlags::RENAME_NOREPLACE) {
         return reply.error(Errno::EEXIST);

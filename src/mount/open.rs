@@ -105,6 +105,11 @@ impl PendingOpen {
         if self.is_stale() || self.must_come_again() {
             return self.fail(Errno::ESTALE);
         }
+        let held =
+            if self.opener.own { Ok(()) } else { self.state.check_not_held(&self.target, self.doing()) };
+        if let Err(errno) = held {
+            return self.fail(errno);
+        }
         match self.target.clone() {
             Target::Directory(_) => self.fail(Errno::EISDIR),
             Target::Pos(db) => self.state.workers.clone().run(move || {
@@ -171,9 +176,12 @@ impl PendingOpen {
 
     /// Answers with an error number and logs the reason.
     pub fn refuse(self, errno: Errno, why: impl std::fmt::Display) {
-        let doing = if matches!(self.reply, OpenReply::Create(_)) { Doing::Create } else { Doing::Open };
-        let errno = refuse(&self.target.path(), doing, errno, why);
+        let errno = refuse(&self.target.path(), self.doing(), errno, why);
         self.reply.error(errno);
+    }
+
+    fn doing(&self) -> Doing {
+        if matches!(self.reply, OpenReply::Create(_)) { Doing::Create } else { Doing::Open }
     }
 
     /// Answers with the number of a database's error.
@@ -351,7 +359,20 @@ impl PendingOpen {
         Ok((file, ino))
     }
 
+    /// Notes which database an application gets a handle of.
+    fn note(&self, ino: u64) {
+        if self.opener.own {
+            return;
+        }
+        if let (Target::File(db, FileKind::Database), Some(record)) = (&self.target, self.state.record())
+            && let Some(incarnation) = self.state.inodes.get(ino).and_then(|known| known.incarnation)
+        {
+            record.opened(ino, incarnation.inode(), db);
+        }
+    }
+
     fn answer(self, ino: u64, kind: Kind, flags: FopenFlags, backing: Option<&BackingId>) {
+        self.note(ino);
         let ttl = entry_ttl(&self.target);
         let handle = Handle { ino, target: self.target, own: self.opener.own, kind };
         let fh = self.state.handles.insert(handle);

@@ -1,5 +1,6 @@
 //! Which processes use a file system, by its device number.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
@@ -16,6 +17,18 @@ use nix::libc;
 /// process namespaces can do no harm on a dead mount, see [`PendingOpen::finish`](super::open::PendingOpen::finish).
 pub(super) fn using(minor: u32, inodes: Option<&Range<u64>>) -> Vec<i32> {
     others(|pid| !is_guard(pid) && uses(pid, minor, inodes))
+}
+
+/// The same by inode: the processes that have it open, mapped, or as a directory.
+pub(super) fn using_each(minor: u32, inodes: &Range<u64>) -> BTreeMap<u64, BTreeSet<i32>> {
+    let mut users: BTreeMap<u64, BTreeSet<i32>> = BTreeMap::new();
+    for pid in others(|pid| !is_guard(pid)) {
+        let of_mount = |(device, inode): (u32, u64)| device == minor && inodes.contains(&inode);
+        for (_, inode) in files_used(pid).filter(|file| of_mount(*file)) {
+            users.entry(inode).or_default().insert(pid);
+        }
+    }
+    users
 }
 
 /// Processes, other than this one, that have a file below `dir` open; `dir` as the kernel names it.
@@ -84,23 +97,30 @@ fn guarded(pid: i32) -> Option<String> {
 }
 
 fn uses(pid: i32, minor: u32, inodes: Option<&Range<u64>>) -> bool {
+    files_used(pid)
+        .any(|(device, inode)| device == minor && inodes.is_none_or(|inodes| inodes.contains(&inode)))
+}
+
+/// Minor number of the device and inode of everything that a process has open, as a directory or mapped, of devices
+/// without a major number.
+fn files_used(pid: i32) -> impl Iterator<Item = (u32, u64)> {
     let process = Path::new("/proc").join(pid.to_string());
-    let places = ["cwd", "root", "exe"].into_iter().map(|name| process.join(name));
-    let is_of_mount =
-        |(device, inode): (u32, u64)| device == minor && inodes.is_none_or(|inodes| inodes.contains(&inode));
-    open_files(pid).chain(places).any(|link| file_of(&link).is_some_and(is_of_mount))
-        || maps(&process.join("maps"), is_of_mount)
+    let maps = process.join("maps");
+    let places = ["cwd", "root", "exe"].into_iter().map(move |name| process.join(name));
+    // Read only where the descriptors do not answer already.
+    let mapped = std::iter::once_with(move || mapped_files(&maps)).flatten();
+    open_files(pid).chain(places).filter_map(|link| file_of(&link)).chain(mapped)
 }
 
 /// Source: proc_pid_maps(5): address, permissions, offset, device as hexadecimal `major:minor`, inode, path.
-fn maps(path: &Path, is_of_mount: impl Fn((u32, u64)) -> bool) -> bool {
+fn mapped_files(path: &Path) -> Vec<(u32, u64)> {
     let file = |line: &str| {
         let mut fields = line.split_whitespace().skip(3);
         let (major, minor) = fields.next()?.split_once(':')?;
         let major = u32::from_str_radix(major, 16).ok()?;
         (major == 0).then_some((u32::from_str_radix(minor, 16).ok()?, fields.next()?.parse().ok()?))
     };
-    fs::read_to_string(path).is_ok_and(|maps| maps.lines().any(|line| file(line).is_some_and(&is_of_mount)))
+    fs::read_to_string(path).map(|maps| maps.lines().filter_map(file).collect()).unwrap_or_default()
 }
 
 /// The minor number of the device `path` is on, where its major number is 0 (no block device).
@@ -143,11 +163,13 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").stdin(file).spawn().unwrap();
         let inode = fs::metadata("/proc/version").unwrap().ino();
         let (users, same) = (using(minor, None), using(minor, Some(&(inode..inode + 1))));
+        let each = using_each(minor, &(inode..inode + 1));
         let others = using(minor, Some(&(inode + 1..inode + 2)));
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(same.contains(&(child.id() as i32)) && !others.contains(&(child.id() as i32)));
         assert!(users.contains(&(child.id() as i32)));
+        assert!(each.len() == 1 && each[&inode].contains(&(child.id() as i32)), "{each:?}");
         assert!(!users.contains(&(std::process::id() as i32)));
     }
 

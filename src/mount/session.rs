@@ -14,6 +14,7 @@ use super::filesystem::Skein;
 use super::inode::Inodes;
 use super::mark::MountMark;
 use super::notify::Notify;
+use super::record::MountRecord;
 use super::state::State;
 use super::tree::Tree;
 use super::{below_mount, mount_table, processes, stale};
@@ -53,6 +54,7 @@ pub struct Mount {
     passthrough: bool,
     connection: u64,
     mark: MountMark,
+    record: Option<fs::File>,
     device: fs::File,
 }
 
@@ -98,7 +100,7 @@ pub enum MountError {
         /// What is mounted there.
         what: String,
     },
-    /// The mount whose daemon died is still in use.
+    /// The mount of another node whose daemon died is still in use.
     #[error("mount point {path} has a dead mount that processes {pids:?} still use; end them first")]
     Dead {
         /// The mount point.
@@ -153,14 +155,18 @@ impl Mount {
         state.set_passthrough(passthrough);
         notify.set_passthrough(passthrough);
         let device = session.as_fd().try_clone_to_owned().map_err(failed("duplicating the device"))?;
+        let connection = connection_of(&mount_point)?;
+        // Before anything is answered.
+        let record = note_mount(&state, &mark, connection, &mount_point);
         let session = session.spawn().map_err(failed("starting the threads of the filesystem"))?;
         let mut mount = Self {
             session: Some(session),
             notify,
             mount_point,
             passthrough,
-            connection: 0,
+            connection,
             mark,
+            record,
             device: device.into(),
         };
         mount.connect(&options.store)?;
@@ -175,10 +181,6 @@ impl Mount {
         let session =
             self.session.as_ref().expect("it was started a moment ago, and ends only with this value");
         self.notify.connect(session.notifier()).map_err(failed("starting the notification thread"))?;
-        let minor = processes::minor_of(&self.mount_point)
-            .or_else(|| mount_table::at(&self.mount_point).map(|mounted| mounted.device.1))
-            .ok_or_else(|| failed("finding the FUSE connection")(io::ErrorKind::NotFound.into()))?;
-        self.connection = u64::from(minor);
         store.set_kernel_cache(self.notify.clone());
         Ok(())
     }
@@ -202,6 +204,12 @@ impl Mount {
     /// Directory it is mounted on.
     pub fn mount_point(&self) -> &Path {
         &self.mount_point
+    }
+
+    /// The note of which database each of its open files is, for the process that guards the mount; `None` where it cannot
+    /// be written.
+    pub fn record(&self) -> Option<&fs::File> {
+        self.record.as_ref()
     }
 
     /// The mount's directory, as a reference to it only.
@@ -287,6 +295,28 @@ impl Drop for Mount {
     }
 }
 
+/// Number of the FUSE connection of the mount that was just made; asks nobody but the kernel, for nothing answers yet.
+fn connection_of(mount_point: &Path) -> Result<u64, MountError> {
+    let mounted = mount_table::at(mount_point).map(|mounted| mounted.device.1);
+    mounted.or_else(|| processes::minor_of(mount_point)).map(u64::from).ok_or_else(|| MountError::Io {
+        what: "finding the FUSE connection".into(),
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+/// Begins the note of what applications open. Without it everything works, but the start after a death waits for all
+/// applications.
+fn note_mount(state: &State, mark: &MountMark, connection: u64, mount_point: &Path) -> Option<fs::File> {
+    let dir = state.store.layout().mounts();
+    let noted = MountRecord::create(&dir, mark, connection, mount_point).and_then(|record| {
+        let shared = record.share()?;
+        state.set_record(record);
+        Ok(shared)
+    });
+    let failed = |error: &io::Error| tracing::warn!(dir = %dir.display(), %error, "cannot note what applications open");
+    noted.inspect_err(failed).ok()
+}
+
 fn config(allow_other: bool) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
@@ -309,7 +339,8 @@ fn check(path: &Path, own: bool) -> Result<PathBuf, MountError> {
         && let Some(mounted) = mount_table::at(path)
     {
         let pids = processes::using(mounted.device.1, None);
-        if !pids.is_empty() {
+        // Of its own the node has seen to the databases that they have open.
+        if !own && !pids.is_empty() {
             return Err(MountError::Dead { path: path.to_owned(), pids });
         }
         stale::detach(path).map_err(|source| MountError::Io {

@@ -1,8 +1,8 @@
 //! What every operation of the filesystem needs, and what it may assume about a file's attributes.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use fuser::{Errno, FileAttr, ReplyAttr};
@@ -10,10 +10,11 @@ use fuser::{Errno, FileAttr, ReplyAttr};
 use super::attr::{self, FOREVER, NEVER};
 use super::caller::{self, Callers};
 use super::control_files;
-use super::errno::{Doing, of_io};
+use super::errno::{Doing, of_io, refuse};
 use super::handle::Handles;
 use super::inode::Inodes;
 use super::names::Target;
+use super::record::MountRecord;
 use super::tree::{Incarnation, Tree};
 use super::workers::Workers;
 use crate::db::{Database, DbError, FileKind};
@@ -43,6 +44,7 @@ pub(super) struct State {
     forced: ForcedAttributes,
     passthrough: AtomicBool,
     readonly_on_follower: Option<Globs>,
+    record: OnceLock<MountRecord>,
 }
 
 impl State {
@@ -67,6 +69,7 @@ impl State {
             forced,
             passthrough: AtomicBool::new(false),
             readonly_on_follower,
+            record: OnceLock::new(),
         })
     }
 
@@ -78,6 +81,33 @@ impl State {
     /// Sets it, before the first file is opened.
     pub fn set_passthrough(&self, on: bool) {
         self.passthrough.store(on, Ordering::Relaxed);
+    }
+
+    /// Notes from now on which databases applications open; the first call counts.
+    pub fn set_record(&self, record: MountRecord) {
+        let _ = self.record.set(record);
+    }
+
+    /// Where that is noted, if it is.
+    pub fn record(&self) -> Option<&MountRecord> {
+        self.record.get()
+    }
+
+    /// Refuses what an application wants to do by name with a file of a database that processes have open through the mount
+    /// of an earlier run: their locks are not seen here, and they may be who asks.
+    ///
+    /// # Errors
+    /// EBUSY where that is so.
+    pub fn check_not_held(&self, target: &Target, doing: Doing) -> Result<(), Errno> {
+        let Target::File(db, _) = target else { return Ok(()) };
+        self.store.held_by(db).map_or(Ok(()), |pids| {
+            let pids: Vec<_> = pids.iter().map(ToString::to_string).collect();
+            let why = format!(
+                "processes {} have the database open through the mount of an earlier run: let them close it",
+                pids.join(", ")
+            );
+            Err(refuse(&target.path(), doing, Errno::EBUSY, why))
+        })
     }
 
     /// Whether applications may only read a database on this node now, so that SQLite is to open it read-only. On a voter

@@ -34,6 +34,11 @@ impl Incarnation {
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), number: metadata.ino(), born: metadata.created().ok() }
     }
+
+    /// Its inode number in the data directory.
+    pub fn inode(&self) -> u64 {
+        self.number
+    }
 }
 
 impl Tree {
@@ -197,7 +202,13 @@ mod tests {
             fs::write(dbs.join(database).join("database"), b"").unwrap();
         }
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let options = StoreOptions {
+            layout,
+            node: NodeId::new(1),
+            access: Access::Fenced,
+            blobs,
+            held_files: Default::default(),
+        };
         let tree = Tree::new(Store::open(options).unwrap());
         fs::write(dbs.join("app.db/database-wal"), b"").unwrap();
         fs::write(dbs.join("app.db-mj0000009FF9"), b"").unwrap();

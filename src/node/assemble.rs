@@ -1,7 +1,8 @@
 //! The order a node starts in, and the reverse it stops in.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,6 +14,7 @@ use super::checkpoints::keep_checkpointing;
 use super::copy_progress::report_copies;
 use super::current_role::{CurrentRole, follow_primary};
 use super::disk_guard::guard_disk;
+use super::earlier_mounts;
 use super::endpoint_security::EndpointSecurity;
 use super::entering::{know_cluster, start_replication};
 use super::event_counters::{count_events, keep_metrics_small};
@@ -36,7 +38,7 @@ use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_clust
 use crate::config::{ProxySettings, Settings};
 use crate::http::{self, Protection};
 use crate::io::blobs::BlobStore;
-use crate::mount::{Mount, MountOptions, stale_mount};
+use crate::mount::{Mount, MountOptions};
 use crate::proxy::WriteGate;
 use crate::security::Certificates;
 use crate::store::{ClusterControl, Store, StoreError, StoreOptions};
@@ -72,11 +74,12 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let (identity, mode) = identify(settings)?;
     let settings = &with_followed(settings, &identity.get())?;
     let restore_from = RestoreFrom::of(settings, identity.layout(), mode)?;
-    wait_for_stale_mount(&identity.get()).await?;
+    let beside = earlier_mounts::settle(&identity.get(), identity.layout(), settings.stale_mount).await?;
     let addresses = Addresses::bind(settings).await?;
     let http_addr = addresses.http_addr;
-    let (blobs, store) = open_store(settings, &identity, mode).await?;
+    let (blobs, store) = open_store(settings, &identity, mode, beside.held_files()).await?;
     let tasks = TaskTracker::new();
+    tasks.spawn(beside.keep_out(store.clone(), shutdown.clone()));
     let (failed, mut failures) = mpsc::channel(8);
     let (gate, preparing) = (WriteGate::default(), Preparing::of(settings));
     let holds = Holds::new(settings.limits.write_lease);
@@ -359,40 +362,12 @@ fn with_followed(settings: &Settings, identity: &NodeIdentity) -> Result<Setting
 
 /// Connections of other nodes' proxies that this node's proxy has not taken yet.
 const PEERS_WAITING_MAX: usize = 1024;
-/// How long a start waits for applications of the last run's mount: those that wait for a lock there give up soon.
-const STALE_MAX: Duration = Duration::from_secs(10);
-
-/// Locks of a dead mount are invisible to a new one, so its applications must be gone first.
-async fn wait_for_stale_mount(identity: &NodeIdentity) -> Result<(), NodeError> {
-    let Some((connection, mount_point)) = &identity.last_mount else { return Ok(()) };
-    let deadline = Instant::now() + STALE_MAX;
-    let mut said = false;
-    loop {
-        let mark = identity.last_mark.as_ref();
-        let Some(stale) = stale_mount(*connection, mount_point, mark) else { return Ok(()) };
-        let pids: Vec<_> = stale.pids.iter().map(ToString::to_string).collect();
-        let pids = pids.join(", ");
-        if Instant::now() >= deadline {
-            return Err(NodeError::Mount {
-                path: mount_point.clone(),
-                why: format!(
-                    "the mount of this node's last run is still used by processes with pid {pids}: end them, then start again"
-                ),
-            });
-        }
-        if !said {
-            tracing::warn!(%pids, "waiting for processes that use the mount of this node's last run");
-            said = true;
-        }
-        // Nothing tells when a process closes its files.
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-}
 
 async fn open_store(
     settings: &Settings,
     identity: &IdentityFile,
     mode: StartMode,
+    held_files: BTreeSet<u64>,
 ) -> Result<(Arc<BlobStore>, Arc<Store>), NodeError> {
     let layout = identity.layout().clone();
     let node = identity.get().node;
@@ -411,7 +386,7 @@ async fn open_store(
             // What this node has came by a stream; the log it gets now begins anew, and skips what is here.
             Store::forget_log(&layout)?;
         }
-        let store = Store::open(StoreOptions { layout, node, access, blobs: blobs.clone() })?;
+        let store = Store::open(StoreOptions { layout, node, access, blobs: blobs.clone(), held_files })?;
         Ok((blobs, store))
     })
     .await?
@@ -442,7 +417,7 @@ fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
     let shared = identity.share_lock().and_then(|lock| Ok((lock, mount.root()?, mount.device()?)));
     let started =
         shared.map_err(|error| NodeError::System(error.to_string())).and_then(|(lock, root, device)| {
-            Guard::start(lock, root, &device, mount.mount_point(), mount.connection())
+            Guard::start(lock, root, &device, mount.record(), mount.mount_point(), mount.connection())
         });
     started.inspect_err(|error| tracing::warn!(%error, "nobody watches over the mount")).ok()
 }

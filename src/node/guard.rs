@@ -38,7 +38,8 @@ pub(super) struct Guard {
 impl Guard {
     /// Starts the process. It shares `lock`, the lock of the data directory, so that nobody can mount anew while it
     /// is at work, and `root`, the mount's directory, so that the dead mount stays in its place: without it
-    /// applications would write into the empty directory below, and `device`, so that it hears of a death before they do.
+    /// applications would write into the empty directory below, `device`, so that it hears of a death before they do, and
+    /// `record`, where it notes when everything is fenced.
     /// Call on the main thread: the kernel tells of a
     /// parent's death when the thread that started the child ends.
     ///
@@ -48,6 +49,7 @@ impl Guard {
         lock: File,
         root: File,
         device: &File,
+        record: Option<&File>,
         mount_point: &Path,
         connection: u64,
     ) -> Result<Self, NodeError> {
@@ -75,6 +77,7 @@ impl Guard {
         let child = child.map_err(|error| failed(error.to_string()))?;
         let guard = Self { socket, child: Mutex::new(Some(child)) };
         let held = guard.say(Word::Lock, Some(&lock)).and_then(|()| guard.say(Word::Device, Some(device)));
+        let held = held.and_then(|()| record.map_or(Ok(()), |record| guard.say(Word::Record, Some(record))));
         held.map_err(|error| failed(error.to_string()))?;
         Ok(guard)
     }

@@ -14,6 +14,7 @@ mod current_role;
 mod descriptors;
 mod disk_guard;
 mod doctor;
+mod earlier_mounts;
 mod endpoint_security;
 mod entering;
 mod error;

@@ -183,7 +183,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().to_path_buf());
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let options = StoreOptions {
+            layout,
+            node: NodeId::new(1),
+            access: Access::Fenced,
+            blobs,
+            held_files: Default::default(),
+        };
         let store = Store::open(options).unwrap();
         store.applied(LogIndex::new(4));
         let why = make_durable(store.clone(), LogIndex::new(5)).await.unwrap_err().to_string();

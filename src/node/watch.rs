@@ -16,7 +16,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::NodeError;
 use crate::io::ofd_lock::{LockKind, try_lock};
-use crate::mount::{abort_dead_mount, is_used};
+use crate::mount::{abort_dead_mount, is_used, note_fenced};
 use crate::sqlite::lock_bytes;
 
 /// What the daemon says, 9 bytes: a kind and a number.
@@ -27,6 +27,8 @@ pub(super) enum Word {
     /// The device of the mount comes with it: as long as this process holds it, requests of applications wait after the
     /// daemon's death.
     Device,
+    /// The note of what applications have open comes with it.
+    Record,
     /// The open file of a fence comes with it.
     Fence(u64),
     /// A file of which the kernel's cache is to be emptied comes with it.
@@ -43,6 +45,7 @@ impl Word {
         let (kind, number) = match self {
             Word::Lock => (b'L', 0),
             Word::Device => (b'D', 0),
+            Word::Record => (b'R', 0),
             Word::Fence(number) => (b'F', number),
             Word::Cached(number) => (b'C', number),
             Word::GiveUp(number) => (b'G', number),
@@ -58,6 +61,7 @@ impl Word {
         match bytes[0] {
             b'L' => Some(Word::Lock),
             b'D' => Some(Word::Device),
+            b'R' => Some(Word::Record),
             b'F' => Some(Word::Fence(number)),
             b'C' => Some(Word::Cached(number)),
             b'G' => Some(Word::GiveUp(number)),
@@ -77,6 +81,7 @@ const TRY_EVERY: Duration = Duration::from_millis(2);
 struct Held {
     lock: Option<File>,
     device: Option<File>,
+    record: Option<File>,
     fences: HashMap<u64, File>,
     cached: HashMap<u64, File>,
 }
@@ -191,6 +196,7 @@ impl Held {
         match (word, file) {
             (Word::Lock, file) => self.lock = file,
             (Word::Device, file) => self.device = file,
+            (Word::Record, file) => self.record = file,
             (Word::Fence(number), Some(file)) => drop(self.fences.insert(number, file)),
             (Word::Cached(number), Some(file)) => drop(self.cached.insert(number, file)),
             (Word::GiveUp(number), _) => drop((self.fences.remove(&number), self.cached.remove(&number))),
@@ -216,11 +222,24 @@ impl Held {
         self.cached.clear();
     }
 
-    /// Keeps the fences until nobody is left who could write.
-    fn stay(&self, connection: u64) {
+    /// Keeps the fences until nobody is left who could write; notes when all of them are up.
+    fn stay(&mut self, connection: u64) {
+        if self.fences.is_empty() {
+            self.note_fenced();
+        }
         while !self.fences.is_empty() && is_used(connection) {
             let all = self.fence();
+            if all {
+                self.note_fenced();
+            }
             std::thread::sleep(if all { LOOK_EVERY } else { TRY_EVERY });
+        }
+    }
+
+    /// Where that cannot be written the next start waits for all applications.
+    fn note_fenced(&mut self) {
+        if let Some(record) = self.record.take() {
+            let _ = note_fenced(&record, self.fences.len());
         }
     }
 }
@@ -260,8 +279,15 @@ mod tests {
 
     #[test]
     fn words_survive_the_socket_and_nonsense_is_none() {
-        let words =
-            [Word::Lock, Word::Device, Word::Fence(7), Word::Cached(8), Word::GiveUp(u64::MAX), Word::Leave];
+        let words = [
+            Word::Lock,
+            Word::Device,
+            Word::Record,
+            Word::Fence(7),
+            Word::Cached(8),
+            Word::GiveUp(u64::MAX),
+            Word::Leave,
+        ];
         for word in words {
             assert_eq!(Word::decode(&word.encode()), Some(word));
         }

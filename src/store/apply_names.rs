@@ -208,7 +208,14 @@ mod tests {
     fn open(dir: &Path) -> Arc<Store> {
         let layout = Layout::new(dir.to_path_buf());
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        Store::open(StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs }).unwrap()
+        Store::open(StoreOptions {
+            layout,
+            node: NodeId::new(1),
+            access: Access::Fenced,
+            blobs,
+            held_files: Default::default(),
+        })
+        .unwrap()
     }
 
     /// Ends as a crash does, but for the thread that watches WALs: the kernel has few places for such threads.

@@ -128,7 +128,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().to_path_buf());
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        let options = StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs };
+        let options = StoreOptions {
+            layout,
+            node: NodeId::new(1),
+            access: Access::Fenced,
+            blobs,
+            held_files: Default::default(),
+        };
         let store = Store::open(options).unwrap();
         let names: Vec<_> = (0..20).map(|number| DbName::new(&format!("{number}.db")).unwrap()).collect();
         let (done, ended) = mpsc::channel();

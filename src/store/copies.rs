@@ -195,7 +195,14 @@ pub(super) mod tests {
     pub(in crate::store) fn open(dir: &Path) -> Arc<Store> {
         let layout = Layout::new(dir.to_path_buf());
         let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        Store::open(StoreOptions { layout, node: NodeId::new(1), access: Access::Fenced, blobs }).unwrap()
+        Store::open(StoreOptions {
+            layout,
+            node: NodeId::new(1),
+            access: Access::Fenced,
+            blobs,
+            held_files: Default::default(),
+        })
+        .unwrap()
     }
 
     /// Pages filled with one byte each, as the change that leads from `pos` to `pages` pages of `byte`.

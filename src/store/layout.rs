@@ -12,6 +12,7 @@ use crate::types::DbName;
 /// positions   where each database stands by the log
 /// tmp/        uploads and snapshots under way; emptied at start
 /// renamed/    databases that are to take another one's place, by log entry
+/// mounts/     which open files of a mount are which databases, for the start after this run
 /// ```
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -47,6 +48,11 @@ impl Layout {
     /// Owners and permissions, and directories without a database.
     pub fn names(&self) -> PathBuf {
         self.root.join("names")
+    }
+
+    /// Notes of this node's mounts for the starts after them.
+    pub fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
     }
 
     /// Since when this node is primary.

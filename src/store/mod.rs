@@ -12,6 +12,7 @@ mod copies;
 mod copying;
 mod directory_claims;
 mod durable_log;
+mod earlier_mounts;
 mod error;
 mod event;
 mod freshness;

@@ -1,6 +1,6 @@
 //! The directory of databases as it is on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -36,10 +36,11 @@ pub(super) fn prepare(layout: &Layout) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Recovers every database below `dbs`.
+/// Recovers every database below `dbs`. One whose file is in `held` goes on in a copy of it.
 pub(super) fn databases(
     layout: &Layout,
     shared: &Arc<Shared>,
+    held: &BTreeSet<u64>,
 ) -> Result<BTreeMap<DbName, Arc<Database>>, StoreError> {
     let mut found = BTreeMap::new();
     let mut directories = vec![(layout.dbs(), String::new())];
@@ -62,12 +63,32 @@ pub(super) fn databases(
             if is_database {
                 let db = DbName::new(&name)
                     .map_err(|error| StoreError::Fatal(format!("{}: {error}", path.display())))?;
+                part_with_held(layout, &db, held)?;
                 found.insert(db.clone(), recover(layout, db, shared)?);
             }
             directories.push((path, name));
         }
     }
     Ok(found)
+}
+
+/// Puts a copy in the place of a database file that processes have open through a mount of an earlier run, so that what
+/// they read stays as it is, and what they may write goes nowhere.
+fn part_with_held(layout: &Layout, db: &DbName, held: &BTreeSet<u64>) -> Result<(), StoreError> {
+    let file = layout.database(db).path(FileKind::Database);
+    let inode = fs::metadata(&file).map_err(failed("reading", &file))?.ino();
+    if !held.contains(&inode) {
+        return Ok(());
+    }
+    let bytes = durable::renew_inode(&file, &layout.tmp()).map_err(|source| {
+        let what = format!(
+            "copying database {db}, which applications have open through the mount of the last run (end them, make room \
+             on the disk, or give --stale-mount wait)"
+        );
+        StoreError::Io { what, source }
+    })?;
+    tracing::info!(%db, bytes, "goes on in a copy of its file: applications of the last run keep the old one");
+    Ok(())
 }
 
 /// The table of names. A data directory of a version that had none gets one with what its files say.

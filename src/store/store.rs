@@ -9,6 +9,7 @@ use tokio::sync::{broadcast, watch};
 use super::claims::Claims;
 use super::copying::Copying;
 use super::durable_log::DurableLog;
+use super::earlier_mounts::HeldDatabases;
 use super::event::StoreEvent;
 use super::freshness::Lag;
 use super::log_positions::{LogPosition, LogPositions};
@@ -37,6 +38,9 @@ pub struct StoreOptions {
     pub access: Access,
     /// Large change sets.
     pub blobs: Arc<BlobStore>,
+    /// Inodes of database files that processes have open through a mount of an earlier run: they keep those, and the
+    /// databases go on in copies.
+    pub held_files: BTreeSet<u64>,
 }
 
 /// The set of databases of this node.
@@ -75,6 +79,7 @@ pub struct Store {
     copying: Arc<Copying>,
     /// Another node is primary, and its history is this node's.
     pub(super) follows: AtomicBool,
+    held: HeldDatabases,
 }
 
 /// Databases that lack entries which wait for a slow one's turn.
@@ -105,6 +110,8 @@ pub struct DbStatus {
     pub attached: bool,
     /// Why it is not served, where its copy here is wrong.
     pub failure: Option<String>,
+    /// Processes that have it open through a mount of an earlier run: applications cannot open it before they close it.
+    pub held_by: Vec<i32>,
 }
 
 impl DbStatus {
@@ -139,7 +146,7 @@ impl Store {
     /// # Errors
     /// Where the directory, or a database in it, cannot be read or is damaged.
     pub fn open(options: StoreOptions) -> Result<Arc<Self>, StoreError> {
-        let StoreOptions { layout, node, access, blobs } = options;
+        let StoreOptions { layout, node, access, blobs, held_files } = options;
         super::open::prepare(&layout)?;
         let durable = DurableLog::open(layout.applied())?;
         super::rename::finish_renames(&layout, durable.index(), durable.ends())?;
@@ -153,7 +160,7 @@ impl Store {
         shared.set_tails_count(since.index().is_some());
         shared.set_nothing_unsynced_lost(since.is_of_this_boot());
         shared.set_watcher(watcher);
-        let found = super::open::databases(&layout, &shared)?;
+        let found = super::open::databases(&layout, &shared, &held_files)?;
         let names = super::open::names(&layout, &found)?;
         let empty = found.values().filter(|database| database.pos().txid.is_none());
         let unlogged: Vec<DbName> =
@@ -190,6 +197,7 @@ impl Store {
             lag: Lag::default(),
             copying: Arc::default(),
             follows: AtomicBool::new(false),
+            held: HeldDatabases::default(),
         });
         Ok(store)
     }
@@ -383,12 +391,35 @@ impl Store {
 
     /// All databases that have a transaction, by name, or should have one.
     pub fn list(&self) -> Vec<DbStatus> {
-        self.all().iter().map(status_of).filter(DbStatus::is_one).collect()
+        self.all().iter().map(|database| self.status_of(database)).filter(DbStatus::is_one).collect()
     }
 
     /// One of them.
     pub fn status(&self, name: &DbName) -> Option<DbStatus> {
-        self.get(name).map(|database| status_of(&database)).filter(DbStatus::is_one)
+        self.get(name).map(|database| self.status_of(&database)).filter(DbStatus::is_one)
+    }
+
+    fn status_of(&self, database: &Database) -> DbStatus {
+        let (page_size, pages) = database.size();
+        DbStatus {
+            name: database.name().clone(),
+            pos: database.pos(),
+            mode: database.journal_mode(),
+            size_bytes: pages.bytes(page_size),
+            attached: database.attached(),
+            failure: database.failure(),
+            held_by: self.held_by(database.name()).unwrap_or_default(),
+        }
+    }
+
+    /// Notes which databases processes have open through mounts of earlier runs; gives those that they have no more.
+    pub fn set_held(&self, held: BTreeMap<DbName, BTreeSet<i32>>) -> Vec<DbName> {
+        self.held.set(held)
+    }
+
+    /// The processes that have a database open through a mount of an earlier run; `None` where none has.
+    pub fn held_by(&self, name: &DbName) -> Option<Vec<i32>> {
+        self.held.by(name)
     }
 
     /// The super-journal at `path` (a backing file) is unlinked: captures all its databases as one entry first,
@@ -534,18 +565,6 @@ impl Store {
                 Ok(Err(_)) | Err(_) => return false,
             }
         }
-    }
-}
-
-fn status_of(database: &Arc<Database>) -> DbStatus {
-    let (page_size, pages) = database.size();
-    DbStatus {
-        name: database.name().clone(),
-        pos: database.pos(),
-        mode: database.journal_mode(),
-        size_bytes: pages.bytes(page_size),
-        attached: database.attached(),
-        failure: database.failure(),
     }
 }
 

@@ -77,6 +77,7 @@ metrics! {
     DATABASES "skein_db_count" Gauge Count [] "Number of databases.";
     ATTACHED "skein_databases_attached" Gauge Count [] "Number of databases that applications have open.";
     FAILED "skein_databases_failed" Gauge Count [] "Number of databases that are not served, because the copy here is not what the log or its checksums say.";
+    HELD "skein_databases_held" Gauge Count [] "Number of databases that cannot be opened here, because applications have them open through the mount of an earlier run.";
     DATABASE_BYTES "skein_databases_size_bytes" Gauge Bytes [] "Size of all databases.";
     DB_TXID "skein_db_txid" Gauge Count ["db"] "Last transaction of a database; left out where a node has more than 500.";
     DB_BYTES "skein_db_size_bytes" Gauge Bytes ["db"] "Size of a database; left out where a node has more than 500.";

@@ -11,44 +11,6 @@ fn clusters(replicas: usize) -> impl Iterator<Item = Cluster> {
 }
 
 #[test]
-fn a_node_does_not_serve_while_applications_of_its_dead_mount_live() {
-    if !needs_skein() {
-        return;
-    }
-    for mut cluster in clusters(0) {
-        let path = cluster.primary.path("app.db");
-        let mut app = App::transfer(&path, &["--count", "3"]);
-        assert!(app.end().0.success());
-        // A reader in the middle of its work: it keeps the dead mount's files open.
-        let mut reader = App::spawn(std::process::Command::new("sh").args([
-            "-c",
-            "exec 3<\"$0\"; echo open; exec sleep 300",
-            path.to_str().unwrap(),
-        ]));
-        assert!(reader.wait_for("open", 1, Duration::from_secs(10)));
-        cluster.primary.kill9();
-        let second = std::thread::scope(|scope| {
-            let node = &mut cluster.primary;
-            let started = scope.spawn(move || node.start());
-            // Whether it refuses or waits is its business; serving beside the dead mount is not.
-            std::thread::sleep(Duration::from_secs(3));
-            let early = started.is_finished();
-            reader.kill9();
-            (early, started.join().unwrap())
-        });
-        match second {
-            (true, Ok(())) => panic!("the node serves while an application of the dead mount lives"),
-            (false, Ok(())) => {}
-            (_, Err(said)) => {
-                assert!(said.contains("pid"), "the refusal does not name the process: {said}");
-                cluster.primary.must_start();
-            }
-        }
-        assert_eq!(sql::number(&sql::open(&path), "SELECT count(*) FROM ledger"), 3);
-    }
-}
-
-#[test]
 fn what_is_written_while_nothing_is_mounted_is_kept_aside_and_the_node_starts() {
     if !needs_skein() {
         return;

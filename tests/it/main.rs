@@ -15,6 +15,7 @@ mod deploy;
 mod disaster;
 mod doctor;
 mod documents;
+mod earlier_mounts;
 mod emptied_files;
 mod exclusive_clients;
 mod exec_before;

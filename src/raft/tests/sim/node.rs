@@ -97,6 +97,7 @@ async fn try_start(
         node: NodeId::new(id),
         access: Access::Fenced,
         blobs: blobs.clone(),
+        held_files: Default::default(),
     };
     let store = Store::open(store).map_err(|error| error.to_string())?;
     let (ill, slow) = (dice::one_in(5), dice::one_in(4));
