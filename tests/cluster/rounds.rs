@@ -147,7 +147,7 @@ impl Run {
         std::thread::sleep(Duration::from_secs_f64(lasts).saturating_sub(begun.elapsed()));
         fault.heal(&mut self.nodes);
         let down = fault.down(&self.nodes);
-        // A node does not come back before the applications of its dead mount have ended.
+        // On a dead mount a client can commit nothing any more.
         let (mut stranded, mut working): (Vec<_>, Vec<_>) =
             working.drain(..).partition(|one| down.contains(&one.node));
         wrong.extend(stranded.iter_mut().filter_map(|one| one.client.kill9().err()));
