@@ -65,6 +65,7 @@ mod traits;
 mod undecided;
 mod unseen_journal;
 mod view;
+mod wal_chain;
 mod wal_left_behind;
 mod wal_locks;
 mod wal_watcher;
