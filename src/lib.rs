@@ -12,6 +12,8 @@ pub mod db;
 
 pub mod store;
 
+pub mod history;
+
 pub mod config;
 pub mod security;
 pub mod telemetry;

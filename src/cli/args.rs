@@ -5,10 +5,12 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use super::backup_args::{BackupArgs, BackupCommandArgs, RestoreArgs};
+use super::db_args::DbArgs;
+use super::history_args::{BranchArgs, HistoryArgs};
 use super::node_args::NodeArgs;
 use super::result_format::Format;
 use super::run_args::{LeaseArgs, RunArgs};
-use super::section_args::{ExecArgs, LimitArgs, TraceArgs};
+use super::section_args::{ExecArgs, HistorySectionArgs, LimitArgs, TraceArgs};
 use super::sql_args::SqlArgs;
 use crate::config::{
     FileMode, HostPort, LogFormat, OneOrMany, Owner, Partial, ProxyPartial, StaleMountMode, Time, TokenTexts,
@@ -37,6 +39,10 @@ pub(super) enum Command {
     Status(StatusArgs),
     /// List, export, import and drop databases
     Db(DbArgs),
+    /// Show the transactions of a database: what one can go back to
+    History(HistoryArgs),
+    /// Make, list and drop branches: databases that begin as another one is, or was
+    Branch(BranchArgs),
     /// Execute SQL on a node, or start a shell
     Sql(SqlShellArgs),
     /// Make a database of a backup, as of now or of an earlier point
@@ -250,6 +256,8 @@ pub(super) struct MountArgs {
     sql: SqlArgs,
     #[command(flatten)]
     backup: BackupArgs,
+    #[command(flatten, next_help_heading = "History")]
+    history: HistorySectionArgs,
     /// Program to run once applications may start; its exit code is the node's
     #[arg(last = true, value_name = "CMD")]
     command: Vec<String>,
@@ -300,6 +308,7 @@ impl MountArgs {
             traces: self.traces.into_partial(),
             sql: self.sql.into_partial(),
             backup: self.backup.into_partial(),
+            history: self.history.into_partial(),
         }
     }
 }
@@ -362,58 +371,6 @@ pub(super) struct StatusArgs {
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
-}
-
-#[derive(Args, Debug)]
-pub(super) struct DbArgs {
-    #[command(flatten)]
-    pub(super) node: NodeArgs,
-    /// As JSON
-    #[arg(long, global = true)]
-    pub(super) json: bool,
-    /// Do not ask before a database is dropped or replaced
-    #[arg(long, global = true)]
-    pub(super) yes: bool,
-    #[command(subcommand)]
-    pub(super) command: DbCommand,
-}
-
-#[derive(Subcommand, Debug)]
-pub(super) enum DbCommand {
-    /// List the databases
-    List,
-    /// Write a consistent copy of a database to a file, or of all to a directory
-    Export {
-        /// All databases, each under its own name below DIR
-        #[arg(long, value_name = "DIR", conflicts_with_all = ["db", "file"])]
-        all: Option<PathBuf>,
-        /// Name of the database, its path below the mount
-        #[arg(required_unless_present = "all")]
-        db: Option<DbName>,
-        /// The file; replaced where it exists; - is stdout
-        #[arg(required_unless_present = "all")]
-        file: Option<PathBuf>,
-    },
-    /// Make a database file the content of a database, as one transaction
-    Import {
-        /// The file
-        file: PathBuf,
-        /// Name of the database, its path below the mount
-        db: DbName,
-    },
-    /// Read databases on all nodes and compare their checksums
-    Verify {
-        /// Name of the database, its path below the mount [default: all]
-        db: Option<DbName>,
-        /// Let nodes whose copy is wrong fetch what differs
-        #[arg(long)]
-        repair: bool,
-    },
-    /// Drop a database on all nodes
-    Drop {
-        /// Name of the database, its path below the mount
-        db: DbName,
-    },
 }
 
 #[derive(Args, Debug)]

@@ -3,9 +3,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use super::backup_args::{BackupCommand, BackupCommandArgs};
-use super::db::primary;
 use super::exit_code::TimedOut;
 use super::output::{out, size, table};
+use super::primary::primary;
 use super::restore::{told, try_out};
 use crate::backup::{Archive, BackupStatus, Location, connect, databases, directory_of};
 use crate::http::{Client, NewestDocument, escape_name};

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::mpsc;
 
-use super::args::{DbArgs, DbCommand};
-use super::{output, status, verify};
+use super::db_args::{DbArgs, DbCommand};
+use super::primary::{path_of, primary};
+use super::{history, output, status, verify};
 use crate::http::{Client, DatabaseDocument, escape_name};
-use crate::types::DbName;
+use crate::types::{DbName, PointInTime};
 
 /// Bytes of a file read at a time.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -28,9 +29,13 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
             }
         }
         DbCommand::Export { all: Some(dir), .. } => export_all(&client, &dir).await?,
-        DbCommand::Export { db: Some(db), file: Some(file), .. } => export(&client, &db, &file).await?,
+        DbCommand::Export { db: Some(db), file: Some(file), at, .. } => {
+            export(&client, &db, at, &file).await?
+        }
         // What clap does not let through.
         DbCommand::Export { .. } => bail!("name a database and a file, or --all DIR"),
+        DbCommand::Rewind { db, to } => history::rewind(client, &db, to, args.yes, args.json).await?,
+        DbCommand::Diff { db, from, to } => history::diff(&client, &db, (from, to), args.json).await?,
         DbCommand::Import { file, db } => {
             let opened = open_complete(&file)?;
             let client = primary(client).await?;
@@ -87,28 +92,15 @@ async fn export_all(client: &Client, dir: &Path) -> anyhow::Result<()> {
         let file = dir.join(db.as_str());
         let parent = file.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-        export(client, &db, &file).await?;
+        export(client, &db, None, &file).await?;
         output::out(&format!("{db} {txid}/{checksum}\n"))?;
     }
     Ok(())
 }
 
-fn path_of(db: &DbName) -> String {
-    format!("/v1/databases/{}", escape_name(db.as_str()))
-}
-
-/// A client of the primary, as the node knows it.
-pub(super) async fn primary(client: Client) -> anyhow::Result<Client> {
-    let status = client.status().await?;
-    match status.primary {
-        Some(primary) if primary.name != status.node => Ok(client.at(&primary.http)?),
-        // Where none is known the node itself says so, in answer to the request.
-        _ => Ok(client),
-    }
-}
-
-async fn export(client: &Client, db: &DbName, file: &Path) -> anyhow::Result<()> {
-    let path = format!("{}/export", path_of(db));
+async fn export(client: &Client, db: &DbName, at: Option<PointInTime>, file: &Path) -> anyhow::Result<()> {
+    let at = at.map_or_else(String::new, |at| format!("?at={}", escape_name(&at.to_string())));
+    let path = format!("{}/export{at}", path_of(db));
     let progress = progress();
     let sized = |bytes: Option<u64>| progress.set_length(bytes.unwrap_or_default());
     if file == Path::new("-") {

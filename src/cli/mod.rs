@@ -9,16 +9,20 @@ mod backup_args;
 mod certs;
 mod config;
 mod db;
+mod db_args;
 mod demo;
 mod demo_node;
 mod doctor;
 mod exit_code;
+mod history;
+mod history_args;
 mod ltx;
 mod manual;
 mod members;
 mod mount;
 mod node_args;
 mod output;
+mod primary;
 mod recover;
 mod restore;
 mod result_format;
@@ -105,6 +109,8 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Doctor(args) => doctor::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Db(args) => db::run(args).await,
+            Command::History(args) => history::run(args).await,
+            Command::Branch(args) => history::branch(args).await,
             Command::Restore(args) => restore::run(*args).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Wait(args) => wait::run(args).await,

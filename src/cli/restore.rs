@@ -5,8 +5,9 @@ use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::backup_args::RestoreArgs;
-use super::db::{import, primary};
+use super::db::import;
 use super::output;
+use super::primary::primary;
 use crate::backup::{
     Archive, Location, Objects, RestoreOptions, Summary, check_free, connect, databases, directory_of,
     parent, restore,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::config::{OnlyOn, PartialExec, PartialLimits, PartialTraces, Restart, Size, Time};
+use crate::config::{OnlyOn, PartialExec, PartialHistory, PartialLimits, PartialTraces, Restart, Size, Time};
 
 /// Section `[exec]` of the configuration file.
 #[derive(Args, Debug)]
@@ -101,5 +101,23 @@ impl LimitArgs {
             scrub_every: self.limits_scrub_every,
             write_lease: self.limits_write_lease,
         }
+    }
+}
+
+/// Section `[history]` of the configuration file.
+#[derive(Args, Debug)]
+pub(super) struct HistorySectionArgs {
+    /// For how long every point of a database is kept on each node; 0s: none [default: 1h]
+    #[arg(long, env = "SKEIN_HISTORY_KEEP", value_name = "TIME")]
+    history_keep: Option<Time>,
+    /// What that may take on a node; the oldest points go first [default: 1GiB]
+    #[arg(long, env = "SKEIN_HISTORY_BYTES", value_name = "SIZE")]
+    history_bytes: Option<Size>,
+}
+
+impl HistorySectionArgs {
+    /// What the command line and the environment say.
+    pub(super) fn into_partial(self) -> PartialHistory {
+        PartialHistory { keep: self.history_keep, bytes: self.history_bytes }
     }
 }

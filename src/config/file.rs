@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::{
-    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialBackup, PartialExec, PartialLimits, PartialSql,
-    PartialTraces, ProxyPartial, StaleMountMode, Time, TokenTexts, expand,
+    ConfigError, FileMode, HostPort, LogFormat, Owner, PartialBackup, PartialExec, PartialHistory,
+    PartialLimits, PartialSql, PartialTraces, ProxyPartial, StaleMountMode, Time, TokenTexts, expand,
 };
 
 /// Settings as one source gives them: the file, or the command line together with the environment.
@@ -98,6 +98,8 @@ pub struct Partial {
     pub sql: PartialSql,
     /// Where databases are backed up to.
     pub backup: PartialBackup,
+    /// What is kept of earlier states.
+    pub history: PartialHistory,
 }
 
 impl Partial {
@@ -145,6 +147,7 @@ impl Partial {
             traces: self.traces.or(below.traces),
             sql: self.sql.or(below.sql),
             backup: self.backup.or(below.backup),
+            history: self.history.or(below.history),
         }
     }
 

@@ -2,8 +2,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::{
-    BackupSettings, ConfigError, Exec, HostPort, LimitSettings, OnlyOn, Partial, ProxySettings, Security,
-    SqlSettings, StaleMountMode, Time, TraceSettings,
+    BackupSettings, ConfigError, Exec, HistorySettings, HostPort, LimitSettings, OnlyOn, Partial,
+    ProxySettings, Security, SqlSettings, StaleMountMode, Time, TraceSettings,
 };
 use crate::types::{ForcedAttributes, Globs, NodeName, Role};
 
@@ -68,6 +68,8 @@ pub struct Settings {
     pub sql: SqlSettings,
     /// Where databases are backed up to, and how.
     pub backup: BackupSettings,
+    /// What is kept of earlier states of databases.
+    pub history: HistorySettings,
 }
 
 impl Settings {
@@ -146,6 +148,7 @@ impl Settings {
             traces: TraceSettings::resolve(partial.traces)?,
             sql: SqlSettings::resolve(partial.sql)?,
             backup: BackupSettings::resolve(partial.backup)?,
+            history: HistorySettings::resolve(&partial.history),
         };
         settings.check()?;
         Ok(settings)

@@ -46,6 +46,9 @@ pub mod releases {}
 #[doc = include_str!("write_lease.md")]
 pub mod write_lease {}
 
+#[doc = include_str!("points_in_time.md")]
+pub mod points_in_time {}
+
 #[doc = include_str!("proxy.md")]
 pub mod proxy {}
 

@@ -1,4 +1,5 @@
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use tokio::sync::broadcast;
 
 use crate::backup::BackupStatus;
 use crate::db::{Done, SnapshotHeader};
+use crate::history::History;
 use crate::store::{
     ClusterAnswer, ClusterError, CopyProgress, DbStatus, Member, MemberChange, PrimaryInfo, StoreError,
     StoreEvent,
@@ -109,6 +111,11 @@ pub trait Api: Send + Sync + 'static {
     /// How the backups stand, one for each URL; only the primary uploads.
     fn backups(&self) -> Vec<BackupStatus> {
         Vec::new()
+    }
+
+    /// What its databases were; `None` where nothing is kept.
+    fn history(&self) -> Option<Arc<History>> {
+        None
     }
 
     /// Number of change sets kept in `discarded/`.

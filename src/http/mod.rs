@@ -13,6 +13,7 @@ mod documents;
 mod events;
 mod export;
 mod gauges;
+mod history;
 mod import;
 mod litefs_events;
 mod problem;
@@ -29,6 +30,9 @@ pub use axum::Router;
 pub use client::{Client, ClientError, Credentials, escape_name};
 pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
 pub use documents::{CopyDocument, DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use history::{
+    BranchRequest, DiffDocument, GapDocument, HistoryDocument, RewindRequest, TransactionDocument,
+};
 pub use problem::Reason;
 pub use protect::{Protection, protect};
 pub use router::router;

@@ -16,8 +16,8 @@ use super::context::{Context, Name, db_name};
 use super::problem::Problem;
 use super::wait::WaitQuery;
 use super::{
-    Api, DatabaseDocument, Overview, backup, cluster, dashboard, documents, events, export, gauges, import,
-    litefs_events, verify, wait,
+    Api, DatabaseDocument, Overview, backup, cluster, dashboard, documents, events, export, gauges, history,
+    import, litefs_events, verify, wait,
 };
 use crate::store::StoreError;
 use crate::telemetry::Exposition;
@@ -41,6 +41,10 @@ pub fn router(
         .route("/v1/databases/{name}/newest", get(cluster::newest))
         .route("/v1/databases/{name}/check", get(verify::check))
         .route("/v1/databases/{name}/repair", post(verify::repair))
+        .route("/v1/databases/{name}/history", get(history::list))
+        .route("/v1/databases/{name}/rewind", post(history::rewind))
+        .route("/v1/databases/{name}/branch", post(history::branch))
+        .route("/v1/databases/{name}/diff", get(history::diff))
         .route("/v1/nodes", get(verify::nodes))
         .route("/v1/members", get(cluster::list_members).post(cluster::add_member))
         .route("/v1/members/{name}", delete(cluster::remove_member))
@@ -132,8 +136,17 @@ async fn delete_database(State(context): State<Context>, name: Name) -> Result<S
     }
 }
 
-async fn export_database(State(context): State<Context>, name: Name) -> Result<Response, Problem> {
-    export::export(context.api, db_name(name)?).await
+async fn export_database(
+    State(context): State<Context>,
+    name: Name,
+    query: Result<Query<history::AtQuery>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let name = db_name(name)?;
+    let Query(query) = query.map_err(|error| Problem::bad_request(error.body_text()))?;
+    match query.point()? {
+        Some(at) => history::export(context.api, name, at).await,
+        None => export::export(context.api, name).await,
+    }
 }
 
 async fn wait_database(

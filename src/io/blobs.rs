@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -123,6 +123,14 @@ impl BlobStore {
         let path = self.path(key);
         File::open(&path)
             .map_err(|error| io::Error::new(error.kind(), format!("blob {}: {error}", path.display())))
+    }
+
+    /// Gives a blob another name on the same file system, under which it stays when it is removed here.
+    ///
+    /// # Errors
+    /// Where it is not here, or something has the name.
+    pub fn link(&self, key: BlobKey, path: &Path) -> io::Result<()> {
+        fs::hard_link(self.path(key), path)
     }
 
     /// Removes a blob no entry refers to any more; a missing one is no error.

@@ -27,6 +27,7 @@ pub struct Decoder<R> {
     prev: Option<Pgno>,
     pages: Checksum,
     block: Vec<u8>,
+    frame: (u64, u64),
     ended: bool,
 }
 
@@ -50,6 +51,7 @@ impl<R: Read> Decoder<R> {
             prev: None,
             pages: Checksum::EMPTY,
             block: Vec::new(),
+            frame: (0, 0),
             ended: false,
         })
     }
@@ -85,12 +87,18 @@ impl<R: Read> Decoder<R> {
             }
         }
         self.digest.update(page);
+        self.frame = (start, self.input.offset - start);
         self.index.add(pgno, start, self.input.offset - start);
         self.prev = Some(pgno);
         if self.header.is_snapshot() && !self.header.no_checksum {
             self.pages = self.pages ^ page_checksum(pgno, page);
         }
         Ok(Some(pgno))
+    }
+
+    /// Offset and size in bytes of the frame of the page that came last.
+    pub fn frame(&self) -> (u64, u64) {
+        self.frame
     }
 
     /// Reads what is left of the file (pages not taken yet, index, trailer) and checks it.

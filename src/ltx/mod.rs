@@ -18,6 +18,7 @@ mod file_name;
 pub mod fuzz;
 mod header;
 mod index;
+mod page_index;
 #[cfg(test)]
 mod tests;
 
@@ -30,3 +31,4 @@ pub use encoder::{Compression, Encoder, Finished};
 pub use error::LtxError;
 pub use file_name::{file_name, parse_file_name};
 pub use header::{HEADER_SIZE, Header, TRAILER_SIZE, Trailer};
+pub use page_index::{FrameAt, INDEX_END_SIZE, decode_frame, index_end, parse_page_index};

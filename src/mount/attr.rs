@@ -25,7 +25,12 @@ pub(super) const NEVER: Duration = Duration::ZERO;
 pub(super) fn entry_ttl(target: &Target) -> Duration {
     match target {
         Target::File(_, FileKind::Wal | FileKind::Shm) => NEVER,
-        Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag => NEVER,
+        Target::Pos(_)
+        | Target::Lock(_)
+        | Target::Primary
+        | Target::Lag
+        | Target::History(_)
+        | Target::Point(_) => NEVER,
         _ => FOREVER,
     }
 }

@@ -14,7 +14,7 @@ use super::errno::{Doing, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::names::{self, Target, join};
 use super::state::State;
-use super::{database, journal, super_journal, wal};
+use super::{database, history, journal, super_journal, wal};
 use crate::db::FileKind;
 use crate::types::{Access, DbName};
 
@@ -22,6 +22,7 @@ use crate::types::{Access, DbName};
 pub(super) fn path_of(state: &State, ino: u64) -> Result<String, Errno> {
     match state.inodes.get(ino).ok_or(Errno::ESTALE)?.target {
         Target::Directory(path) => Ok(path),
+        Target::History(_) => Err(Errno::EROFS),
         _ => Err(Errno::ENOTDIR),
     }
 }
@@ -36,7 +37,12 @@ pub(super) fn find(state: &State, parent: u64, name: &OsStr) -> Result<Target, E
 
 /// Looks a name up. That there is nothing is remembered by the kernel as well: SQLite asks for journals that do not
 /// exist at every read transaction.
-pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply: ReplyEntry) {
+pub(super) fn lookup(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, reply: ReplyEntry) {
+    if let (Some(directory), Some(name)) = (state.inodes.get(parent), name.to_str())
+        && history::is_below(state, &directory.target, name)
+    {
+        return history::lookup(state, directory.target, name.to_owned(), reply);
+    }
     let found = find(state, parent, name).and_then(|target| {
         let hidden = !own && state.hides(&target);
         if hidden { Err(Errno::ENOENT) } else { Ok((state.look_up(&target)?, target)) }
@@ -63,7 +69,17 @@ pub(super) fn lookup(state: &State, own: bool, parent: u64, name: &OsStr, reply:
 }
 
 /// Opens a directory: its listing is made now, so that positions in it stay valid.
-pub(super) fn open(state: &State, ino: u64, reply: ReplyOpen) {
+pub(super) fn open(state: &Arc<State>, ino: u64, reply: ReplyOpen) {
+    let known = state.inodes.get(ino).map(|known| known.target);
+    if let Some(target @ Target::History(_)) = known {
+        let state = state.clone();
+        return state.workers.clone().run(move || {
+            let Target::History(path) = &target else { return reply.error(Errno::ENOTDIR) };
+            let kind = Kind::Directory(history::list(&state, path));
+            let fh = state.handles.insert(Handle { ino, target, own: false, kind });
+            reply.opened(FileHandle(fh), FopenFlags::empty());
+        });
+    }
     let listed = path_of(state, ino).and_then(|path| {
         let mut listed = state.tree.list(&path).map_err(|error| of_io(&path, Doing::Read, &error))?;
         listed.retain(|(_, target)| !state.hides(target));
@@ -93,7 +109,7 @@ pub(super) fn read(state: &State, fh: u64, offset: u64, mut reply: ReplyDirector
     let dots = dots.into_iter().map(|(name, kind)| (handle.ino, kind, name));
     let entries = listed.iter().enumerate().map(|(position, (name, target))| {
         let kind = match target {
-            Target::Directory(_) => FileType::Directory,
+            Target::Directory(_) | Target::History(_) => FileType::Directory,
             _ => FileType::RegularFile,
         };
         // A number is only given at lookup; until then any one that is nobody's will do.
@@ -225,6 +241,7 @@ pub(super) fn unlink(state: &Arc<State>, own: bool, parent: u64, name: &OsStr, r
     }
     match target {
         Target::Directory(_) => reply.error(Errno::EISDIR),
+        Target::History(_) | Target::Point(_) => reply.error(Errno::EROFS),
         Target::Temporary(_) => unlink_plain(state, &target, reply),
         Target::File(..) | Target::SuperJournal(_) if own => unlink_plain(state, &target, reply),
         Target::File(db, FileKind::Database) => database::unlink(state, db, reply),

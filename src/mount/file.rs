@@ -10,6 +10,7 @@ use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 
 use super::errno::{Doing, of_db, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
+use super::history;
 use super::names::Target;
 use super::state::State;
 use super::upload;
@@ -35,6 +36,7 @@ pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32,
                 Err(error) => reply.error(of_io(&handle.target.path(), Doing::Read, &error)),
             }
         }
+        Kind::Point(point) => history::read(point, &handle.target.path(), offset, size, reply),
         Kind::Control(content) => {
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(content.len());
             reply.data(&content[start..content.len().min(start.saturating_add(size as usize))]);
@@ -95,7 +97,9 @@ pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u
             Ok(()) => reply.written(length),
             Err(error) => reply.error(of_io(&target.path(), Doing::Write, &error)),
         },
-        (Kind::Control(_) | Kind::Lock { .. } | Kind::Directory(_), _) => reply.error(Errno::EBADF),
+        (Kind::Control(_) | Kind::Lock { .. } | Kind::Point(_) | Kind::Directory(_), _) => {
+            reply.error(Errno::EBADF)
+        }
     }
 }
 
@@ -233,6 +237,9 @@ pub(super) fn change(
     reply: ReplyAttr,
 ) {
     let Some(known) = state.inodes.get(ino) else { return reply.error(Errno::ESTALE) };
+    if matches!(known.target, Target::History(_) | Target::Point(_)) {
+        return reply.error(Errno::EROFS);
+    }
     if let Err(errno) = change_plain(state, &known.target, &changes) {
         return reply.error(errno);
     }

@@ -10,6 +10,7 @@ use fuser::BackingId;
 use super::names::Target;
 use super::upload::Staging;
 use crate::db::{Database, FileKind};
+use crate::history::Point;
 use crate::store::Hold;
 
 /// One open file.
@@ -39,6 +40,8 @@ pub(super) enum Kind {
         /// Keeps the kernel's reference to the backing file while the handle is open.
         _backing: Option<Arc<BackingId>>,
     },
+    /// A database as it was.
+    Point(Point),
     /// A control file as it was at the time of opening.
     Control(Vec<u8>),
     /// `<db>-lock`, and the hold on the primary of whoever has opened it for writing.

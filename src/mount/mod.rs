@@ -16,6 +16,7 @@ mod file;
 mod filesystem;
 mod handle;
 mod held;
+mod history;
 mod inode;
 mod journal;
 mod lock;

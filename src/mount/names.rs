@@ -6,6 +6,7 @@ use fuser::Errno;
 
 use super::errno::{Doing, refuse};
 use crate::db::FileKind;
+use crate::history::PointId;
 use crate::types::DbName;
 
 /// What a path names.
@@ -23,6 +24,10 @@ pub(super) enum Target {
     Primary,
     /// `.lag`: how far behind this node is.
     Lag,
+    /// A directory below `.history` by its path there; `.history` itself is empty.
+    History(String),
+    /// A database as it was.
+    Point(Box<PointId>),
     /// A super-journal (`NAME-mjXXXXXXXXX`) by its path below the mount.
     SuperJournal(String),
     /// A temporary file of SQLite (`etilqs_XXXX`) by its path below the mount: local, and neither listed nor replicated.
@@ -34,6 +39,9 @@ pub(super) const PRIMARY: &str = ".primary";
 
 /// Name of the control file that says how far behind this node is.
 pub(super) const LAG: &str = ".lag";
+
+/// Name of the directory in the mount's root with what databases were.
+pub(super) const HISTORY: &str = ".history";
 
 /// What is appended to a database's name to read its position.
 pub(super) const POS_SUFFIX: &str = "-pos";
@@ -51,6 +59,8 @@ impl Target {
             Target::Lock(db) => format!("{db}{LOCK_SUFFIX}"),
             Target::Primary => PRIMARY.to_owned(),
             Target::Lag => LAG.to_owned(),
+            Target::History(path) => join(HISTORY, path),
+            Target::Point(point) => format!("{}/{}@{}", HISTORY, point.db, point.txid),
         }
     }
 
@@ -68,7 +78,15 @@ impl Target {
             Target::File(db, kind) => database(db).map(|db| Target::File(db, *kind)),
             Target::Pos(db) => database(db).map(Target::Pos),
             Target::Lock(db) => database(db).map(Target::Lock),
-            Target::Primary | Target::Lag => None,
+            Target::Primary | Target::Lag | Target::History(_) | Target::Point(_) => None,
+        }
+    }
+
+    /// The path below `.history`, where it is a directory there.
+    pub fn past_directory(&self) -> &str {
+        match self {
+            Target::History(path) => path,
+            _ => "",
         }
     }
 

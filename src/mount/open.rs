@@ -15,8 +15,9 @@ use super::names::Target;
 use super::state::State;
 use super::tree::Incarnation;
 use super::upload::Staging;
-use super::{control_files, database, journal, lock, shm, super_journal, wal};
+use super::{control_files, database, history, journal, lock, shm, super_journal, wal};
 use crate::db::{Database, DbError, FileKind};
+use crate::history::PointId;
 
 /// The reply an open waits for.
 pub(super) enum OpenReply {
@@ -111,7 +112,9 @@ impl PendingOpen {
             return self.fail(errno);
         }
         match self.target.clone() {
-            Target::Directory(_) => self.fail(Errno::EISDIR),
+            Target::Directory(_) | Target::History(_) => self.fail(Errno::EISDIR),
+            Target::Point(_) if self.opener.writes() => self.fail(Errno::EROFS),
+            Target::Point(point) => self.state.workers.clone().run(move || self.finish_point(&point)),
             Target::Pos(db) => self.state.workers.clone().run(move || {
                 let pos =
                     self.state.store.get(&db).map_or(crate::types::Pos::ZERO, |database| database.pos());
@@ -233,6 +236,19 @@ impl PendingOpen {
         let handle = Handle { ino, target: self.target, own: self.opener.own, kind };
         let fh = self.state.handles.insert(handle);
         reply.opened(FileHandle(fh), FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_NOFLUSH);
+    }
+
+    /// Answers with a handle of a database as it was, which never changes.
+    fn finish_point(self, point: &PointId) {
+        let OpenReply::Open(reply, ino) = self.reply else { return self.fail(Errno::EROFS) };
+        match history::open(&self.state, point) {
+            Ok(point) => {
+                let kind = Kind::Point(point);
+                let fh = self.state.handles.insert(Handle { ino, target: self.target, own: false, kind });
+                reply.opened(FileHandle(fh), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 
     /// Answers with a handle of the backing file; `passthrough` where the kernel may use that file itself.

@@ -18,6 +18,7 @@ use super::record::MountRecord;
 use super::state::State;
 use super::tree::Tree;
 use super::{below_mount, mount_table, processes, stale};
+use crate::history::History;
 use crate::store::Store;
 use crate::types::{ForcedAttributes, Globs};
 
@@ -42,6 +43,8 @@ pub struct MountOptions {
     pub forced: ForcedAttributes,
     /// Let other users in, as far as the files' permissions do.
     pub allow_other: bool,
+    /// What databases were; `None` where that is not kept.
+    pub history: Option<Arc<History>>,
     /// Databases that are read-only while another node is primary.
     pub readonly_on_follower: Option<Globs>,
 }
@@ -135,8 +138,15 @@ impl Mount {
         let inodes = Arc::new(Inodes::new(mark.first_inode()));
         let notify = Arc::new(Notify::new(inodes.clone(), mount_point.clone()));
         let readonly = options.readonly_on_follower.clone();
-        let state = State::new(options.store.clone(), tree, inodes, options.forced, readonly)
-            .map_err(failed("reading /proc/self/task"))?;
+        let state = State::new(
+            options.store.clone(),
+            tree,
+            inodes,
+            options.forced,
+            readonly,
+            options.history.clone(),
+        )
+        .map_err(failed("reading /proc/self/task"))?;
         let state = Arc::new(state);
         let offered = Arc::new(AtomicBool::new(false));
         let filesystem = Skein {

@@ -18,6 +18,7 @@ use super::record::MountRecord;
 use super::tree::{Incarnation, Tree};
 use super::workers::Workers;
 use crate::db::{Database, DbError, FileKind};
+use crate::history::History;
 use crate::store::Store;
 use crate::types::{Access, Attributes, DbName, ForcedAttributes, Globs, MountPath};
 
@@ -45,6 +46,8 @@ pub(super) struct State {
     passthrough: AtomicBool,
     readonly_on_follower: Option<Globs>,
     record: OnceLock<MountRecord>,
+    /// What databases were, where that is kept.
+    pub history: Option<Arc<History>>,
 }
 
 impl State {
@@ -58,6 +61,7 @@ impl State {
         inodes: Arc<Inodes>,
         forced: ForcedAttributes,
         readonly_on_follower: Option<Globs>,
+        history: Option<Arc<History>>,
     ) -> io::Result<Self> {
         Ok(Self {
             store,
@@ -70,6 +74,7 @@ impl State {
             passthrough: AtomicBool::new(false),
             readonly_on_follower,
             record: OnceLock::new(),
+            history,
         })
     }
 
@@ -184,6 +189,9 @@ impl State {
     /// ESTALE where neither the file nor a handle of it is there any more.
     pub fn attributes(&self, ino: u64, fh: Option<u64>, by: u32) -> Result<(FileAttr, Duration), Errno> {
         let known = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        if matches!(known.target, Target::History(_) | Target::Point(_)) {
+            return Ok((self.past_attributes(ino, &known.target), NEVER));
+        }
         if matches!(known.target, Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag) {
             return Ok((self.control_file(ino, &known.target), NEVER));
         }
@@ -265,9 +273,35 @@ impl State {
             }
             _ => return attr,
         };
-        let Attributes { uid, gid, mode } =
-            self.forced.over(self.store.attributes(&of).attributes, directory);
+        let Attributes { uid, gid, mode } = self.shown_attributes(&of, directory);
         FileAttr { uid, gid, perm: (mode & 0o7777) as u16, ..attr }
+    }
+
+    /// Attributes of a database as it was, or of a directory of such. Whoever may not read a database may not read what it was; of
+    /// one that is no more only the daemon's own user may.
+    pub fn past_attributes(&self, ino: u64, target: &Target) -> FileAttr {
+        let (attr, of, mask) = match target {
+            Target::Point(point) => {
+                let of = self.store.get(&point.db).map(|_| MountPath::Database(point.db.clone()));
+                let attr = attr::of_control_file(ino, point.size_bytes, attr::of_ms(point.time.ms()));
+                (FileAttr { blocks: point.size_bytes.div_ceil(512), ..attr }, of, 0o444)
+            }
+            _ => {
+                let path = target.past_directory();
+                let of = || DbName::new(path).map_or(MountPath::Root, MountPath::Directory);
+                let of = self.store.is_directory(path).then(of);
+                (attr::of_directory(ino, SystemTime::UNIX_EPOCH, None), of, 0o555)
+            }
+        };
+        let Some(of) = of else { return FileAttr { perm: mask & 0o500, ..attr } };
+        let directory = !matches!(of, MountPath::Database(_));
+        let Attributes { uid, gid, mode } = self.shown_attributes(&of, directory);
+        FileAttr { uid, gid, perm: (mode & 0o7777) as u16 & mask, ..attr }
+    }
+
+    /// Owner and permissions of a database or directory as this mount shows them.
+    pub fn shown_attributes(&self, of: &MountPath, directory: bool) -> Attributes {
+        self.forced.over(self.store.attributes(of).attributes, directory)
     }
 
     /// The attributes of what somebody makes in a directory. A directory with the set-group-ID bit passes its group on,

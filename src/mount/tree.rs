@@ -59,7 +59,12 @@ impl Tree {
                 Some(self.dbs.join(path))
             }
             Target::File(db, kind) => Some(self.files(db).path(*kind)),
-            Target::Pos(_) | Target::Lock(_) | Target::Primary | Target::Lag => None,
+            Target::Pos(_)
+            | Target::Lock(_)
+            | Target::Primary
+            | Target::Lag
+            | Target::History(_)
+            | Target::Point(_) => None,
         }
     }
 

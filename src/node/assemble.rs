@@ -19,6 +19,7 @@ use super::endpoint_security::EndpointSecurity;
 use super::entering::{know_cluster, start_replication};
 use super::event_counters::{count_events, keep_metrics_small};
 use super::guard::Guard;
+use super::history::start_history;
 use super::hold_primary::NodeHolds;
 use super::holds::Holds;
 use super::hook::run_hooks;
@@ -36,6 +37,7 @@ use super::start_mode::StartMode;
 use super::view::NodeView;
 use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
+use crate::history::History;
 use crate::http::{self, Protection};
 use crate::io::blobs::BlobStore;
 use crate::mount::{Mount, MountOptions};
@@ -107,7 +109,8 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     };
     let replication = Arc::new(start_replication(settings, mode, parts).await?);
     let no_quorum_since = keep_up(settings, &store, &replication, &tasks, &shutdown);
-    let (mount, guard) = mount_guarded(settings, &store, &identity).await?;
+    let history = start_history(settings, &store, &replication, &tasks, &shutdown);
+    let (mount, guard) = mount_guarded(settings, &store, &identity, history.clone()).await?;
     let ready = watch::Sender::new(Err("this node is starting".to_owned()));
     let control = Arc::new(OnceLock::new());
     tasks.spawn(know_cluster(
@@ -131,6 +134,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let view = Arc::new(NodeView {
         holds,
         backups,
+        history,
         name: settings.name.clone(),
         role: settings.role,
         store: store.clone(),
@@ -251,9 +255,10 @@ async fn mount_guarded(
     settings: &Settings,
     store: &Arc<Store>,
     identity: &IdentityFile,
+    history: Option<Arc<History>>,
 ) -> Result<(Mount, Option<Arc<Guard>>), NodeError> {
     let own = identity.get().last_mount.is_some_and(|(_, at)| at == settings.mount);
-    let mount = mount(settings, store.clone(), own).await?;
+    let mount = mount(settings, store.clone(), own, history).await?;
     let guard = guard(identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
         store.set_mount_guard(guard.clone());
@@ -392,11 +397,17 @@ async fn open_store(
     .await?
 }
 
-async fn mount(settings: &Settings, store: Arc<Store>, own: bool) -> Result<Mount, NodeError> {
+async fn mount(
+    settings: &Settings,
+    store: Arc<Store>,
+    own: bool,
+    history: Option<Arc<History>>,
+) -> Result<Mount, NodeError> {
     let options = MountOptions {
         mount_point: settings.mount.clone(),
         own,
         store,
+        history,
         passthrough: settings.passthrough,
         forced: settings.forced,
         // The kernel lets nobody but the mounting user in otherwise.

@@ -23,6 +23,7 @@ mod followed;
 mod followers_of_voters;
 mod founding;
 mod guard;
+mod history;
 mod hold_primary;
 mod holds;
 mod hook;

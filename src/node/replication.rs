@@ -20,7 +20,7 @@ use crate::proxy::WriteGate;
 use crate::raft::{AddressBook, Beginning, Incarnation, PrimaryState, RaftNode, RaftOptions};
 use crate::rpc::{self, GrpcConnector, RemoteCluster};
 use crate::security::{MovedStream, NodeStream, Peering};
-use crate::store::{Candidate, ClusterControl, Member, PrimaryInfo, Store};
+use crate::store::{Candidate, ClusterControl, CommittedLog, Member, PrimaryInfo, Store};
 use crate::stream::{self, ClusterId, FollowOptions, Follower, PrimaryView, Serving};
 use crate::types::{DbName, NodeId};
 
@@ -318,6 +318,14 @@ impl Replication {
         let handed = tokio::time::timeout(HANDOFF_MAX, control.hand_off(None)).await;
         if !matches!(handed, Ok(Ok(_))) {
             tracing::warn!("nobody took over; the others elect a primary by themselves");
+        }
+    }
+
+    /// The committed entries as this node has them.
+    pub(super) fn log(&self) -> Arc<dyn CommittedLog> {
+        match self {
+            Self::Voter { raft, .. } => raft.log(),
+            Self::Replica { follower, .. } => follower.recent(),
         }
     }
 

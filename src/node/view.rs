@@ -12,6 +12,7 @@ use super::joining;
 use super::replication::Replication;
 use crate::backup::{BackupStatus, StatusBoard};
 use crate::db::{DbError, Done};
+use crate::history::History;
 use crate::http::{Api, Details, ExportSink, Import, Overview};
 use crate::io::free_space::Space;
 use crate::ltx::page_checksum;
@@ -44,6 +45,8 @@ pub(super) struct NodeView {
     pub(super) holds: Holds,
     /// How its backups stand.
     pub(super) backups: Vec<StatusBoard>,
+    /// What its databases were.
+    pub(super) history: Option<Arc<History>>,
     /// Which of its threads is stuck.
     pub(super) stuck: watch::Receiver<Option<String>>,
     /// Since when there is no quorum.
@@ -109,6 +112,10 @@ impl Api for NodeView {
 
     fn backups(&self) -> Vec<BackupStatus> {
         self.backups.iter().map(StatusBoard::status).collect()
+    }
+
+    fn history(&self) -> Option<Arc<History>> {
+        self.history.clone()
     }
 
     fn databases(&self) -> Vec<DbStatus> {

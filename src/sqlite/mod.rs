@@ -9,6 +9,7 @@ pub mod header;
 pub mod journal;
 pub mod journal_playback;
 pub mod lock_bytes;
+pub mod page_owners;
 pub mod wal;
 pub mod wal_index;
 pub mod wal_scanner;

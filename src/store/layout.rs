@@ -11,6 +11,7 @@ use crate::types::DbName;
 /// applied     how far the log is in there       names    owners, permissions, directories
 /// positions   where each database stands by the log
 /// tmp/        uploads and snapshots under way; emptied at start
+/// history/    what databases were, see the module `history`
 /// renamed/    databases that are to take another one's place, by log entry
 /// mounts/     which open files of a mount are which databases, for the start after this run
 /// ```
@@ -90,6 +91,11 @@ impl Layout {
     /// Databases that were renamed over one that applications have open, until that one's own file has their content.
     pub fn renamed(&self) -> PathBuf {
         self.root.join("renamed")
+    }
+
+    /// Earlier states of databases.
+    pub fn history(&self) -> PathBuf {
+        self.root.join("history")
     }
 
     /// Files of operations under way.

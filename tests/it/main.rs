@@ -29,6 +29,7 @@ mod founding;
 mod full_disk;
 mod guarantees;
 mod history;
+mod history_points;
 mod import_circles;
 mod interrupted_starts;
 mod last_close;

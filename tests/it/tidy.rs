@@ -18,11 +18,12 @@ const TOP_LEVEL: [&str; 9] = [
 const FORBIDDEN_NAMES: [&str; 5] = ["utils", "util", "common", "helpers", "manager"];
 
 /// Each group may use the groups before it. A group's modules may use one another only where the last field says so.
-const LAYERS: [(&[&str], bool); 8] = [
+const LAYERS: [(&[&str], bool); 9] = [
     (&["types"], false),
     (&["io", "sqlite", "ltx"], true),
     (&["db"], false),
     (&["store"], false),
+    (&["history"], false),
     (&["config", "security", "telemetry"], true),
     (&["mount", "raft", "stream", "backup"], false),
     (&["rpc", "http", "proxy", "sql"], true),
