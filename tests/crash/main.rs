@@ -156,13 +156,25 @@ fn settle(cluster: &mut Cluster, acknowledged: &Acknowledged, context: &str) {
     }
 }
 
+/// Waits until the node has noticed that nobody uses its earlier mounts any more.
+fn wait_until_nothing_is_held(node: &Node) {
+    if is_plain() {
+        return;
+    }
+    harness::eventually("nobody holds a database through an earlier mount", || {
+        let status = node.status().ok()?;
+        let held = status["databases"].as_array()?.iter().any(|db| db.get("held_by").is_some());
+        (!held).then_some(())
+    });
+}
+
 fn crash_at_random_moments(options: &Options) {
     let Some(mut cluster) = Cluster::start(options) else { return };
     let mut acknowledged = Acknowledged::new();
     for seed in first_seed()..first_seed() + rounds().div_ceil(2) {
         let mut random = StdRng::seed_from_u64(seed);
         let journal = *JOURNAL_MODES.choose(&mut random).unwrap();
-        let victim = *["daemon", "application", "both", "replica", "all", "replica twice"]
+        let victim = *["daemon", "daemon only", "application", "both", "replica", "all", "replica twice"]
             .choose(&mut random)
             .unwrap();
         let context = format!(
@@ -183,6 +195,13 @@ fn crash_at_random_moments(options: &Options) {
                     std::thread::sleep(Duration::from_millis(20));
                 }
                 traffic.kill(&mut acknowledged);
+            }
+            "daemon only" => {
+                cluster.primary.kill9();
+                // It comes back beside the applications, which keep what they have open until they are killed.
+                cluster.primary.must_start();
+                traffic.kill(&mut acknowledged);
+                wait_until_nothing_is_held(&cluster.primary);
             }
             "all" => {
                 cluster.replicas[0].kill9();
