@@ -26,7 +26,7 @@ use super::hook::run_hooks;
 use super::lag::tell_lag;
 use super::preparing::Preparing;
 use super::primary::VoterAccess;
-use super::proxying::{ProxySite, Proxying};
+use super::proxying::Proxying;
 use super::quorum::watch_quorum;
 use super::replication::{Parts, Replication, Timing};
 use super::restore_from::RestoreFrom;
@@ -34,6 +34,7 @@ use super::scrubs::keep_scrubbing;
 use super::sql_engine::SqlEngine;
 use super::sql_site::{NodeSqlSite, SqlServing, engine_options};
 use super::start_mode::StartMode;
+use super::this_node::ThisNode;
 use super::view::NodeView;
 use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
@@ -149,34 +150,31 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         certificates: settings.security.certificates.clone(),
         started: Instant::now(),
     });
-    let site = NodeSqlSite {
-        name: settings.name.to_string(),
+    let this = ThisNode {
+        name: settings.name.clone(),
         store: store.clone(),
-        control: control.clone(),
         ready: ready.subscribe(),
         peering: endpoints.peering.clone(),
+    };
+    let site = NodeSqlSite {
+        node: this.clone(),
+        control: control.clone(),
         engine: Arc::new(SqlEngine::new(engine_options(settings))),
     };
     let sql = SqlServing::start(settings, site, gate.clone(), &tasks, &shutdown);
     let exposition = Exposition::install();
     tasks.spawn(keep_metrics_small(exposition.clone(), shutdown.clone()));
     let router = http::router(view, exposition, shutdown.clone(), sql.router());
-    let peering = endpoints.peering;
     // Other nodes are known by their certificates, and what they pass on shows its client's token.
     let for_peers = Protection { loopback_names: None, ..endpoints.http.clone() };
     let for_peers = http::protect(router.clone(), for_peers);
     tasks.spawn(http::serve_peers(api_peers, for_peers, shutdown.clone()));
     let router = http::protect(router, endpoints.http);
     tasks.spawn(serve_http(addresses.http, router, endpoints.http_tls, shutdown.clone(), failed.clone()));
-    let proxy = addresses.proxy.zip(settings.proxy.clone()).map(|(listener, proxy)| {
-        let site = ProxySite {
-            name: settings.name.clone(),
-            store: store.clone(),
-            ready: ready.subscribe(),
-            peering,
-        };
-        Proxying::start(listener, peers, proxy, site, gate, failed.clone())
-    });
+    let proxy = addresses
+        .proxy
+        .zip(settings.proxy.clone())
+        .map(|(listener, proxy)| Proxying::start(listener, peers, proxy, this, gate, failed.clone()));
     tokio::select! {
         settled = wait_until_usable(&replication, &store, role, stuck, &tasks, &failed, &shutdown) => settled?,
         Some(failure) = failures.recv() => return Err(failure),

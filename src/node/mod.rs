@@ -46,6 +46,7 @@ mod sql_site;
 mod start_mode;
 mod supervise;
 mod systemd;
+mod this_node;
 mod view;
 mod voter;
 mod watch;

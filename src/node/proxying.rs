@@ -2,59 +2,28 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::NodeError;
 use super::joining::who_is;
+use super::this_node::ThisNode;
 use crate::config::ProxySettings;
 use crate::proxy::{self, Site, WriteGate};
-use crate::security::{NodeStream, Peering, Purpose};
-use crate::store::{PrimaryInfo, Store, StoreEvent};
-use crate::types::{DbName, NodeName, Txid};
+use crate::security::{NodeStream, Purpose};
+use crate::store::{PrimaryInfo, StoreEvent};
+use crate::types::{DbName, Txid};
 
-/// What the proxy asks.
-pub(super) struct ProxySite {
-    pub(super) name: NodeName,
-    pub(super) store: Arc<Store>,
-    /// Why applications may not start yet.
-    pub(super) ready: watch::Receiver<Result<(), String>>,
-    /// How this node speaks to others.
-    pub(super) peering: Peering,
-}
-
-impl Site for ProxySite {
-    fn name(&self) -> &NodeName {
-        &self.name
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        self.ready.borrow().clone()
-    }
-
-    fn primary(&self) -> Option<PrimaryInfo> {
-        self.store.primary()
-    }
-
-    fn lag(&self) -> Option<Duration> {
-        self.store.lag()
-    }
-
+impl Site for ThisNode {
     fn events(&self) -> broadcast::Receiver<StoreEvent> {
         self.store.events()
     }
 
     fn committed(&self, db: DbName) -> BoxFuture<'static, Option<Txid>> {
         Box::pin(self.store.clone().committed(db))
-    }
-
-    fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
-        let store = self.store.clone();
-        Box::pin(async move { store.wait_for(&db, txid, deadline).await })
     }
 
     fn connect(&self, host: String, port: u16) -> BoxFuture<'static, io::Result<NodeStream>> {
@@ -88,7 +57,7 @@ impl Proxying {
         listener: tokio::net::TcpListener,
         peers: mpsc::Receiver<NodeStream>,
         settings: ProxySettings,
-        site: ProxySite,
+        site: ThisNode,
         gate: WriteGate,
         failures: mpsc::Sender<NodeError>,
     ) -> Self {

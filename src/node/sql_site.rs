@@ -3,34 +3,28 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::joining::who_is;
 use super::sql_engine::SqlEngine;
+use super::this_node::ThisNode;
 use crate::config::Settings;
 use crate::http::Router;
-use crate::proxy::WriteGate;
-use crate::security::{NodeStream, Peering, Purpose};
+use crate::proxy::{NodeSite, WriteGate};
+use crate::security::{NodeStream, Purpose};
 use crate::sql::engine::EngineOptions;
 use crate::sql::gateway::{Gateway, NodeAddress, SqlSite, router};
-use crate::store::{ClusterControl, ClusterError, PrimaryInfo, Store};
+use crate::store::{ClusterControl, ClusterError, PrimaryInfo};
 use crate::types::{DbName, Txid};
 
 /// What SQL over HTTP asks.
 pub(super) struct NodeSqlSite {
-    pub(super) name: String,
-    pub(super) store: Arc<Store>,
+    pub(super) node: ThisNode,
     /// The cluster as a whole; empty until it is known.
     pub(super) control: Arc<OnceLock<Arc<dyn ClusterControl>>>,
-    /// Why applications may not start yet.
-    pub(super) ready: watch::Receiver<Result<(), String>>,
-    /// How this node speaks to others.
-    pub(super) peering: Peering,
     pub(super) engine: Arc<SqlEngine>,
 }
 
@@ -52,33 +46,16 @@ pub(super) fn engine_options(settings: &Settings) -> EngineOptions {
 }
 
 impl SqlSite for NodeSqlSite {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn ready(&self) -> Result<(), String> {
-        self.ready.borrow().clone()
-    }
-
-    fn primary(&self) -> Option<PrimaryInfo> {
-        self.store.primary()
-    }
-
-    fn lag(&self) -> Option<Duration> {
-        self.store.lag()
+    fn node(&self) -> &dyn NodeSite {
+        &self.node
     }
 
     fn exists(&self, db: &DbName) -> bool {
-        self.store.status(db).is_some()
+        self.node.store.status(db).is_some()
     }
 
     fn first_two(&self) -> Vec<DbName> {
-        self.store.list().into_iter().take(2).map(|status| status.name).collect()
-    }
-
-    fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
-        let store = self.store.clone();
-        Box::pin(async move { store.wait_for(&db, txid, deadline).await })
+        self.node.store.list().into_iter().take(2).map(|status| status.name).collect()
     }
 
     fn newest(&self, db: DbName) -> BoxFuture<'_, Result<Option<Txid>, ClusterError>> {
@@ -92,7 +69,7 @@ impl SqlSite for NodeSqlSite {
 
     fn locate(&self, name: String) -> BoxFuture<'_, Result<NodeAddress, String>> {
         Box::pin(async move {
-            if let Some(primary) = self.store.primary().filter(|primary| primary.name == name) {
+            if let Some(primary) = self.node.store.primary().filter(|primary| primary.name == name) {
                 return self.address_of(&primary);
             }
             let unknown = || format!("node {name:?} is not known");
@@ -100,16 +77,17 @@ impl SqlSite for NodeSqlSite {
             let members = control.members().await.map_err(|error| error.to_string())?;
             let member =
                 members.into_iter().find(|member| member.name.as_str() == name).ok_or_else(unknown)?;
-            if self.peering.is_encrypted() {
+            if self.node.peering.is_encrypted() {
                 return Ok(NodeAddress { name, authority: member.addr });
             }
-            let identity = who_is(&member.addr, &self.peering).await.map_err(|error| error.to_string())?;
+            let identity =
+                who_is(&member.addr, &self.node.peering).await.map_err(|error| error.to_string())?;
             Ok(NodeAddress { authority: authority_of(&identity.http)?, name })
         })
     }
 
     fn address_of(&self, primary: &PrimaryInfo) -> Result<NodeAddress, String> {
-        let authority = match self.peering.is_encrypted() {
+        let authority = match self.node.peering.is_encrypted() {
             true => primary.addr.clone(),
             false => authority_of(&primary.http)?,
         };
@@ -117,7 +95,7 @@ impl SqlSite for NodeSqlSite {
     }
 
     fn connect(&self, authority: String) -> BoxFuture<'static, io::Result<NodeStream>> {
-        let peering = self.peering.clone();
+        let peering = self.node.peering.clone();
         Box::pin(async move {
             let strange = || io::Error::other(format!("{authority:?} is no HOST:PORT"));
             let (host, port) = authority.rsplit_once(':').ok_or_else(strange)?;

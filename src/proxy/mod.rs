@@ -13,6 +13,7 @@ mod forward;
 pub mod fuzz;
 mod gate;
 mod headers;
+mod node_connector;
 mod read;
 mod rules;
 mod server;
@@ -27,5 +28,6 @@ mod write_targets;
 
 pub use cookie::seen_in_cookie;
 pub use gate::{GateState, Passage, Pause, WriteGate};
+pub use node_connector::{NodeConnector, innermost, node_client};
 pub use server::serve;
-pub use site::Site;
+pub use site::{NodeSite, Site};

@@ -12,23 +12,17 @@ use hyper::http::uri::Authority;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tower::Service;
 
 use super::Site;
 use super::body::{Outgoing, Progress};
+use super::node_connector::{NodeConnector, innermost, node_client};
 use crate::config::ProxySettings;
-use crate::security::NodeStream;
 
 /// Unused connections to the application are kept this long: servers close theirs after 2 s and more, and what is sent
 /// in that moment is lost.
 const APP_IDLE_MAX: Duration = Duration::from_secs(1);
-/// The same between proxies, which keep theirs at least 10 s.
-const PEER_IDLE_MAX: Duration = Duration::from_secs(5);
-/// How long another node has to accept a connection.
-const PEER_CONNECT_MAX: Duration = Duration::from_secs(1);
-/// A node that acknowledges nothing for so long is gone.
-const PEER_SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Pause between attempts to connect to an application that refuses.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -55,7 +49,7 @@ pub(super) enum To<'a> {
 /// The connections.
 pub(super) struct Upstream {
     app: Client<Patient, Outgoing>,
-    peers: Client<Peers, Outgoing>,
+    peers: Client<NodeConnector, Outgoing>,
     target: Authority,
     response_timeout: Duration,
 }
@@ -76,7 +70,9 @@ impl Upstream {
         let patient = Patient { inner: connector, limit: settings.connect_timeout };
         Ok(Self {
             app: builder.pool_idle_timeout(APP_IDLE_MAX).build(patient),
-            peers: builder.pool_idle_timeout(PEER_IDLE_MAX).build(Peers { site }),
+            peers: node_client(move |uri| {
+                site.connect(uri.host().unwrap_or_default().to_owned(), uri.port_u16().unwrap_or(80))
+            }),
             target,
             response_timeout: settings.response_timeout,
         })
@@ -124,15 +120,6 @@ impl Upstream {
     }
 }
 
-/// The cause an operator can do something about ("Connection refused").
-fn innermost(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string().to_lowercase()
-}
-
 /// Connects to an application that may be starting: tries again where it is refused.
 #[derive(Clone)]
 struct Patient {
@@ -160,33 +147,6 @@ impl Service<Uri> for Patient {
                     connected => return connected,
                 }
             }
-        })
-    }
-}
-
-/// Connects to proxies of other nodes.
-#[derive(Clone)]
-struct Peers {
-    site: Arc<dyn Site>,
-}
-
-impl Service<Uri> for Peers {
-    type Response = TokioIo<NodeStream>;
-    type Error = io::Error;
-    type Future = BoxFuture<'static, io::Result<Self::Response>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let port = uri.port_u16().unwrap_or(80);
-        let connecting = self.site.connect(uri.host().unwrap_or_default().to_owned(), port);
-        Box::pin(async move {
-            let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-            let stream = tokio::time::timeout(PEER_CONNECT_MAX, connecting).await.map_err(late)??;
-            stream.notice_silence(PEER_SILENCE_MAX)?;
-            Ok(TokioIo::new(stream))
         })
     }
 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{HostPort, OneOrMany, Partial, ProxyPartial, ProxySettings, Settings};
 use crate::proxy::answer::Body;
-use crate::proxy::{Site, WriteGate, serve};
+use crate::proxy::{NodeSite, Site, WriteGate, serve};
 use crate::security::NodeStream;
 use crate::store::{PrimaryInfo, StoreEvent};
 use crate::types::{DbName, NodeName, Txid};
@@ -42,17 +42,13 @@ fn info(name: &str) -> PrimaryInfo {
     PrimaryInfo { name: name.into(), addr: format!("{name}:1"), http: String::new() }
 }
 
-impl Site for Fake {
+impl NodeSite for Fake {
     fn name(&self) -> &NodeName {
         &self.name
     }
 
     fn ready(&self) -> Result<(), String> {
         Ok(())
-    }
-
-    fn connect(&self, host: String, port: u16) -> BoxFuture<'static, std::io::Result<NodeStream>> {
-        Box::pin(async move { Ok(NodeStream::Plain(TcpStream::connect((host, port)).await?)) })
     }
 
     fn primary(&self) -> Option<PrimaryInfo> {
@@ -63,6 +59,16 @@ impl Site for Fake {
         *self.lag.lock().unwrap()
     }
 
+    fn wait_for(&self, _: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
+        let mut watched = self.txid.subscribe();
+        Box::pin(async move {
+            let there = watched.wait_for(|now| *now >= txid.get());
+            tokio::time::timeout_at(deadline.into(), there).await.is_ok()
+        })
+    }
+}
+
+impl Site for Fake {
     fn events(&self) -> broadcast::Receiver<StoreEvent> {
         self.events.subscribe()
     }
@@ -72,12 +78,8 @@ impl Site for Fake {
         Box::pin(async move { txid })
     }
 
-    fn wait_for(&self, _: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool> {
-        let mut watched = self.txid.subscribe();
-        Box::pin(async move {
-            let there = watched.wait_for(|now| *now >= txid.get());
-            tokio::time::timeout_at(deadline.into(), there).await.is_ok()
-        })
+    fn connect(&self, host: String, port: u16) -> BoxFuture<'static, std::io::Result<NodeStream>> {
+        Box::pin(async move { Ok(NodeStream::Plain(TcpStream::connect((host, port)).await?)) })
     }
 
     fn proxy_of(&self, node: &PrimaryInfo) -> BoxFuture<'static, Result<Option<String>, String>> {

@@ -146,22 +146,46 @@ fn allowed(headers: &HeaderMap) -> (Allowed, bool) {
     (Allowed { write, here: writable.is_some() }, write && writable.is_some_and(|how| how == "create"))
 }
 
+/// A request that is about to be done.
+struct Begun {
+    /// Its place among the streams; none where it ends its stream at once.
+    taken: Option<Taken>,
+    session: Session,
+    allowed: Allowed,
+    /// Ends the statement at work where the client goes.
+    guard: AbandonOnDrop,
+}
+
 impl Engine {
-    /// The stream of a request: the one its baton names, or a new one, which is remembered unless it ends at once.
-    async fn stream(
+    /// The stream of a request: the one its baton names, or a new one, which is remembered unless it `ends` at once.
+    async fn begin(
         &self,
         db: &str,
         headers: &HeaderMap,
         baton: Option<&str>,
         ends: bool,
-    ) -> Result<(Option<Taken>, Session), Failure> {
+    ) -> Result<Begun, Failure> {
         let (allowed, create) = allowed(headers);
-        if let Some(baton) = baton {
-            let (taken, session) = self.streams.take(baton, db, allowed.write)?;
-            return Ok((Some(taken), session));
-        }
-        let taken = if ends { None } else { Some(self.streams.begin(db, allowed.write)?) };
-        Ok((taken, self.pool.session(db, create).await?))
+        let (taken, session) = match baton {
+            Some(baton) => {
+                let (taken, session) = self.streams.take(baton, db, allowed.write)?;
+                (Some(taken), session)
+            }
+            None => {
+                let taken = if ends { None } else { Some(self.streams.begin(db, allowed.write)?) };
+                (taken, self.pool.session(db, create).await?)
+            }
+        };
+        let guard = AbandonOnDrop::new(session.connection.interrupt.clone());
+        Ok(Begun { taken, session, allowed, guard })
+    }
+
+    /// Whether requests may write where only the primary may; the time of the statements begins. Blocking: it compiles
+    /// them.
+    fn needs_primary(&self, session: &Session, allowed: Allowed, requests: &[StreamRequest]) -> bool {
+        session.connection.interrupt.arm(self.options.statement_max);
+        let elsewhere = allowed.write && !allowed.here && session.is_autocommit();
+        elsewhere && !plan::reads_only(session, requests)
     }
 
     /// The transaction that the database is at, by the file that the mount has beside each.
@@ -187,14 +211,11 @@ async fn do_pipeline(
 ) -> Result<Response, Refused> {
     let PipelineRequest { baton, requests } = decode(&body)?;
     let ends = matches!(requests.last(), Some(StreamRequest::Close {}));
-    let (taken, mut session) = engine.stream(&db, &headers, baton.as_deref(), ends).await?;
-    let (allowed, _) = allowed(&headers);
-    let guard = AbandonOnDrop::new(session.connection.interrupt.clone());
+    let Begun { taken, mut session, allowed, guard } =
+        engine.begin(&db, &headers, baton.as_deref(), ends).await?;
     let at_work = engine.clone();
     let worked = tokio::task::spawn_blocking(move || {
-        session.connection.interrupt.arm(at_work.options.statement_max);
-        let planned = allowed.write && !allowed.here && session.is_autocommit();
-        if planned && !plan::reads_only(&session, &requests) {
+        if at_work.needs_primary(&session, allowed, &requests) {
             return Err(Box::new(elsewhere(session)));
         }
         let scope = Scope { allowed, options: &at_work.options };
@@ -242,16 +263,14 @@ async fn do_cursor(
     body: Bytes,
 ) -> Result<Response, Refused> {
     let CursorRequest { baton, batch } = decode(&body)?;
-    let (taken, mut session) = engine.stream(&db, &headers, baton.as_deref(), false).await?;
-    let (allowed, _) = allowed(&headers);
+    let Begun { taken, mut session, allowed, guard } =
+        engine.begin(&db, &headers, baton.as_deref(), false).await?;
     let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
     let (begun, begins) = tokio::sync::oneshot::channel();
-    let guard = AbandonOnDrop::new(session.connection.interrupt.clone());
     let (runtime, at_work) = (tokio::runtime::Handle::current(), engine.clone());
     tokio::task::spawn_blocking(move || {
-        session.connection.interrupt.arm(at_work.options.statement_max);
         let batch = [StreamRequest::Batch { batch }];
-        if allowed.write && !allowed.here && session.is_autocommit() && !plan::reads_only(&session, &batch) {
+        if at_work.needs_primary(&session, allowed, &batch) {
             // Whoever asked has gone where it does not hear it.
             drop(begun.send(Some(elsewhere(session))));
             return;

@@ -85,13 +85,15 @@ impl Wanted {
             })?;
             least = least.max(newest);
         }
-        let late = |limit| site.lag().is_none_or(|lag| lag > limit);
+        let late = |limit| site.node().lag().is_none_or(|lag| lag > limit);
         if self.max_staleness.is_some_and(late) {
             return Ok(false);
         }
         match least {
             None => Ok(true),
-            Some(txid) => Ok(site.wait_for(db.clone(), txid, Instant::now() + settings.txid_timeout).await),
+            Some(txid) => {
+                Ok(site.node().wait_for(db.clone(), txid, Instant::now() + settings.txid_timeout).await)
+            }
         }
     }
 }

@@ -52,12 +52,12 @@ enum Answer {
 impl Service {
     /// Answers a request.
     pub async fn answer(&self, ask: Ask, wanted: Wanted) -> Result<Response, Refusal> {
-        if let Err(why) = self.site.ready() {
+        if let Err(why) = self.site.node().ready() {
             return Err(Refusal::unavailable(why));
         }
         let owner = ask.document.baton.as_deref().map(|baton| node_of(baton).unwrap_or_default());
         match owner {
-            Some(owner) if owner != self.site.name() => {
+            Some(owner) if owner != self.site.node().name().as_str() => {
                 if ask.forwarded {
                     return Err(Refusal::lost("the stream's node goes by another name now"));
                 }
@@ -107,7 +107,7 @@ impl Service {
             let texts = serde_json::from_slice(&body).unwrap_or_default();
             return Ok(Answer::Primary(texts));
         }
-        Ok(Answer::Done(done_by(response, self.site.name())))
+        Ok(Answer::Done(done_by(response, self.site.node().name().as_str())))
     }
 
     /// Sends a request to where its stream is.
@@ -153,8 +153,10 @@ impl Service {
                 Answer::Primary(_) => Err("the primary is being moved".to_owned()),
             });
         }
-        let Some(primary) = self.site.primary() else { return Ok(Err("no primary is known".to_owned())) };
-        if primary.name == self.site.name() {
+        let Some(primary) = self.site.node().primary() else {
+            return Ok(Err("no primary is known".to_owned()));
+        };
+        if primary.name == self.site.node().name().as_str() {
             return Ok(Err("this node is about to be primary, or is no more".to_owned()));
         }
         let node = match self.site.address_of(&primary) {

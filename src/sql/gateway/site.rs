@@ -1,9 +1,9 @@
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 
+use crate::proxy::NodeSite;
 use crate::security::NodeStream;
 use crate::store::{ClusterError, PrimaryInfo};
 use crate::types::{DbName, Txid};
@@ -19,26 +19,14 @@ pub struct NodeAddress {
 
 /// A node, as far as SQL over HTTP asks it.
 pub trait SqlSite: Send + Sync + 'static {
-    /// Its name.
-    fn name(&self) -> &str;
-
-    /// `Err` says why applications may not use the mount.
-    fn ready(&self) -> Result<(), String>;
-
-    /// The primary, also where it is this node.
-    fn primary(&self) -> Option<PrimaryInfo>;
-
-    /// How long ago this node had everything; `None` where it never had.
-    fn lag(&self) -> Option<Duration>;
+    /// The node itself.
+    fn node(&self) -> &dyn NodeSite;
 
     /// Whether there is such a database here.
     fn exists(&self, db: &DbName) -> bool;
 
     /// The names of some databases here, at most two: whether there is exactly one.
     fn first_two(&self) -> Vec<DbName>;
-
-    /// Waits until the database has reached `txid` here; `false` at the deadline.
-    fn wait_for(&self, db: DbName, txid: Txid, deadline: Instant) -> BoxFuture<'static, bool>;
 
     /// The newest committed transaction of a database, confirmed by a quorum; `None` where it has none.
     fn newest(&self, db: DbName) -> BoxFuture<'_, Result<Option<Txid>, ClusterError>>;
