@@ -11,6 +11,9 @@ use crate::harness::{
     App, Node, PATIENCE, Settings, Voters, eventually, free_address, http, needs_skein, skip, sql, within,
 };
 
+/// Where the primary moves as planned only: nobody else is elected because the machine is busy for a moment.
+const CALM: [(&str, &str); 1] = [("SKEIN_ELECTION_TIMEOUT", "4s")];
+
 /// Clients at a time.
 const CLIENTS: usize = 4;
 
@@ -24,6 +27,11 @@ struct Site {
 
 impl Site {
     fn start(replicas: usize, secured: bool) -> Option<Self> {
+        Self::start_with(replicas, secured, &[])
+    }
+
+    /// With environment for the nodes.
+    fn start_with(replicas: usize, secured: bool, env: &[(&str, &str)]) -> Option<Self> {
         if !needs_skein() {
             return None;
         }
@@ -41,6 +49,7 @@ impl Site {
                 1 | 2 => Settings { role: "voter", ..Settings::replica(&name, nodes[0].listen) },
                 _ => Settings::replica(&name, nodes[0].listen),
             };
+            settings.env = env.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             let (proxy, target) = (free_address(), free_address());
             let options =
                 [("addr", proxy.to_string()), ("target", target.to_string()), ("db", "app.db".into())];
@@ -220,7 +229,7 @@ fn report(what: &str, clients: &[Client]) -> Vec<String> {
 
 #[test]
 fn clients_read_what_they_wrote_whichever_node_they_ask() {
-    let Some(site) = Site::start(1, false) else { return };
+    let Some(site) = Site::start_with(1, false, &CALM) else { return };
     let clients = under_load(&site.proxies, |steps| wait_steps(steps, 600));
     let failures = report("four nodes", &clients);
     assert!(failures.is_empty(), "{failures:?}");
@@ -240,7 +249,7 @@ fn clients_read_what_they_wrote_whichever_node_they_ask() {
 
 #[test]
 fn between_nodes_with_certificates_requests_travel_inside_tls() {
-    let Some(site) = Site::start(0, true) else { return };
+    let Some(site) = Site::start_with(0, true, &CALM) else { return };
     let clients = under_load(&site.proxies, |steps| {
         wait_steps(steps, 100);
         let from = site.voters.primary();
@@ -255,7 +264,7 @@ fn between_nodes_with_certificates_requests_travel_inside_tls() {
 
 #[test]
 fn a_handoff_fails_no_request() {
-    let Some(site) = Site::start(0, false) else { return };
+    let Some(site) = Site::start_with(0, false, &CALM) else { return };
     let clients = under_load(&site.proxies, |steps| {
         for _ in 0..6 {
             wait_steps(steps, 40);
@@ -286,13 +295,14 @@ fn the_loss_of_the_primary_fails_only_what_was_under_way_there() {
     });
     let failures = report("kill -9 of the primary", &clients);
     site.check_after_loss(&survivors, &clients);
-    // Who asks the node that is gone finds nobody, or loses his connection with it. Who asks another one is told that
-    // the primary broke off, at most once at each that is left: after that nothing is sent there.
+    // Who asks the node that is gone finds nobody, or loses his connection with it: a request under way, and one more,
+    // because a process that is killed may still take connections while its other threads end. Who asks another one is
+    // told that the primary broke off, at most once at each that is left: after that nothing is sent there.
     let of = |cause| failures.iter().filter(move |failure| cause_of(failure) == Some(cause)).count();
     let (nobody, cut, broke_off) = (of(Cause::NobodyThere), of(Cause::Cut), of(Cause::BrokeOff));
     println!("    nobody there {nobody}, cut {cut}, broke off {broke_off}");
     assert_eq!(nobody + cut + broke_off, failures.len(), "{failures:?}");
-    assert!(cut <= CLIENTS && broke_off <= CLIENTS * survivors.len(), "{failures:?}");
+    assert!(cut <= CLIENTS * 2 && broke_off <= CLIENTS * survivors.len(), "{failures:?}");
 }
 
 /// Why a client was not served.
