@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::generation::{BASE, Generation};
 use super::keeper::Keeper;
@@ -21,7 +22,8 @@ pub(super) struct Copied {
 }
 
 /// Copies a database as it is now; `None` where it is not there any more, or has no content. Blocking, for as long as the disk
-/// takes; the keeper is not held meanwhile. `room` says whether there is room for so many bytes.
+/// takes; the keeper is not held meanwhile. `room` says whether there is room for so many bytes;
+/// it is given up once `stopped` is set: nothing may have the database open while the node ends.
 ///
 /// # Errors
 /// Where it cannot be read, or the copy has not the checksum of its position.
@@ -29,6 +31,7 @@ pub(super) fn copy(
     store: &Arc<Store>,
     db: &DbName,
     room: impl FnOnce(u64) -> bool,
+    stopped: &AtomicBool,
 ) -> Result<Option<Copied>, HistoryError> {
     let Some(status) = store.status(db) else { return Ok(None) };
     if status.failure.is_some() || status.size_bytes == 0 {
@@ -46,17 +49,25 @@ pub(super) fn copy(
     let scratch = store.layout().tmp();
     let file = tempfile::Builder::new().prefix("history-").tempfile_in(&scratch);
     let file = file.map_err(HistoryError::io("writing into", &scratch))?;
-    write(&mut snapshot, file.as_file(), db)?;
+    write(&mut snapshot, file.as_file(), db, stopped)?;
     file.as_file().sync_data().map_err(HistoryError::io("writing", file.path()))?;
     Ok(Some(Copied { header: snapshot.header(), file, time }))
 }
 
-fn write(snapshot: &mut SnapshotReader, file: &File, db: &DbName) -> Result<(), HistoryError> {
+fn write(
+    snapshot: &mut SnapshotReader,
+    file: &File,
+    db: &DbName,
+    stopped: &AtomicBool,
+) -> Result<(), HistoryError> {
     let header = snapshot.header();
     let mut page = vec![0; header.page_size.len()];
     let mut out = BufWriter::with_capacity(1 << 18, file);
     let (lock_page, mut computed) = (Pgno::lock_page(header.page_size), Checksum::EMPTY);
     for pgno in (1..=header.commit.get()).filter_map(Pgno::new) {
+        if stopped.load(Ordering::Relaxed) {
+            return Err(HistoryError::NotFound(format!("{db}: the node ends before its copy is complete")));
+        }
         if pgno == lock_page {
             page.fill(0);
         } else {

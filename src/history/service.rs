@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct History {
     store: Arc<Store>,
     log: Arc<dyn CommittedLog>,
     runtime: Handle,
+    /// No database is copied any more.
+    stopped: AtomicBool,
 }
 
 impl History {
@@ -34,7 +37,7 @@ impl History {
     pub fn new(options: HistoryOptions, store: Arc<Store>, log: Arc<dyn CommittedLog>) -> Arc<Self> {
         let root = store.layout().history();
         let keeper = Mutex::new(Keeper::new(root, options, log.clone(), store.blobs().clone()));
-        Arc::new(Self { keeper, store, log, runtime: Handle::current() })
+        Arc::new(Self { keeper, store, log, runtime: Handle::current(), stopped: AtomicBool::new(false) })
     }
 
     /// Follows the log until the node ends.
@@ -61,10 +64,18 @@ impl History {
             tidied = if tidy { now } else { tidied };
             noted = if note { now } else { noted };
         }
-        let ended = tokio::task::spawn_blocking(move || self.step(false, true, BTreeMap::new())).await;
-        if let Err(error) = ended {
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut keeper = self.keeper();
+            keeper.catch_up().and_then(|()| keeper.store_cursor())
+        });
+        if let Ok(Err(error)) = ended.await {
             tracing::warn!(%error, "the local history was not written to its end");
         }
+    }
+
+    /// Lets go of databases, for the node ends: a copy under way is given up, and none is begun.
+    pub fn stop_copying(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Writes what the log has got, begins what needs a copy, and gives up what is too old. Returns when databases that could
@@ -86,7 +97,10 @@ impl History {
             if note && let Err(error) = keeper.store_cursor() {
                 tracing::debug!(%error, "the next start will look at more of the log");
             }
-            keeper.needs_base.iter().cloned().collect()
+            match self.stopped.load(Ordering::Relaxed) {
+                true => Vec::new(),
+                false => keeper.needs_base.iter().cloned().collect(),
+            }
         };
         again.retain(|db, _| wanted.contains(db));
         for db in wanted
@@ -109,7 +123,7 @@ impl History {
             let within = keeper.bytes().saturating_add(bytes) <= keeper.options.bytes_max;
             within && keeper.has_room_for(bytes)
         };
-        let copied = base::copy(&self.store, db, room)?;
+        let copied = base::copy(&self.store, db, room, &self.stopped)?;
         let mut keeper = self.keeper();
         match copied {
             Some(copied) => keeper.begin_with(db, copied),
@@ -203,11 +217,6 @@ impl History {
     /// As [`transactions`](Self::transactions).
     pub fn point_ids(&self, db: &DbName, limit: usize) -> Result<Vec<PointId>, HistoryError> {
         self.current(db)?.ids(db, limit)
-    }
-
-    /// How far the log is in here.
-    pub fn index(&self) -> LogIndex {
-        self.keeper().cursor
     }
 
     /// What all files take, in bytes.

@@ -57,6 +57,7 @@ pub(super) struct Running {
     pub(super) failures: mpsc::Receiver<NodeError>,
     mount: Mount,
     guard: Option<Arc<Guard>>,
+    history: Option<Arc<History>>,
     store: Arc<Store>,
     replication: Arc<Replication>,
     proxy: Option<Proxying>,
@@ -135,7 +136,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
     let view = Arc::new(NodeView {
         holds,
         backups,
-        history,
+        history: history.clone(),
         name: settings.name.clone(),
         role: settings.role,
         store: store.clone(),
@@ -202,6 +203,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         failures,
         mount,
         guard,
+        history,
         store,
         replication,
         proxy,
@@ -287,6 +289,9 @@ impl Running {
     /// in its place, dead: nobody has said that applications are done with it.
     pub(super) async fn stop(self, failed: bool) -> Result<(), NodeError> {
         let _before = self.ready.send_replace(Err("this node is ending".to_owned()));
+        if let Some(history) = &self.history {
+            history.stop_copying();
+        }
         // A voter's log must take what is still to be captured; a replica must not apply to what is being closed.
         let voter = matches!(*self.replication, Replication::Voter { .. });
         if !failed {
