@@ -19,6 +19,9 @@ const LEAF_TABLE: u8 = 0x0d;
 /// Size of the database header, behind which the first page's b-tree begins.
 const DATABASE_HEADER: usize = 100;
 
+/// Reads a page.
+pub type ReadPage<'a, E> = dyn FnMut(Pgno, &mut [u8]) -> Result<(), E> + 'a;
+
 /// The owner of each page of a database that has one: the table for a table and its indexes. `read` reads a page.
 ///
 /// # Errors
@@ -26,7 +29,7 @@ const DATABASE_HEADER: usize = 100;
 pub fn page_owners<E>(
     page_size: PageSize,
     pages: u32,
-    read: &mut dyn FnMut(Pgno, &mut [u8]) -> Result<(), E>,
+    read: &mut ReadPage<'_, E>,
 ) -> Result<BTreeMap<Pgno, String>, E> {
     let mut walk = Walk {
         pages,
@@ -55,7 +58,7 @@ struct Walk<'a, E> {
     page: Vec<u8>,
     usable: usize,
     owners: BTreeMap<Pgno, String>,
-    read: &'a mut dyn FnMut(Pgno, &mut [u8]) -> Result<(), E>,
+    read: &'a mut ReadPage<'a, E>,
 }
 
 impl<E> Walk<'_, E> {

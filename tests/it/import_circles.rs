@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str], &str); 3] = [
             "roles",
             "shared",
             "view",
+            "wal_chain",
             "wal_watcher",
             "wal_writer",
             "write_lease",
