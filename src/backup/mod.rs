@@ -5,6 +5,8 @@
 //! restored into a cluster goes in as an import. `object_store` is named in `cloud` only. Called by `node` and `cli`.
 
 mod error;
+#[cfg(test)]
+pub mod fuzz;
 mod location;
 mod objects;
 

@@ -30,7 +30,7 @@ const fn target(name: &'static str, run: fn(&[u8]), samples: fn() -> Vec<Vec<u8>
 }
 
 /// All of them.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 16] = [
     Target { memory_bytes_max: LZ4_BLOCKS, ..target("ltx", crate::ltx::fuzz::file, crate::ltx::fuzz::files) },
     target("change_set", crate::ltx::fuzz::change_set, crate::ltx::fuzz::change_sets),
     target("header", crate::sqlite::fuzz::header, crate::sqlite::fuzz::headers),
@@ -46,6 +46,10 @@ pub const TARGETS: [Target; 12] = [
     },
     target("snapshot", crate::rpc::fuzz::snapshot, crate::rpc::fuzz::snapshots),
     target("cookie", crate::proxy::fuzz::cookie, crate::proxy::fuzz::cookies),
+    target("hrana", crate::sql::gateway::fuzz::request, crate::sql::gateway::fuzz::requests),
+    target("positions", crate::store::fuzz::positions, crate::store::fuzz::position_files),
+    target("manifest", crate::backup::fuzz::manifest, crate::backup::fuzz::manifests),
+    target("bucket_key", crate::backup::fuzz::key, crate::backup::fuzz::keys),
 ];
 
 #[cfg(test)]
@@ -55,8 +59,12 @@ mod tests {
 
     use super::*;
 
-    /// Mutations of each sample.
+    /// Mutations of each sample; `SKEIN_FUZZ_ROUNDS` sets another number.
     const ROUNDS: u64 = 250;
+
+    fn rounds() -> u64 {
+        std::env::var("SKEIN_FUZZ_ROUNDS").map_or(ROUNDS, |text| text.parse().expect("a number of rounds"))
+    }
 
     #[test]
     fn no_target_panics_or_takes_memory_without_bounds() {
@@ -66,7 +74,7 @@ mod tests {
             for (number, sample) in samples.iter().enumerate() {
                 check(target, sample, &format!("sample {number}"));
                 let mut random = StdRng::seed_from_u64(number as u64);
-                for round in 0..ROUNDS {
+                for round in 0..rounds() {
                     let input = mutations::mutate(&mut random, sample, &samples);
                     check(target, &input, &format!("sample {number}, round {round}"));
                 }

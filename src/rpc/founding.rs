@@ -111,6 +111,31 @@ impl Founding for FoundingService {
     }
 }
 
+/// A target for [`crate::fuzz`]: nodes that wait for one another.
+#[cfg(test)]
+pub(super) fn fuzz(data: &[u8]) {
+    use prost::Message;
+    if let Ok(request) = wire::MeetRequest::decode(data)
+        && let Ok(node) = from_wire(request.from)
+    {
+        assert!(from_wire(Some(to_wire(&node))).is_ok_and(|again| again == node));
+    }
+    drop(wire::MeetResponse::decode(data).map(|answer| from_wire(answer.from)));
+}
+
+/// A valid message for it.
+#[cfg(test)]
+pub(super) fn fuzz_sample() -> Vec<u8> {
+    use prost::Message;
+    let from = wire::Founder {
+        node_id: 7,
+        name: "n1".into(),
+        addr: "10.0.0.1:1".into(),
+        http: "http://10.0.0.1:2".into(),
+    };
+    wire::MeetRequest { from: Some(from), expect: 3, ..Default::default() }.encode_to_vec()
+}
+
 fn to_wire(node: &Candidate) -> wire::Founder {
     let Candidate { node, name, addr, http, .. } = node.clone();
     wire::Founder { node_id: node.get(), name: name.to_string(), addr, http }

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::compress::{Compressor, Decompressor};
 use super::convert::{self, FrameReader};
-use super::{cluster, wire};
+use super::{cluster, founding, wire};
 use crate::types::{PageSize, Pgno};
 
 const PAGE: usize = 512;
@@ -28,6 +28,7 @@ pub fn message(data: &[u8]) {
         }
         4 => drop(wire::SnapshotRequest::decode(data)),
         5 => drop(wire::FetchBlobRequest::decode(data)),
+        7 => founding::fuzz(data),
         _ => cluster::fuzz::message(data),
     }
 }
@@ -115,7 +116,8 @@ pub fn messages() -> Vec<Vec<u8>> {
             .concat(),
         [&[3], &list.encode_to_vec()[..]].concat(),
     ];
-    all.extend(cluster::fuzz::messages().into_iter().map(|message| [&[7], &message[..]].concat()));
+    all.extend(cluster::fuzz::messages().into_iter().map(|message| [&[6], &message[..]].concat()));
+    all.push([&[7], &founding::fuzz_sample()[..]].concat());
     all
 }
 

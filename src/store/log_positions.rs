@@ -168,7 +168,7 @@ impl Table {
     }
 }
 
-fn text_of(known: &BTreeMap<DbName, LogPosition>) -> String {
+pub(super) fn text_of(known: &BTreeMap<DbName, LogPosition>) -> String {
     let mut text = format!("{MAGIC}\n");
     known.iter().for_each(|(name, LogPosition { index, pos })| {
         text.push_str(&format!("{index} {pos} {name}\n"));
@@ -176,7 +176,7 @@ fn text_of(known: &BTreeMap<DbName, LogPosition>) -> String {
     text
 }
 
-fn parse(text: &str) -> Option<BTreeMap<DbName, LogPosition>> {
+pub(super) fn parse(text: &str) -> Option<BTreeMap<DbName, LogPosition>> {
     let mut lines = text.lines();
     (lines.next()? == MAGIC).then_some(())?;
     lines

@@ -16,6 +16,8 @@ mod earlier_mounts;
 mod error;
 mod event;
 mod freshness;
+#[cfg(test)]
+pub mod fuzz;
 mod group;
 mod holds;
 mod layout;

@@ -7,6 +7,8 @@ mod ask;
 mod document;
 mod engine_link;
 mod freshness;
+#[cfg(test)]
+pub mod fuzz;
 mod refusal;
 mod remote;
 mod router;
