@@ -2,8 +2,7 @@
 //!
 //! `SKEIN_FAULT=LABEL:NTH:ACTION` arms one point: at the NTH pass (from 1) of [`point`] with that label the
 //! action is taken: `error` (EIO), `full` (ENOSPC), `stall` (the call takes 10 s longer) or `kill` (SIGKILL to this
-//! process). Unarmed points cost
-//! one atomic load. `SKEIN_FAULT_TRACE=FILE` appends each label to the file the first time it is passed.
+//! process). `NTH+` means that pass and all later ones; several are separated by commas. Unarmed points cost one atomic load. `SKEIN_FAULT_TRACE=FILE` appends each label to the file the first time it is passed.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,6 +16,8 @@ const STALL: std::time::Duration = std::time::Duration::from_secs(10);
 struct Armed {
     label: String,
     nth: u64,
+    /// The later passes, too.
+    and_later: bool,
     action: Action,
     passes: AtomicU64,
 }
@@ -30,7 +31,7 @@ enum Action {
 }
 
 struct Faults {
-    armed: Option<Armed>,
+    armed: Vec<Armed>,
     trace: Option<Mutex<(std::fs::File, HashSet<&'static str>)>>,
 }
 
@@ -44,18 +45,21 @@ fn parse(text: &str) -> Option<Armed> {
         "kill" => Action::Kill,
         _ => return None,
     };
-    Some(Armed { label: label.to_owned(), nth: nth.parse().ok()?, action, passes: AtomicU64::new(0) })
+    let (nth, and_later) = nth.strip_suffix('+').map_or((nth, false), |nth| (nth, true));
+    let (label, nth) = (label.to_owned(), nth.parse().ok()?);
+    Some(Armed { label, nth, and_later, action, passes: AtomicU64::new(0) })
 }
 
 fn faults() -> Option<&'static Faults> {
     static FAULTS: OnceLock<Option<Faults>> = OnceLock::new();
     FAULTS
         .get_or_init(|| {
-            let armed = std::env::var("SKEIN_FAULT").ok().and_then(|text| parse(&text));
+            let told = std::env::var("SKEIN_FAULT").unwrap_or_default();
+            let armed: Vec<_> = told.split(',').filter_map(parse).collect();
             let trace = std::env::var_os("SKEIN_FAULT_TRACE")
                 .and_then(|path| std::fs::OpenOptions::new().create(true).append(true).open(path).ok())
                 .map(|file| Mutex::new((file, HashSet::new())));
-            (armed.is_some() || trace.is_some()).then_some(Faults { armed, trace })
+            (!armed.is_empty() || trace.is_some()).then_some(Faults { armed, trace })
         })
         .as_ref()
 }
@@ -79,8 +83,9 @@ impl Faults {
                 writeln!(trace.0, "{label}")?;
             }
         }
-        let Some(armed) = self.armed.as_ref().filter(|armed| armed.label == label) else { return Ok(()) };
-        if armed.passes.fetch_add(1, Ordering::Relaxed) + 1 != armed.nth {
+        let Some(armed) = self.armed.iter().find(|armed| armed.label == label) else { return Ok(()) };
+        let pass = armed.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        if pass != armed.nth && !(armed.and_later && pass > armed.nth) {
             return Ok(());
         }
         match armed.action {

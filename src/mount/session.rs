@@ -222,13 +222,13 @@ impl Mount {
         self.record.as_ref()
     }
 
-    /// The mount's directory, as a reference to it only.
+    /// The directory of a mount, as a reference to it only.
     ///
     /// # Errors
     /// Where it cannot be opened.
-    pub fn root(&self) -> io::Result<fs::File> {
+    pub fn root_at(mount_point: &Path) -> io::Result<fs::File> {
         use std::os::unix::fs::OpenOptionsExt;
-        fs::File::options().read(true).custom_flags(nix::libc::O_PATH).open(&self.mount_point)
+        fs::File::options().read(true).custom_flags(nix::libc::O_PATH).open(mount_point)
     }
 
     /// The FUSE device of the mount: applications' requests wait for as long as anybody has it open.

@@ -428,11 +428,8 @@ async fn mount(
 
 /// Without a guard everything works but being killed in a bad moment.
 fn guard(identity: &IdentityFile, mount: &Mount) -> Option<Guard> {
-    let shared = identity.share_lock().and_then(|lock| Ok((lock, mount.root()?, mount.device()?)));
-    let started =
-        shared.map_err(|error| NodeError::System(error.to_string())).and_then(|(lock, root, device)| {
-            Guard::start(lock, root, &device, mount.record(), mount.mount_point(), mount.connection())
-        });
+    let lock = identity.share_lock().map_err(|error| NodeError::System(error.to_string()));
+    let started = lock.and_then(|lock| Guard::start(lock, mount));
     started.inspect_err(|error| tracing::warn!(%error, "nobody watches over the mount")).ok()
 }
 

@@ -23,7 +23,7 @@ mod voters;
 
 pub use app::{App, example};
 pub use cluster::{Cluster, Options, wait};
-pub use node::{Node, Settings, free_address, skein, unmount};
+pub use node::{NO_OTHER_GUARD, Node, Settings, free_address, skein, unmount};
 pub use small_disk::SmallDisk;
 pub use voters::Voters;
 

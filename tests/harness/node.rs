@@ -16,6 +16,9 @@ use serde_json::Value;
 
 use super::{PATIENCE, http, is_plain, skein_binary, within};
 
+/// The fault with which a node that has lost the process that watches over its mount gets no other one.
+pub const NO_OTHER_GUARD: &str = "guard_start:2+:error";
+
 /// How a node is started.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -246,19 +249,23 @@ impl Node {
         self.child.as_ref().expect("the node runs").id()
     }
 
-    /// Kills the process that watches over the mount, which would fence the applications of a dead node.
-    pub fn kill_guard(&self) {
+    /// The process that watches over the mount, which would fence the applications of a dead node.
+    pub fn guard_pid(&self) -> Option<i32> {
         let daemon = self.pid().to_string();
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-                continue;
-            };
-            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+        pids.find(|pid| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let words: Vec<_> = words.split(|byte| *byte == 0).collect();
-            if words.get(1) == Some(&&b"guard-mount"[..]) && words.get(2) == Some(&daemon.as_bytes()) {
-                kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-            }
-        }
+            words.get(1) == Some(&&b"guard-mount"[..]) && words.get(2) == Some(&daemon.as_bytes())
+        })
+    }
+
+    /// Kills that process. The node starts another one, unless [`Settings::env`] has [`NO_OTHER_GUARD`].
+    pub fn kill_guard(&self) -> i32 {
+        let pid = self.guard_pid().expect("the mount is guarded");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        pid
     }
 
     /// Resident memory of the daemon in bytes (`VmRSS`), and its peak (`VmHWM`).

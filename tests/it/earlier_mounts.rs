@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 
 use crate::harness::{
-    App, Cluster, Node, Options, Settings, Voters, eventually, http, needs_skein, skip, sql,
+    App, Cluster, NO_OTHER_GUARD, Node, Options, Settings, Voters, eventually, http, needs_skein, skip, sql,
 };
 
 /// The processes that the status names as holding a database.
@@ -224,12 +224,39 @@ fn a_start_that_is_told_to_ends_the_applications_of_the_last_run() {
 }
 
 #[test]
+fn a_process_that_watches_over_the_mount_and_ends_is_followed_by_another_that_fences() {
+    for journal in ["wal", "delete"] {
+        let Some(mut cluster) = Cluster::start(&Options::replicas(1)) else { return };
+        let path = cluster.primary.path("app.db");
+        let old = with_rows(&path, journal, 2);
+        for _ in 0..2 {
+            let killed = cluster.primary.kill_guard();
+            eventually("another one watches", || cluster.primary.guard_pid().filter(|pid| *pid != killed));
+        }
+        // This one is opened while the new one is there.
+        let second = with_rows(&cluster.primary.path("second.db"), journal, 1);
+        cluster.primary.kill9();
+        assert!(old.execute("INSERT INTO t VALUES('lost')", []).is_err(), "{journal}: it is fenced");
+        assert!(second.execute("INSERT INTO t VALUES('lost')", []).is_err(), "{journal}: it is fenced");
+        cluster.primary.must_start();
+        drop((old, second));
+        assert_eq!(eventually("it is served", || Some(count(&sql::try_open(&path).ok()?))), 2);
+        cluster.converge("app.db");
+        cluster.same_bytes("app.db");
+        assert!(cluster.primary.terminate().unwrap().success(), "{journal}");
+    }
+}
+
+#[test]
 fn a_node_does_not_come_back_beside_applications_that_nobody_fences() {
     let Some(mut cluster) = Cluster::start(&Options::replicas(0)) else { return };
     if !cluster.primary.passthrough() {
         return skip("without passthrough a dead mount takes no writes");
     }
     let path = cluster.primary.path("app.db");
+    cluster.primary.terminate();
+    cluster.primary.settings.env.push(("SKEIN_FAULT".into(), NO_OTHER_GUARD.into()));
+    cluster.primary.must_start();
     let old = with_rows(&path, "wal", 2);
     cluster.primary.kill_guard();
     cluster.primary.kill9();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::harness::sql;
-use crate::harness::{App, Cluster, Node, Options, Settings, eventually, needs_skein};
+use crate::harness::{App, Cluster, NO_OTHER_GUARD, Node, Options, Settings, eventually, needs_skein};
 
 fn clusters(replicas: usize) -> impl Iterator<Item = Cluster> {
     let options = [Options::replicas(replicas), Options::replicas(replicas).without_passthrough()];
@@ -142,7 +142,8 @@ fn what_was_written_over_a_committed_transaction_on_a_dead_mount_is_kept_aside()
     drop(found);
     cluster.primary.terminate();
     // It dies when the transaction is in the log, before its writer hears of it.
-    cluster.primary.settings.env = vec![("SKEIN_FAULT".into(), "pages_pending:3:kill".into())];
+    let faults = format!("pages_pending:3:kill,{NO_OTHER_GUARD}");
+    cluster.primary.settings.env = vec![("SKEIN_FAULT".into(), faults)];
     cluster.primary.must_start();
     // Nobody fences the writer: the daemon and the process that watches over it die together.
     cluster.primary.kill_guard();
