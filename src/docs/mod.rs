@@ -63,3 +63,18 @@ pub mod sqlite_suite {}
 
 #[doc = include_str!("disaster.md")]
 pub mod disaster {}
+
+#[doc = include_str!("applications.md")]
+pub mod applications {}
+
+#[doc = include_str!("reference.md")]
+pub mod reference {}
+
+#[doc = include_str!("operate.md")]
+pub mod operate {}
+
+#[doc = include_str!("limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("measured.md")]
+pub mod measured {}
