@@ -8,6 +8,7 @@ use super::attach::WalAttachment;
 use super::commit::InFlight;
 use super::cow::CowSnapshots;
 use super::landing::UnderWay;
+use super::log_users::LogUsers;
 use super::opened::{Opened, Service, WalClients};
 use super::opening::Opening;
 use super::overlay::Overlay;
@@ -47,6 +48,8 @@ pub struct Database {
     pub(super) landing: UnderWay,
     /// The kernel passes the database file through: what applications write to it is not seen.
     pub(super) passed_through: AtomicBool,
+    /// Who uses its log.
+    pub(super) log_users: LogUsers,
     /// A first page was refused that is none of a SQLite database.
     pub(super) content_refused: AtomicBool,
     /// The fence of a rollback database: SQLite's RESERVED lock is held, so that writers wait.
@@ -147,6 +150,7 @@ impl Database {
             has_undecided: AtomicBool::new(false),
             landing: UnderWay::default(),
             passed_through: AtomicBool::new(false),
+            log_users: LogUsers::default(),
             content_refused: AtomicBool::new(false),
             reserved: AtomicBool::new(false),
             attach_again: AtomicBool::new(false),

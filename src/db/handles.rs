@@ -141,6 +141,7 @@ impl Database {
         self.overlay.rest();
         self.passed_through.store(false, Ordering::SeqCst);
         self.unseen_journal.forget();
+        self.log_users.forget();
         state.wal_clients = WalClients::None;
         if let Opened::Rollback(rollback) = &mut state.open {
             rollback.cached = None;

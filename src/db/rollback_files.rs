@@ -83,6 +83,14 @@ impl Database {
         state.map(|state| self.write_in(&state, file, offset, data))
     }
 
+    /// A write was refused that may have come from a mapping: the kernel's cache has it all the same. Drops what the kernel has
+    /// cached of the file. Never on a FUSE thread.
+    pub fn drop_refused_write(&self) {
+        if let Some(cache) = self.shared.cache() {
+            cache.data_changed(self.name(), FileKind::Database);
+        }
+    }
+
     fn write_in(
         self: &Arc<Self>,
         state: &State,

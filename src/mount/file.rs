@@ -8,15 +8,16 @@ use std::time::SystemTime;
 
 use fuser::{Errno, ReplyAttr, ReplyData, ReplyEmpty, ReplyWrite, TimeOrNow};
 
+use super::caller::process_of;
 use super::errno::{Doing, of_db, of_io, of_store, refuse};
 use super::handle::{Handle, Kind};
 use super::history;
 use super::names::Target;
 use super::state::State;
 use super::upload;
-use crate::db::{DbError, Done, FileKind};
+use crate::db::{Database, DbError, Done, FileKind};
 use crate::io::read_up_to;
-use crate::types::{Access, AttributesChange, DbName, MountPath};
+use crate::types::{Access, AttributesChange, DbName, JournalMode, MountPath};
 
 /// Reads from what the handle stands for, for the thread `by`.
 pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32, reply: ReplyData) {
@@ -51,9 +52,17 @@ pub(super) fn read(state: &Arc<State>, by: u32, fh: u64, offset: u64, size: u32,
 pub(super) fn write(state: &Arc<State>, by: u32, fh: u64, offset: u64, data: &[u8], reply: ReplyWrite) {
     let Some(handle) = state.handles.get(fh) else { return reply.error(Errno::EBADF) };
     let length = data.len() as u32;
+    let (store, workers) = (state.store.clone(), state.workers.clone());
     let written = move |target: &Target, reply: ReplyWrite, result: Result<(), DbError>| match result {
         Ok(()) => reply.written(length),
-        Err(error) => reply.error(of_db(&target.path(), Doing::Write, &error)),
+        Err(error) => {
+            reply.error(of_db(&target.path(), Doing::Write, &error));
+            if let Target::File(name, FileKind::Database) = target
+                && let Some(db) = store.get(name)
+            {
+                workers.run(move || db.drop_refused_write());
+            }
+        }
     };
     match (&handle.kind, &handle.target) {
         (Kind::Upload { .. }, _) => {
@@ -113,11 +122,31 @@ pub(super) fn flush(state: &Arc<State>, by: u32, fh: u64, reply: ReplyEmpty) {
     match state.handles.get(fh) {
         Some(handle) if handle.is_staged() => upload::flush(state, handle, by, reply),
         Some(handle) => match handle.staged_db() {
+            Some(db)
+                if db.journal_mode() == Some(JournalMode::Wal)
+                    && handle.file_has_changed(by)
+                    && !db.uses_log(process_of(by)) =>
+            {
+                close_changed(state, db, reply);
+            }
             Some(db) => db.app_closes(Box::new(move |_| reply.ok())),
             None => reply.ok(),
         },
         None => reply.ok(),
     }
+}
+
+/// One who is not SQLite, as far as is known, closes the file of a WAL database that has changed since it opened it.
+fn close_changed(state: &State, db: &Arc<Database>, reply: ReplyEmpty) {
+    let same = db.clone();
+    let captured: Done = Box::new(move |captured| {
+        let errno = captured.err().map(|error| of_db(same.name().as_str(), Doing::Write, &error));
+        same.app_closes(Box::new(move |_| match errno {
+            None => reply.ok(),
+            Some(errno) => reply.error(errno),
+        }));
+    });
+    state.store.capture_unseen_writes(db, captured);
 }
 
 /// The last descriptor of a handle is closed.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 
 use fuser::BackingId;
 
+use super::caller::process_of;
 use super::names::Target;
 use super::upload::Staging;
 use crate::db::{Database, FileKind};
@@ -33,6 +35,8 @@ pub(super) enum Kind {
         file: File,
         /// Its database; super-journals have none.
         db: Option<Arc<Database>>,
+        /// When a database file that was opened for writing last changed.
+        changed: Option<LastChange>,
         /// Whether it is counted among the inode's open handles.
         counts: bool,
         /// Where it may turn out not to be SQLite that writes the database file.
@@ -59,7 +63,47 @@ pub(super) enum Kind {
     Directory(Vec<(String, Target)>),
 }
 
+/// When a file last changed, as far as a handle of it knows: `st_ctim`, which no program can set.
+pub(super) struct LastChange {
+    time: Mutex<Option<(i64, i64)>>,
+    /// The thread that opened the handle.
+    opened_by: u32,
+}
+
+impl LastChange {
+    /// Now, for a handle that this thread opens.
+    pub fn of(file: &File, thread: u32) -> Self {
+        Self { time: Mutex::new(Self::time_of(file)), opened_by: thread }
+    }
+
+    fn time_of(file: &File) -> Option<(i64, i64)> {
+        let metadata = file.metadata().ok()?;
+        Some((metadata.ctime(), metadata.ctime_nsec()))
+    }
+
+    fn differs(&self, file: &File) -> bool {
+        *self.time.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) != Self::time_of(file)
+    }
+
+    /// Whether it has changed since, or since this was last asked.
+    fn is_another(&self, file: &File) -> bool {
+        let now = Self::time_of(file);
+        let mut known = self.time.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        std::mem::replace(&mut *known, now) != now
+    }
+}
+
 impl Handle {
+    /// Whether the database file, which this handle may write, has changed since the process that opened it last closed a
+    /// descriptor of it; `thread` is one of the process that closes one now. A child that only inherited the descriptor may be
+    /// waited for by a writer.
+    pub fn file_has_changed(&self, thread: u32) -> bool {
+        let Kind::File { file, changed: Some(changed), .. } = &self.kind else { return false };
+        changed.differs(file)
+            && process_of(changed.opened_by) == process_of(thread)
+            && changed.is_another(file)
+    }
+
     /// The backing file, where there is one.
     pub fn file(&self) -> Option<&File> {
         match &self.kind {

@@ -10,7 +10,7 @@ use nix::libc;
 
 use super::attr::entry_ttl;
 use super::errno::{Doing, of_db, of_io, refuse};
-use super::handle::{Handle, Kind};
+use super::handle::{Handle, Kind, LastChange};
 use super::names::Target;
 use super::state::State;
 use super::tree::Incarnation;
@@ -286,7 +286,8 @@ impl PendingOpen {
         {
             db.journal_passed_through();
         }
-        let kind = Kind::File { file, db, counts: true, staging: None, _backing: backing.clone() };
+        let changed = (closes && self.opener.writes()).then(|| LastChange::of(&file, self.opener.thread));
+        let kind = Kind::File { file, db, changed, counts: true, staging: None, _backing: backing.clone() };
         self.answer(ino, kind, flags, backing.as_deref());
     }
 
@@ -295,6 +296,7 @@ impl PendingOpen {
         self.finish_direct(None, |file, backing| Kind::File {
             file,
             db,
+            changed: None,
             counts: false,
             staging: None,
             _backing: backing,
@@ -316,6 +318,7 @@ impl PendingOpen {
         let staging = Some(Box::new(Staging::new(db.name().clone(), thread, flags)));
         let same = db.clone();
         self.finish_direct(Some(same), |file, backing| Kind::File {
+            changed: Some(LastChange::of(&file, thread)),
             file,
             db: Some(db),
             counts: false,

@@ -2,6 +2,7 @@
 
 use fuser::Errno;
 
+use super::caller::process_of;
 use super::errno::Doing;
 use super::open::PendingOpen;
 use super::wal::{COPIED, create_or_finish};
@@ -19,6 +20,7 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
         Ok(database) => database,
         Err(errno) => return open.fail(errno),
     };
+    database.log_opened_by(process_of(open.opener.thread));
     let same = database.clone();
     database.shm_opened(Box::new(move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),

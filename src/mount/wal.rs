@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fuser::{Errno, ReplyEmpty};
 
+use super::caller::process_of;
 use super::errno::{Doing, of_db};
 use super::names::Target;
 use super::open::PendingOpen;
@@ -35,7 +36,10 @@ pub(super) fn open(open: PendingOpen, name: &DbName) {
     let writes = open.opener.writes();
     let opened = move |attached| match attached {
         Err(error) => open.fail_db(Doing::Open, &error),
-        Ok(()) if same.has_exclusive_client() => open.finish_through_this_program(Some(same)),
+        Ok(()) if same.has_exclusive_client() => {
+            same.log_opened_by(process_of(open.opener.thread));
+            open.finish_through_this_program(Some(same));
+        }
         Ok(()) => open.finish(Some(same), true),
     };
     database.wal_opened(writes, Box::new(opened));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Store, StoreError};
-use crate::db::DbError;
+use crate::db::{Database, DbError, Done};
 
 impl Store {
     /// Compares all databases with their page checksums; one that differs is not served, and is fetched. Begins a thread
@@ -26,6 +26,18 @@ impl Store {
             self.scrubs.store(false, Ordering::SeqCst);
             StoreError::Io { what: "starting the scrubber".into(), source }
         })
+    }
+
+    /// A program that is not SQLite closes the file of `database`, which has changed since it opened it: what it wrote is
+    /// captured, or the copy here is not served until it is fetched. `done` hears of the latter.
+    pub fn capture_unseen_writes(self: &Arc<Self>, database: &Arc<Database>, done: Done) {
+        let (store, same) = (self.clone(), database.clone());
+        database.capture_unseen_writes(Box::new(move |captured| {
+            if let Err(error @ DbError::Corrupt { .. }) = &captured {
+                store.distrust(&same, error);
+            }
+            done(captured);
+        }));
     }
 
     fn scrub_all(&self) {

@@ -54,5 +54,6 @@ mod supervision;
 mod tidy;
 mod torture_checker;
 mod traces;
+mod unseen_writes;
 mod write_lease;
 mod wrong_copies;
