@@ -161,8 +161,8 @@ pub(super) fn release(state: &Arc<State>, fh: u64) {
     if let (Some(db), Target::File(_, FileKind::Database)) = (handle.app_db(), &handle.target) {
         db.app_closed();
         if db.content_was_refused() {
-            let (store, name) = (state.store.clone(), db.name().clone());
-            state.workers.run(move || store.forget_if_empty(&name));
+            let (store, db) = (state.store.clone(), db.clone());
+            state.workers.run(move || store.forget_if_empty(&db));
         }
     }
     if handle.staging().is_some() {

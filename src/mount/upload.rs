@@ -364,9 +364,11 @@ pub(super) fn released(state: &Arc<State>, handle: Arc<Handle>) {
         if staging.has_only_cut(&state) {
             return empty(&state, handle, 0, |_told_in_the_log| ());
         }
-        if matches!(*staging.lock(), Progress::Refused(_)) {
+        if matches!(*staging.lock(), Progress::Refused(_))
+            && let Some(database) = store.get(&staging.name)
+        {
             // It could not go while it was open.
-            store.forget_if_empty(&staging.name);
+            store.forget_if_empty(&database);
         }
         if let Some(received) = staging.take(staging.lock()) {
             // Nobody waits for an answer any more.

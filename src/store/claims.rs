@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::store::as_db_error;
 use super::{ChangeKind, Origin, Store, StoreError};
-use crate::db::{Claim, CommitError, DbError, Done, HeldWriters};
+use crate::db::{Claim, CommitError, Database, DbError, Done, HeldWriters};
 use crate::types::{Access, DbName, LogIndex};
 
 /// How long applications may take to end what they are doing with a database that is to be renamed or dropped. The kernel
@@ -63,6 +63,17 @@ impl Told {
     }
 }
 
+/// What is dropped of a database whose turn has come.
+enum Dropped {
+    Any,
+    /// Only one without content.
+    Empty,
+}
+
+fn does_not_exist(name: &DbName) -> DbError {
+    DbError::Invalid { db: name.clone(), why: "does not exist".into() }
+}
+
 /// The claims whose proposals are on their way.
 #[derive(Default)]
 pub(super) struct Claims(Mutex<HashMap<Origin, Sender<Step>>>);
@@ -107,19 +118,39 @@ impl Store {
     /// Drops a database everywhere (primary only). Answers when it is gone here.
     pub fn drop_database(self: &Arc<Self>, name: &DbName, done: Done) {
         let name = name.clone();
-        self.with_claim(name.clone(), done, move |store, done| store.drop_claimed(&name, done));
+        self.with_claim(name.clone(), done, move |store, done| match store.get(&name) {
+            Some(database) => store.drop_claimed(&database, Dropped::Any, done),
+            None => done(Err(does_not_exist(&name))),
+        });
     }
 
-    fn drop_claimed(self: &Arc<Self>, name: &DbName, done: Done) {
-        let deadline = Instant::now() + CLAIM_MAX;
-        let claimed = self
-            .get(name)
-            .ok_or_else(|| DbError::Invalid { db: name.clone(), why: "does not exist".into() })
-            .and_then(|database| Ok((database.claim(deadline)?, database)));
-        let (claim, database) = match claimed {
-            Ok(claimed) => claimed,
+    /// The same for a database that has no content when its turn comes; one that has, and another one that has its name by
+    /// then, stay.
+    pub(super) fn drop_empty(self: &Arc<Self>, database: &Arc<Database>, done: Done) {
+        let database = database.clone();
+        self.with_claim(database.name().clone(), done, move |store, done| {
+            store.drop_claimed(&database, Dropped::Empty, done);
+        });
+    }
+
+    /// Whether the name is still this database's: who waited for a claim may have waited for its end.
+    fn is_current(&self, database: &Arc<Database>) -> bool {
+        self.get(database.name()).is_some_and(|current| Arc::ptr_eq(&current, database))
+    }
+
+    fn drop_claimed(self: &Arc<Self>, database: &Arc<Database>, which: Dropped, done: Done) {
+        let name = database.name();
+        let claim = match database.claim(Instant::now() + CLAIM_MAX) {
+            Ok(claim) => claim,
             Err(error) => return done(Err(error)),
         };
+        match which {
+            Dropped::Any if !self.is_current(database) => return done(Err(does_not_exist(name))),
+            Dropped::Empty if !self.is_current(database) || database.pos().txid.is_some() => {
+                return done(Ok(()));
+            }
+            _ => {}
+        }
         let logged = database.pos().txid.is_some() || self.names.has_database(name);
         if !logged && database.failure().is_none() {
             // Never in the log: there is nothing to tell anybody.
@@ -148,7 +179,7 @@ impl Store {
     fn rename_claimed(self: &Arc<Self>, from: &DbName, to: &DbName, how: &Mutex<Renamed>, done: Done) {
         let deadline = Instant::now() + CLAIM_MAX;
         let Some(source) = self.get(from) else {
-            return done(Err(DbError::Invalid { db: from.clone(), why: "does not exist".into() }));
+            return done(Err(does_not_exist(from)));
         };
         if from == to {
             return done(Ok(()));
@@ -178,6 +209,13 @@ impl Store {
             Ok(claims) => claims,
             Err(error) => return done(Err(error)),
         };
+        if !self.is_current(&source) {
+            return done(Err(does_not_exist(from)));
+        }
+        if self.get(to).as_ref().map(Arc::as_ptr) != target.as_ref().map(Arc::as_ptr) {
+            let why = "has changed meanwhile; try again".to_owned();
+            return done(Err(DbError::Conflict { db: to.clone(), why }));
+        }
         let into = target.as_ref().is_some_and(|target| self.takes_content(&source, target));
         if into {
             *how.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Renamed::Into;
@@ -289,5 +327,39 @@ impl Store {
         {
             done(Err(DbError::Io { db: name, what: "starting a thread".into(), source }));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::copies::tests::open;
+
+    #[test]
+    fn who_waited_for_a_database_that_ended_leaves_the_next_one_of_its_name_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, name) = (open(dir.path()), DbName::new("a").unwrap());
+        store.set_access(Access::Write).unwrap();
+        let first = store.create(&name).unwrap();
+        let claim = first.claim(Instant::now() + CLAIM_MAX).unwrap();
+        let (answer, answers) = channel();
+        let waiting = [Dropped::Any, Dropped::Empty].map(|which| {
+            let (store, database, answer) = (store.clone(), first.clone(), answer.clone());
+            std::thread::spawn(move || {
+                let any = matches!(which, Dropped::Any);
+                let told =
+                    Box::new(move |result: Result<(), DbError>| answer.send((any, result.is_ok())).unwrap());
+                store.drop_claimed(&database, which, told);
+            })
+        });
+        store.forget(&name).unwrap();
+        let second = store.create(&name).unwrap();
+        drop(claim);
+        waiting.into_iter().for_each(|thread| thread.join().unwrap());
+        // The one who asked for it by name is told.
+        assert!(answers.try_iter().any(|answer| answer == (true, false)));
+        assert!(store.is_current(&second) && !second.is_dropped());
+        store.drop_claimed(&second, Dropped::Empty, Box::new(|result| result.unwrap()));
+        assert!(store.get(&name).is_none());
     }
 }

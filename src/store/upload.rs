@@ -51,18 +51,17 @@ impl Store {
     }
 
     /// Removes, everywhere, a database without content: one that was made for a file which was refused.
-    pub fn forget_if_empty(self: &Arc<Self>, name: &DbName) {
-        let Some(database) = self.get(name) else { return };
+    pub fn forget_if_empty(self: &Arc<Self>, database: &Arc<Database>) {
         if database.pos().txid.is_some() || database.attached() {
             return;
         }
-        let db = name.clone();
+        let db = database.name().clone();
         let dropped: Done = Box::new(move |dropped| {
             if let Err(error) = dropped {
                 tracing::warn!(%db, %error, "cannot remove an empty database");
             }
         });
-        self.drop_database(name, dropped);
+        self.drop_empty(database, dropped);
     }
 
     fn stage(
@@ -130,8 +129,8 @@ impl Upload {
 
     /// Gives up; a database that was made for it goes.
     pub fn discard(self) {
-        if self.database.as_ref().is_some_and(|database| !database.is_dropped()) {
-            self.store.forget_if_empty(&self.name);
+        if let Some(database) = self.database.as_ref().filter(|database| !database.is_dropped()) {
+            self.store.forget_if_empty(database);
         }
     }
 
@@ -144,7 +143,7 @@ impl Upload {
             return done(Ok(()));
         };
         if store.access() != Access::Write {
-            store.forget_if_empty(database.name());
+            store.forget_if_empty(&database);
             return done(Err(DbError::NotPrimary(database.name().clone())));
         }
         let empty = staged.size_bytes().is_ok_and(|size| size == 0);
@@ -160,7 +159,7 @@ impl Upload {
             staged,
             Box::new(move |answer| {
                 if answer.is_err() {
-                    store.forget_if_empty(database.name());
+                    store.forget_if_empty(&database);
                 }
                 done(answer);
             }),
