@@ -264,6 +264,7 @@ impl Keeper {
 
     /// Writes what was taken.
     fn write_out(&mut self) {
+        self.give_room();
         let full = !self.may_write();
         for db in std::mem::take(&mut self.unwritten) {
             let Some(generation) = self.current(&db) else { continue };

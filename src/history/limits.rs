@@ -20,6 +20,29 @@ impl Keeper {
             }
         }
         self.shrink();
+        self.give_room();
+    }
+
+    /// Gives up whole generations, those that have ended and are oldest first, while the disk has no room for what nobody has
+    /// to have: commits need it more. Writes nothing.
+    pub(super) fn give_room(&mut self) {
+        while !self.may_write() {
+            let all = self.databases.iter().flat_map(|(db, all)| all.iter().map(move |one| (db, one)));
+            let next = all.filter(|(_, one)| !one.is_pinned()).min_by_key(|(_, one)| {
+                let ended = one.meta.ended.as_ref().map(|end| end.time);
+                // Of those that go on the largest.
+                (ended.is_none(), ended, u64::MAX - one.bytes())
+            });
+            let Some((db, dir)) = next.map(|(db, one)| (db.clone(), one.dir.clone())) else { return };
+            tracing::warn!(%db, "the disk is nearly full: a part of the local history is given up");
+            if let Some(generations) = self.databases.get_mut(&db) {
+                generations.retain(|one| one.dir != dir);
+            }
+            if let Err(error) = directory::remove(&self.root, &dir) {
+                tracing::warn!(%error, "the local history takes room that commits need");
+                return;
+            }
+        }
     }
 
     fn tidy_one(&mut self, db: &DbName, now: Timestamp, oldest: Timestamp) -> Result<(), HistoryError> {
