@@ -57,14 +57,19 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
             {
                 bail!("{db} stays as it is");
             }
-            client.delete(&path_of(&db)).await?;
-            match args.json {
-                true => output::json(&serde_json::json!({ "dropped": db.as_str() }))?,
-                false => output::out(&format!("dropped {db}\n"))?,
-            }
+            drop_told(&client, &db, args.json).await?;
         }
     }
     Ok(0)
+}
+
+/// Drops a database, and says so.
+pub(super) async fn drop_told(client: &Client, db: &DbName, json: bool) -> anyhow::Result<()> {
+    client.delete(&path_of(db)).await?;
+    match json {
+        true => output::json(&serde_json::json!({ "dropped": db.as_str() })),
+        false => Ok(output::out(&format!("dropped {db}\n"))?),
+    }
 }
 
 async fn exists(client: &Client, db: &DbName) -> bool {

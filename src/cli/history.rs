@@ -100,11 +100,7 @@ pub(super) async fn branch(args: BranchArgs) -> anyhow::Result<i32> {
             if !args.yes && !output::confirmed(&format!("drop {db} on all nodes?"))? {
                 bail!("{db} stays as it is");
             }
-            client.delete(&path_of(&db)).await?;
-            match args.json {
-                true => output::json(&serde_json::json!({ "dropped": db.as_str() }))?,
-                false => output::out(&format!("dropped {db}\n"))?,
-            }
+            super::db::drop_told(&client, &db, args.json).await?;
         }
     }
     Ok(0)

@@ -197,26 +197,12 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::sync::Arc;
 
     use super::*;
-    use crate::io::blobs::BlobStore;
-    use crate::store::{Change, Child, Layout, Origin, StoreOptions};
-    use crate::types::{Access, NodeId};
-
-    fn open(dir: &Path) -> Arc<Store> {
-        let layout = Layout::new(dir.to_path_buf());
-        let blobs = Arc::new(BlobStore::open(layout.blobs()).unwrap());
-        Store::open(StoreOptions {
-            layout,
-            node: NodeId::new(1),
-            access: Access::Fenced,
-            blobs,
-            held_files: Default::default(),
-        })
-        .unwrap()
-    }
+    use crate::store::copies::tests::open;
+    use crate::store::{Change, Child, Layout, Origin};
+    use crate::types::NodeId;
 
     /// Ends as a crash does, but for the thread that watches WALs: the kernel has few places for such threads.
     fn crash(store: Arc<Store>) {
