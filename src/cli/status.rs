@@ -80,20 +80,51 @@ fn duration(seconds: u64) -> String {
 
 /// The members as a table.
 pub(super) fn members(members: &[MemberDocument]) -> String {
-    let mut rows = vec![heads(&["MEMBER", "ROLE", "STANDING", "ADDRESS", "STATE", "LAG", "ENTRIES BEHIND"])];
+    let mut rows = vec![heads(&[
+        "MEMBER",
+        "ROLE",
+        "STANDING",
+        "ADDRESS",
+        "STATE",
+        "LAG",
+        "ENTRIES BEHIND",
+        "VERSION",
+        "UP",
+        "DISK FREE",
+        "PASSTHROUGH",
+    ])];
     rows.extend(members.iter().map(|member| {
         vec![
             member.name.clone(),
             member.role.clone(),
             member.standing.clone(),
             if member.addr.is_empty() { "-".to_owned() } else { member.addr.clone() },
-            if member.healthy { "healthy" } else { "unreachable" }.to_owned(),
-            member.lag_ms.map_or_else(|| "unknown".to_owned(), |ms| format!("{ms} ms")),
+            state_of_member(member),
+            member.lag_ms.map_or_else(unknown, |ms| format!("{ms} ms")),
             // What was last heard of a node that is gone says nothing of now.
-            if member.healthy { member.lag_entries.to_string() } else { "unknown".to_owned() },
+            if member.healthy { member.lag_entries.to_string() } else { unknown() },
+            member.version.clone().unwrap_or_else(unknown),
+            member.uptime_s.map_or_else(unknown, duration),
+            member.disk_free_bytes.map_or_else(unknown, size),
+            member.passthrough.map_or_else(unknown, |on| if on { "yes" } else { "no" }.to_owned()),
         ]
     }));
     table(&rows)
+}
+
+fn unknown() -> String {
+    "unknown".to_owned()
+}
+
+/// Whether a node was heard of, and how far its copy is.
+fn state_of_member(member: &MemberDocument) -> String {
+    match &member.copying {
+        _ if !member.healthy => "unreachable".to_owned(),
+        Some(copied) => {
+            format!("healthy, fetching {} of {}", size(copied.bytes), size(copied.total_bytes))
+        }
+        None => "healthy".to_owned(),
+    }
 }
 
 /// The databases as a table.
@@ -132,6 +163,7 @@ fn heads(names: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::CopiedDocument;
 
     #[test]
     fn the_text_names_primary_members_and_positions() {
@@ -143,6 +175,21 @@ mod tests {
             lag_ms: None,
             lag_entries: 7,
             standing: "follows".into(),
+            version: None,
+            uptime_s: None,
+            disk_free_bytes: None,
+            passthrough: None,
+            copying: None,
+        };
+        let fetching = MemberDocument {
+            name: "r2".into(),
+            healthy: true,
+            version: Some("1.2.3".into()),
+            uptime_s: Some(7200),
+            disk_free_bytes: Some(1 << 30),
+            passthrough: Some(false),
+            copying: Some(CopiedDocument { bytes: 1024, total_bytes: 4096 }),
+            ..member.clone()
         };
         let db = DatabaseDocument {
             name: "a/b.db".into(),
@@ -174,7 +221,7 @@ mod tests {
             term: 3,
             index: 9,
             databases: vec![db, held],
-            members: vec![member],
+            members: vec![member, fetching],
         };
         let text = render(&status);
         assert!(text.starts_with("NO QUORUM: 1 of 3 voters\n"), "{text}");
@@ -188,6 +235,9 @@ mod tests {
             "up 1d1h",
             "NOT SERVED: page 3",
             "HELD: open by pid 7, 12",
+            "healthy, fetching 1.0 KiB of 4.0 KiB",
+            "2h0m",
+            "1.0 GiB",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,8 +11,8 @@ use crate::backup::BackupStatus;
 use crate::db::{Done, SnapshotHeader};
 use crate::history::History;
 use crate::store::{
-    ClusterAnswer, ClusterError, CopyProgress, DbStatus, Member, MemberChange, PrimaryInfo, StoreError,
-    StoreEvent,
+    ClusterAnswer, ClusterError, CopyProgress, DbStatus, Member, MemberChange, NodeFacts, PrimaryInfo,
+    StoreError, StoreEvent,
 };
 use crate::types::{Checksum, DbName, LogIndex, NodeName, Pos, Role, Txid};
 
@@ -77,6 +78,9 @@ pub trait Api: Send + Sync + 'static {
 
     /// The nodes of the cluster it knows.
     fn members(&self) -> Vec<Member>;
+
+    /// What those of `members` say of themselves that answer at once.
+    fn member_facts<'a>(&'a self, members: &'a [Member]) -> BoxFuture<'a, HashMap<NodeName, NodeFacts>>;
 
     /// The nodes as the primary sees them.
     fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>>;

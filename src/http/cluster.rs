@@ -84,12 +84,14 @@ pub(super) async fn details(context: &Context) -> Details {
 pub(super) async fn status(State(context): State<Context>) -> Json<StatusDocument> {
     let members = all_members(&context).await;
     let api = &context.api;
-    let details = details(&context).await;
-    Json(StatusDocument::new(&api.overview(), details, api.databases(), members))
+    let (details, facts) = tokio::join!(details(&context), api.member_facts(&members));
+    Json(StatusDocument::new(&api.overview(), details, api.databases(), members, &facts))
 }
 
 pub(super) async fn list_members(State(context): State<Context>) -> Json<Vec<MemberDocument>> {
-    Json(all_members(&context).await.into_iter().map(MemberDocument::from).collect())
+    let members = all_members(&context).await;
+    let facts = context.api.member_facts(&members).await;
+    Json(documents::member_documents(members, &facts))
 }
 
 pub(super) async fn add_member(

@@ -1,10 +1,11 @@
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Details, Overview};
-use crate::store::{CopyProgress, DbStatus, Member, PrimaryInfo, Standing};
-use crate::types::Timestamp;
+use crate::store::{CopyProgress, DbStatus, Member, NodeFacts, PrimaryInfo, Standing};
+use crate::types::{NodeName, Timestamp};
 
 /// `GET /v1/status`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -71,6 +72,15 @@ pub struct CopyDocument {
     pub seconds_left: Option<u64>,
 }
 
+/// How far another node's copy is, as it tells.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CopiedDocument {
+    /// Bytes that are in place.
+    pub bytes: u64,
+    /// Of so many.
+    pub total_bytes: u64,
+}
+
 /// Who is primary.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PrimaryDocument {
@@ -123,6 +133,21 @@ pub struct MemberDocument {
     /// `follows`: a replica.
     #[serde(default)]
     pub standing: String,
+    /// Version of its program; this and what follows is `null` where the node does not tell in time.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Seconds since it was started.
+    #[serde(default)]
+    pub uptime_s: Option<u64>,
+    /// Bytes that are free below its data directory.
+    #[serde(default)]
+    pub disk_free_bytes: Option<u64>,
+    /// Whether its kernel reads and writes WAL databases itself.
+    #[serde(default)]
+    pub passthrough: Option<bool>,
+    /// Bytes that are in place and bytes of all, while it fetches databases.
+    #[serde(default)]
+    pub copying: Option<CopiedDocument>,
 }
 
 impl StatusDocument {
@@ -132,6 +157,7 @@ impl StatusDocument {
         details: Details,
         databases: Vec<DbStatus>,
         mut members: Vec<Member>,
+        facts: &HashMap<NodeName, NodeFacts>,
     ) -> Self {
         sort(&mut members);
         Self {
@@ -152,7 +178,7 @@ impl StatusDocument {
             term: overview.term,
             index: overview.index.get(),
             databases: databases.into_iter().map(DatabaseDocument::from).collect(),
-            members: members.into_iter().map(MemberDocument::from).collect(),
+            members: member_documents(members, facts),
         }
     }
 }
@@ -246,9 +272,25 @@ impl From<DbStatus> for DatabaseDocument {
     }
 }
 
-impl From<Member> for MemberDocument {
-    fn from(member: Member) -> Self {
+/// The documents of `members`, with what they say of themselves.
+pub(super) fn member_documents(
+    members: Vec<Member>,
+    facts: &HashMap<NodeName, NodeFacts>,
+) -> Vec<MemberDocument> {
+    members.into_iter().map(|member| MemberDocument::new(facts.get(&member.name), member)).collect()
+}
+
+impl MemberDocument {
+    /// The document of a node, with what it says of itself where that is known.
+    pub fn new(facts: Option<&NodeFacts>, member: Member) -> Self {
         Self {
+            version: facts.map(|facts| facts.version.clone()),
+            uptime_s: facts.map(|facts| facts.uptime.as_secs()),
+            disk_free_bytes: facts.and_then(|facts| facts.disk_free_bytes),
+            passthrough: facts.map(|facts| facts.passthrough),
+            copying: facts
+                .and_then(|facts| facts.copying)
+                .map(|(bytes, total_bytes)| CopiedDocument { bytes, total_bytes }),
             name: member.name.to_string(),
             role: member.role.to_string(),
             addr: member.addr,

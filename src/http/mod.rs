@@ -29,7 +29,9 @@ pub use api::{Api, Details, ExportSink, Import, Overview};
 pub use axum::Router;
 pub use client::{Client, ClientError, Credentials, escape_name};
 pub use cluster::{AddRequest, HandoffDocument, HandoffRequest, NewestDocument};
-pub use documents::{CopyDocument, DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument};
+pub use documents::{
+    CopiedDocument, CopyDocument, DatabaseDocument, MemberDocument, PrimaryDocument, StatusDocument,
+};
 pub use history::{
     BranchRequest, DiffDocument, GapDocument, HistoryDocument, RewindRequest, TransactionDocument,
 };

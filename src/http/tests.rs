@@ -1,6 +1,6 @@
 //! The API in front of a node that is not there: the real router and the real client over loopback.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -19,8 +19,8 @@ use super::{
 };
 use crate::db::{DbError, Done, SnapshotHeader};
 use crate::store::{
-    ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, PrimaryInfo, Standing, StoreError,
-    StoreEvent,
+    ClusterAnswer, ClusterError, DbStatus, Member, MemberChange, NodeFacts, PrimaryInfo, Standing,
+    StoreError, StoreEvent,
 };
 use crate::telemetry::Exposition;
 use crate::types::{Checksum, DbName, JournalMode, LogIndex, NodeName, PageCount, PageSize, Pos, Role, Txid};
@@ -141,6 +141,12 @@ impl Api for Fake {
             lag_entries: 0,
             standing: Standing::Votes,
         }]
+    }
+
+    fn member_facts<'a>(&'a self, members: &'a [Member]) -> BoxFuture<'a, HashMap<NodeName, NodeFacts>> {
+        let facts = NodeFacts { version: "1.2.3".into(), passthrough: true, ..NodeFacts::default() };
+        let told = members.iter().map(|member| (member.name.clone(), facts.clone())).collect();
+        Box::pin(async { told })
     }
 
     fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>> {

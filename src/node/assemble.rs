@@ -24,6 +24,7 @@ use super::hold_primary::NodeHolds;
 use super::holds::Holds;
 use super::hook::run_hooks;
 use super::lag::tell_lag;
+use super::member_facts::MemberFacts;
 use super::preparing::Preparing;
 use super::primary::VoterAccess;
 use super::proxying::Proxying;
@@ -35,7 +36,7 @@ use super::sql_engine::SqlEngine;
 use super::sql_site::{NodeSqlSite, SqlServing, engine_options};
 use super::start_mode::StartMode;
 use super::this_node::ThisNode;
-use super::view::NodeView;
+use super::view::{NodeView, facts_of};
 use super::{DataDir, IdentityFile, NodeError, NodeIdentity, blocking, draw_cluster_id};
 use crate::config::{ProxySettings, Settings};
 use crate::history::History;
@@ -133,6 +134,8 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         voter: (settings.role == Role::Voter).then(|| settings.name.clone()),
         runtime: tokio::runtime::Handle::current(),
     }));
+    let started = Instant::now();
+    store.set_facts(facts_of(&store, started, mount.passthrough()));
     let view = Arc::new(NodeView {
         holds,
         backups,
@@ -143,13 +146,14 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         replication: replication.clone(),
         control: control.clone(),
         peering: endpoints.peering.clone(),
+        member_facts: MemberFacts::new(endpoints.peering.clone()),
         ready: ready.subscribe(),
         stuck: stuck.clone(),
         no_quorum_since,
         passthrough: mount.passthrough(),
         proxy: addresses.advertise_proxy.clone(),
         certificates: settings.security.certificates.clone(),
-        started: Instant::now(),
+        started,
     });
     let this = ThisNode {
         name: settings.name.clone(),

@@ -31,6 +31,7 @@ mod identity;
 mod joining;
 mod lag;
 mod lifecycle;
+mod member_facts;
 mod preparing;
 mod primary;
 mod proxying;

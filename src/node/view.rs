@@ -1,3 +1,4 @@
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -9,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::holds::Holds;
 use super::joining;
+use super::member_facts::MemberFacts;
 use super::replication::Replication;
 use crate::backup::{BackupStatus, StatusBoard};
 use crate::db::{DbError, Done};
@@ -18,8 +20,8 @@ use crate::io::free_space::Space;
 use crate::ltx::page_checksum;
 use crate::security::{CertificateFiles, Peering};
 use crate::store::{
-    ClusterAnswer, ClusterControl, ClusterError, DbStatus, Member, MemberChange, Store, StoreError,
-    StoreEvent, Upload,
+    ClusterAnswer, ClusterControl, ClusterError, DbStatus, FactsSource, Member, MemberChange, NodeFacts,
+    Store, StoreError, StoreEvent, Upload,
 };
 use crate::types::{Access, Checksum, DbName, NodeName, PageCount, Pgno, Pos, Role, Txid};
 
@@ -39,6 +41,8 @@ pub(super) struct NodeView {
     pub(super) control: Arc<OnceLock<Arc<dyn ClusterControl>>>,
     /// How other nodes are reached.
     pub(super) peering: Peering,
+    /// What the other nodes say of themselves.
+    pub(super) member_facts: MemberFacts,
     /// Why applications may not start yet.
     pub(super) ready: watch::Receiver<Result<(), String>>,
     /// What applications hold.
@@ -105,7 +109,7 @@ impl Api for NodeView {
             passthrough: self.passthrough,
             write_leases: self.holds.databases(),
             proxy: self.proxy.clone(),
-            disk_free_bytes: Space::of(self.store.layout().root()).map(|space| space.free).ok(),
+            disk_free_bytes: disk_free(&self.store),
             certificate_left: self.certificates.as_ref().and_then(left),
         }
     }
@@ -128,6 +132,10 @@ impl Api for NodeView {
 
     fn members(&self) -> Vec<Member> {
         self.replication.members()
+    }
+
+    fn member_facts<'a>(&'a self, members: &'a [Member]) -> BoxFuture<'a, HashMap<NodeName, NodeFacts>> {
+        Box::pin(self.member_facts.of(members))
     }
 
     fn cluster_members(&self) -> ClusterAnswer<'_, Vec<Member>> {
@@ -265,6 +273,27 @@ impl NodeView {
         let unknown = || ClusterError::Unavailable("this node is not in its cluster yet; try again".into());
         self.control.get().ok_or_else(unknown)
     }
+}
+
+fn disk_free(store: &Store) -> Option<u64> {
+    Space::of(store.layout().root()).map(|space| space.free).ok()
+}
+
+/// What a node that started at `started` says of itself to other nodes.
+pub(super) fn facts_of(store: &Arc<Store>, started: Instant, passthrough: bool) -> FactsSource {
+    let store = Arc::downgrade(store);
+    Box::new(move || {
+        let store = store.upgrade();
+        NodeFacts {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime: started.elapsed(),
+            disk_free_bytes: store.as_deref().and_then(disk_free),
+            passthrough,
+            copying: store
+                .and_then(|store| store.copying().progress())
+                .map(|progress| (progress.bytes, progress.total_bytes)),
+        }
+    })
 }
 
 /// Every page of a database of this size, the lock page included.

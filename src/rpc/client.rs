@@ -16,6 +16,7 @@ use super::{MESSAGE_BYTES_MAX, wire};
 use crate::db::SnapshotHeader;
 use crate::ltx::BlobRef;
 use crate::security::{PeerChannel, Peering};
+use crate::store::NodeFacts;
 use crate::stream::{
     Acks, Connector, Frame, Globs, Hello, Listing, PageStream, PeerIdentity, StreamError, Upstream,
 };
@@ -90,6 +91,16 @@ pub fn endpoint(addr: &str) -> Result<Endpoint, StreamError> {
         .keep_alive_while_idle(true)
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(16 << 20))
+}
+
+/// What the node at `addr` (HOST:PORT) says of itself.
+///
+/// # Errors
+/// Where it cannot be reached, is starting, or is of a version that does not tell.
+pub async fn describe(addr: &str, peering: &Peering) -> Result<NodeFacts, StreamError> {
+    let channel = peering.connect_lazy(&endpoint(addr)?, false);
+    let facts = ReplicationClient::new(channel).describe(wire::DescribeRequest {}).await.map_err(failed)?;
+    convert::facts_from_wire(facts.into_inner())
 }
 
 impl Connector for GrpcConnector {

@@ -1,8 +1,10 @@
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 
 use super::wire;
 use crate::db::SnapshotHeader;
-use crate::store::{NameEntry, PrimaryInfo};
+use crate::store::{NameEntry, NodeFacts, PrimaryInfo};
 use crate::stream::{
     CHUNK_BYTES, ENTRY_BYTES_MAX, Frame, Globs, Heartbeat, Hello, ListedDatabase, PeerIdentity, PrimaryView,
     StreamError,
@@ -45,6 +47,30 @@ pub(super) fn identity_from_wire(identity: wire::Identity) -> Result<PeerIdentit
         role: identity.role.parse().map_err(invalid)?,
         http: identity.http,
         proxy: identity.proxy,
+    })
+}
+
+pub(super) fn facts_to_wire(facts: NodeFacts) -> wire::NodeFacts {
+    let copying = facts.copying.map(|(bytes, total_bytes)| wire::CopyProgress { bytes, total_bytes });
+    wire::NodeFacts {
+        version: facts.version,
+        uptime_s: facts.uptime.as_secs(),
+        disk_free_bytes: facts.disk_free_bytes,
+        passthrough: facts.passthrough,
+        copying,
+    }
+}
+
+pub(super) fn facts_from_wire(facts: wire::NodeFacts) -> Result<NodeFacts, StreamError> {
+    if !is_one_word(&facts.version, 100) {
+        return Err(invalid("the version of a node has more than 100 bytes, or is none"));
+    }
+    Ok(NodeFacts {
+        version: facts.version,
+        uptime: Duration::from_secs(facts.uptime_s),
+        disk_free_bytes: facts.disk_free_bytes,
+        passthrough: facts.passthrough,
+        copying: facts.copying.map(|copying| (copying.bytes, copying.total_bytes)),
     })
 }
 
@@ -261,6 +287,22 @@ mod tests {
             back.extend(reader.read(message).unwrap().entries);
         }
         assert_eq!(back, entries);
+    }
+
+    #[test]
+    fn facts_of_a_node_survive_the_wire_and_a_strange_version_is_refused() {
+        let facts = NodeFacts {
+            version: "1.2.3".into(),
+            uptime: Duration::from_secs(7),
+            disk_free_bytes: Some(0),
+            passthrough: true,
+            copying: Some((1, 2)),
+        };
+        assert_eq!(facts_from_wire(facts_to_wire(facts.clone())).unwrap(), facts);
+        for version in ["1.0\nnode n9 is fine".to_owned(), "1".repeat(200)] {
+            let strange = wire::NodeFacts { version, ..Default::default() };
+            assert!(matches!(facts_from_wire(strange), Err(StreamError::Invalid(_))));
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod server;
 mod tests;
 
 pub use accept::Elsewhere;
-pub use client::{Compression, GrpcConnector, endpoint};
+pub use client::{Compression, GrpcConnector, describe, endpoint};
 pub use cluster::{ClusterServer, OtherVoter, RemoteCluster};
 pub use founding::{Answer, Meeting, Met, founding_routes, meet};
 pub use server::{ReplicationService, Services, routes, serve};

@@ -101,6 +101,13 @@ impl Replication for ReplicationService {
         Ok(Response::new(convert::identity_to_wire(self.serving.identity())))
     }
 
+    async fn describe(&self, _: Request<wire::DescribeRequest>) -> Result<Response<wire::NodeFacts>, Status> {
+        let source = self.serving.source().clone();
+        let facts = tokio::task::spawn_blocking(move || source.facts()).await.ok().flatten();
+        let facts = facts.ok_or_else(|| Status::unavailable("this node is starting"))?;
+        Ok(Response::new(convert::facts_to_wire(facts)))
+    }
+
     type FollowStream = Outgoing<wire::FollowFrame>;
 
     async fn follow(

@@ -14,6 +14,7 @@ use super::event::StoreEvent;
 use super::freshness::Lag;
 use super::log_positions::{LogPosition, LogPositions};
 use super::namespace::Namespace;
+use super::node_facts::{FactsSource, NodeFacts};
 use super::roles::PrimarySince;
 use super::run_sink::RunSink;
 use super::{Change, CommitSink, Layout, PrimaryHolds, StoreError};
@@ -62,6 +63,7 @@ pub struct Store {
     pub(super) positions: Option<Arc<LogPositions>>,
     pub(super) repair: OnceLock<Repair>,
     holds: OnceLock<Arc<dyn PrimaryHolds>>,
+    facts: OnceLock<FactsSource>,
     /// A scrub is at work.
     pub(super) scrubs: AtomicBool,
     /// Databases that were to be fetched, and what the log said of them then.
@@ -185,6 +187,7 @@ impl Store {
             positions,
             repair: OnceLock::new(),
             holds: OnceLock::new(),
+            facts: OnceLock::new(),
             scrubs: AtomicBool::new(false),
             asked: Mutex::default(),
             unlogged: Mutex::new(unlogged),
@@ -240,6 +243,16 @@ impl Store {
     /// Connects the mount; until then no application has anything open.
     pub fn set_kernel_cache(&self, cache: Arc<dyn KernelCache>) {
         self.shared.set_cache(cache);
+    }
+
+    /// Connects who knows this node as a whole; the first call counts.
+    pub fn set_facts(&self, source: FactsSource) {
+        let _ = self.facts.set(source);
+    }
+
+    /// What this node says of itself; `None` until it is known. May read the file system.
+    pub fn facts(&self) -> Option<NodeFacts> {
+        self.facts.get().map(|source| source())
     }
 
     /// Connects who makes this node primary for an application; the first call counts.

@@ -3,7 +3,7 @@ use std::io::{self, Read};
 use super::ListedDatabase;
 use crate::db::{DbError, SnapshotHeader, SnapshotReader};
 use crate::ltx::BlobRef;
-use crate::store::{NameList, Store, StoreError};
+use crate::store::{NameList, NodeFacts, Store, StoreError};
 use crate::types::{Checksum, DbName, LogIndex, Pgno};
 
 /// What copies are taken from; the store of any node. Blocking, callable from any thread.
@@ -19,6 +19,11 @@ pub trait SnapshotSource: Send + Sync + 'static {
     /// Attributes, directories and databases without content.
     fn names(&self) -> NameList {
         NameList::default()
+    }
+
+    /// What this node says of itself; `None` until it is known. Blocking.
+    fn facts(&self) -> Option<NodeFacts> {
+        None
     }
 
     /// Last entry applied: every database is at least as new.
@@ -58,6 +63,10 @@ impl PageSource for SnapshotReader {
 }
 
 impl SnapshotSource for Store {
+    fn facts(&self) -> Option<NodeFacts> {
+        Store::facts(self)
+    }
+
     fn databases_bytes(&self) -> u64 {
         Store::list(self).iter().map(|database| database.size_bytes).sum()
     }

@@ -455,6 +455,9 @@ fn every_voter_knows_the_replicas_of_all() {
         |node: &Node| node.status().ok()?["members"].to_string().contains("\"healthy\":false").then_some(());
     for voter in &voters.nodes[..3] {
         eventually("the voter knows that the replica is gone", || gone(voter));
+        let members = voter.status().unwrap()["members"].as_array().unwrap().clone();
+        let dead = members.iter().find(|member| member["name"] == *name).unwrap();
+        assert!(dead["version"].is_null() && dead["uptime_s"].is_null(), "{dead}");
     }
 }
 

@@ -312,6 +312,19 @@ fn status_and_database_commands_agree_on_all_nodes() {
         let file = cluster.dir().join(format!("{}.export", node.settings.name));
         node.must_client(&["db", "export", "app.db", file.to_str().unwrap()]);
         assert_eq!(fs::read(&file).unwrap(), node.export("app.db").unwrap());
+        eventually("every node's version, uptime and free disk are told", || {
+            let status = node.status().ok()?;
+            let told = |member: &serde_json::Value| {
+                member["version"] == status["version"]
+                    && member["uptime_s"].is_u64()
+                    && member["disk_free_bytes"].as_u64().is_some_and(|bytes| bytes > 0)
+                    && member["passthrough"].is_boolean()
+            };
+            let members = status["members"].as_array()?;
+            (members.len() == 2 && members.iter().all(told)).then_some(())
+        });
+        let listed = node.must_client(&["members", "list"]);
+        assert!(listed.contains("DISK FREE") && !listed.contains("unknown"), "{listed}");
         for path in ["/livez", "/readyz", "/metrics"] {
             assert_eq!(
                 crate::harness::http::request(node.http, "GET", path, &[]).unwrap().status,
