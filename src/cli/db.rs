@@ -1,16 +1,17 @@
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
+use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
-use super::db_args::{DbArgs, DbCommand};
+use super::db_args::{DbArgs, DbCommand, ExportFormat};
 use super::primary::{path_of, primary};
-use super::{history, output, status, verify};
+use super::{history, output, sql_dump, status, verify};
 use crate::http::{Client, DatabaseDocument, escape_name};
 use crate::types::{DbName, PointInTime};
 
@@ -28,9 +29,9 @@ pub(super) async fn run(args: DbArgs) -> anyhow::Result<i32> {
                 false => output::out(&status::databases(&databases))?,
             }
         }
-        DbCommand::Export { all: Some(dir), .. } => export_all(&client, &dir).await?,
-        DbCommand::Export { db: Some(db), file: Some(file), at, .. } => {
-            export(&client, &db, at, &file).await?
+        DbCommand::Export { all: Some(dir), format, .. } => export_all(&client, &dir, format).await?,
+        DbCommand::Export { db: Some(db), file: Some(file), at, format, .. } => {
+            export(&client, &db, at, format, &file).await?
         }
         // What clap does not let through.
         DbCommand::Export { .. } => bail!("name a database and a file, or --all DIR"),
@@ -85,7 +86,7 @@ async fn report(client: &Client, db: &DbName, done: &str, json: bool) -> anyhow:
 }
 
 /// Each database under its own name below `dir`.
-async fn export_all(client: &Client, dir: &Path) -> anyhow::Result<()> {
+async fn export_all(client: &Client, dir: &Path, format: ExportFormat) -> anyhow::Result<()> {
     let databases: Vec<DatabaseDocument> = client.get("/v1/databases").await?;
     for DatabaseDocument { name, txid, checksum, .. } in databases {
         // A name of another node's choosing: as any name of a database it stays below the directory.
@@ -94,25 +95,53 @@ async fn export_all(client: &Client, dir: &Path) -> anyhow::Result<()> {
             output::out(&format!("{db} has no content\n"))?;
             continue;
         }
-        let file = dir.join(db.as_str());
+        let file = match format {
+            ExportFormat::Sqlite => dir.join(db.as_str()),
+            ExportFormat::Sql => with_suffix(&dir.join(db.as_str()), ".sql"),
+        };
         let parent = file.parent().unwrap_or(dir);
         std::fs::create_dir_all(parent).with_context(|| format!("making {}", parent.display()))?;
-        export(client, &db, None, &file).await?;
+        export(client, &db, None, format, &file).await?;
         output::out(&format!("{db} {txid}/{checksum}\n"))?;
     }
     Ok(())
 }
 
-async fn export(client: &Client, db: &DbName, at: Option<PointInTime>, file: &Path) -> anyhow::Result<()> {
+async fn export(
+    client: &Client,
+    db: &DbName,
+    at: Option<PointInTime>,
+    format: ExportFormat,
+    file: &Path,
+) -> anyhow::Result<()> {
     let at = at.map_or_else(String::new, |at| format!("?at={}", escape_name(&at.to_string())));
     let path = format!("{}/export{at}", path_of(db));
-    let progress = progress();
-    let sized = |bytes: Option<u64>| progress.set_length(bytes.unwrap_or_default());
-    if file == Path::new("-") {
-        let mut stdout = std::io::stdout().lock();
-        client.download(&path, sized, |data| stdout.write_all(data)).await??;
-        return Ok(stdout.flush()?);
+    match (format, file == Path::new("-")) {
+        (ExportFormat::Sqlite, true) => {
+            let mut stdout = std::io::stdout().lock();
+            client.download(&path, |_| {}, |data| stdout.write_all(data)).await??;
+            Ok(stdout.flush()?)
+        }
+        (ExportFormat::Sqlite, false) => {
+            refuse_in_use(file)?;
+            put_in_place(download(client, &path, directory_of(file)).await?, file)
+        }
+        (ExportFormat::Sql, true) => {
+            let database = download(client, &path, &std::env::temp_dir()).await?;
+            sql_dump::dump(database.path(), &mut BufWriter::new(std::io::stdout().lock()))
+        }
+        (ExportFormat::Sql, false) => {
+            let database = download(client, &path, directory_of(file)).await?;
+            let mut script = temporary_in(directory_of(file))?;
+            sql_dump::dump(database.path(), &mut BufWriter::new(script.as_file_mut()))
+                .with_context(|| format!("writing {}", file.display()))?;
+            put_in_place(script, file)
+        }
     }
+}
+
+/// What replaces a database that SQLite has open would be read together with the log or journal of that.
+fn refuse_in_use(file: &Path) -> anyhow::Result<()> {
     for suffix in ["-wal", "-journal"] {
         let side = with_suffix(file, suffix);
         if side.exists() {
@@ -123,24 +152,46 @@ async fn export(client: &Client, db: &DbName, at: Option<PointInTime>, file: &Pa
             );
         }
     }
-    let dir = match file.parent() {
+    Ok(())
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
-    };
-    let mut temporary = tempfile::Builder::new()
+    }
+}
+
+fn temporary_in(dir: &Path) -> anyhow::Result<NamedTempFile> {
+    tempfile::Builder::new()
         .prefix(".skein-export-")
         // As any new file: the umask takes away what it does.
         .permissions(std::fs::Permissions::from_mode(0o666))
         .tempfile_in(dir)
-        .with_context(|| format!("writing into {}", dir.display()))?;
-    let written = client.download(&path, sized, |data| {
-        progress.inc(data.len() as u64);
-        temporary.write_all(data)
-    });
-    written.await?.with_context(|| format!("writing {}", file.display()))?;
+        .with_context(|| format!("writing into {}", dir.display()))
+}
+
+/// What the node answers at `path`, in a file in `dir` that goes when it is dropped.
+async fn download(client: &Client, path: &str, dir: &Path) -> anyhow::Result<NamedTempFile> {
+    let mut temporary = temporary_in(dir)?;
+    let progress = progress();
+    let written = client.download(
+        path,
+        |bytes: Option<u64>| progress.set_length(bytes.unwrap_or_default()),
+        |data| {
+            progress.inc(data.len() as u64);
+            temporary.write_all(data)
+        },
+    );
+    written.await?.with_context(|| format!("writing into {}", dir.display()))?;
+    progress.finish_and_clear();
+    Ok(temporary)
+}
+
+/// Makes a temporary file the durable `file`.
+fn put_in_place(temporary: NamedTempFile, file: &Path) -> anyhow::Result<()> {
     temporary.as_file().sync_all().with_context(|| format!("writing {}", file.display()))?;
     temporary.persist(file).with_context(|| format!("writing {}", file.display()))?;
-    progress.finish_and_clear();
     Ok(())
 }
 

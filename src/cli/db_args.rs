@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::node_args::NodeArgs;
 use crate::types::{DbName, PointInTime};
@@ -33,6 +33,9 @@ pub(super) enum DbCommand {
         /// As it was: a transaction (16 hex digits), a time (RFC 3339), or how long ago ("5m ago")
         #[arg(long, value_name = "POINT", conflicts_with = "all")]
         at: Option<PointInTime>,
+        /// What is written: the database file, or SQL statements that make it
+        #[arg(long, value_enum, value_name = "FORMAT", default_value_t = ExportFormat::Sqlite)]
+        format: ExportFormat,
         /// Name of the database, its path below the mount
         #[arg(required_unless_present = "all")]
         db: Option<DbName>,
@@ -77,4 +80,13 @@ pub(super) enum DbCommand {
         /// Name of the database, its path below the mount
         db: DbName,
     },
+}
+
+/// What an export writes.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ExportFormat {
+    /// A SQLite database file
+    Sqlite,
+    /// SQL statements
+    Sql,
 }

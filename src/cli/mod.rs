@@ -31,6 +31,7 @@ mod run_args;
 mod section_args;
 mod sql;
 mod sql_args;
+mod sql_dump;
 mod sql_engine;
 mod status;
 mod verify;
@@ -66,9 +67,6 @@ pub fn main(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<i32> {
     if let Command::Ltx(command) = command {
         return ltx::run(command);
-    }
-    if let Command::Lease(args) = command {
-        return run::lease(&args);
     }
     if let Command::Certs(args) = command {
         return certs::run(args);
@@ -115,6 +113,7 @@ fn run(command: Command) -> anyhow::Result<i32> {
             Command::Backup(args) => backup::run(args).await,
             Command::Wait(args) => wait::run(args).await,
             Command::Run(args) => run::run(args).await,
+            Command::Lease(args) => run::lease(&args).await,
             Command::Members(args) => members::run(args).await,
             Command::Handoff(args) => members::hand_off(args).await,
             Command::Sql(args) => sql::run(args).await,

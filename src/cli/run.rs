@@ -1,9 +1,11 @@
 //! `skein run` and `skein lease`: a command in the place of this one, once it may write.
 
 use std::convert::Infallible;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ const ASK_EVERY: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: RunArgs) -> anyhow::Result<i32> {
     let client = args.node.client()?;
+    if let Some(db) = &args.with_lease {
+        match with_lease(&client, db, &args.command).await? {}
+    }
     if args.if_primary {
         let status: StatusDocument = client.get("/v1/status").await?;
         if !status.writable {
@@ -33,9 +38,15 @@ pub(super) async fn run(args: RunArgs) -> anyhow::Result<i32> {
     match replace_by(&args.command)? {}
 }
 
-/// `skein lease`: the command inherits the open `DB-lock`, so the lease goes back when the last process that has it ends.
-pub(super) fn lease(args: &LeaseArgs) -> anyhow::Result<i32> {
-    let mut name = args.path.clone().into_os_string();
+/// `skein lease`.
+pub(super) async fn lease(args: &LeaseArgs) -> anyhow::Result<i32> {
+    match with_lease(&args.node.client()?, &args.db, &args.command).await? {}
+}
+
+/// The command inherits the open `DB-lock`, so the lease goes back when the last process that has it ends.
+async fn with_lease(client: &Client, db: &Path, command: &[OsString]) -> anyhow::Result<Infallible> {
+    let path = on_mount(client, db).await?;
+    let mut name = path.clone().into_os_string();
     name.push("-lock");
     let opened = File::options().read(true).write(true).open(&name);
     let lock = opened.map_err(|error| match error.kind() {
@@ -49,12 +60,21 @@ pub(super) fn lease(args: &LeaseArgs) -> anyhow::Result<i32> {
                 .into()
         }
         ErrorKind::NotFound => {
-            anyhow::anyhow!("{} is no database on the mount of a node", args.path.display())
+            anyhow::anyhow!("{} is no database on the mount of a node", path.display())
         }
         _ => anyhow::anyhow!("{}: {error}", name.display()),
     })?;
     fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty()))?;
-    match replace_by(&args.command)? {}
+    replace_by(command)
+}
+
+/// The path of `db`: it is one, or else a name on the mount of the node that answers.
+async fn on_mount(client: &Client, db: &Path) -> anyhow::Result<PathBuf> {
+    if db.is_absolute() || db.exists() {
+        return Ok(db.to_owned());
+    }
+    let status: StatusDocument = client.get("/v1/status").await?;
+    Ok(Path::new(&status.mount).join(db))
 }
 
 /// Waits until applications of the node may write; with `promote` it is made primary.
@@ -111,7 +131,7 @@ async fn look(client: &Client, promote: bool) -> anyhow::Result<Option<String>> 
 }
 
 /// Does not return where the command can be run.
-fn replace_by(words: &[std::ffi::OsString]) -> anyhow::Result<Infallible> {
+fn replace_by(words: &[OsString]) -> anyhow::Result<Infallible> {
     let (program, arguments) = words.split_first().ok_or_else(|| anyhow::anyhow!("no command is given"))?;
     let error = Command::new(program).args(arguments).exec();
     let name = program.to_string_lossy().into_owned();

@@ -17,7 +17,7 @@ Examples:
     skein run --promote -- bin/rails console
 The command takes the place of this one: it gets signals, and its exit code is seen.";
 
-/// `skein run`: exactly one of the first three says where.
+/// `skein run`: exactly one of the first four says where.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct RunArgs {
@@ -32,6 +32,9 @@ pub(super) struct RunArgs {
     /// Where this node is not primary, do nothing: exit code 0
     #[arg(long, group = "place")]
     pub(super) if_primary: bool,
+    /// Hold the write lease of a database meanwhile: its name, or its path on the mount of this node (see `skein lease`)
+    #[arg(long, group = "place", value_name = "DB")]
+    pub(super) with_lease: Option<PathBuf>,
     /// How long to wait, such as 500ms, 30s or 2m
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub(super) timeout: Duration,
@@ -43,8 +46,11 @@ pub(super) struct RunArgs {
 /// `skein lease`.
 #[derive(Args, Debug)]
 pub(super) struct LeaseArgs {
-    /// Path of the database on the mount of this node, a voter
-    pub(super) path: PathBuf,
+    #[command(flatten)]
+    pub(super) node: NodeArgs,
+    /// Name of the database, or its path on the mount of this node, a voter
+    #[arg(value_name = "DB")]
+    pub(super) db: PathBuf,
     /// The command; it takes the place of this one, and gives the lease back when it ends
     #[arg(last = true, value_name = "CMD", required = true)]
     pub(super) command: Vec<OsString>,

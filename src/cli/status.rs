@@ -215,6 +215,7 @@ mod tests {
             version: "1.2.3".into(),
             uptime_s: 90_000,
             passthrough: true,
+            mount: "/srv/app".into(),
             proxy: None,
             write_leases: vec!["a/b.db".into()],
             disk_free_bytes: Some(4096),

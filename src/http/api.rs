@@ -52,6 +52,8 @@ pub struct Details {
     pub uptime: Duration,
     /// Whether the kernel reads and writes WAL databases itself.
     pub passthrough: bool,
+    /// Where databases are mounted.
+    pub mount: String,
     /// URL of the proxy in front of its application, empty where there is none.
     pub proxy: String,
     /// The databases whose write lease applications of this node hold.

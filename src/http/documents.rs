@@ -40,6 +40,9 @@ pub struct StatusDocument {
     /// Whether the kernel reads and writes its WAL databases itself.
     #[serde(default)]
     pub passthrough: bool,
+    /// Its mount point.
+    #[serde(default)]
+    pub mount: String,
     /// URL of the proxy in front of its application; `null` where there is none.
     #[serde(default)]
     pub proxy: Option<String>,
@@ -172,6 +175,7 @@ impl StatusDocument {
             version: details.version,
             uptime_s: details.uptime.as_secs(),
             passthrough: details.passthrough,
+            mount: details.mount,
             proxy: (!details.proxy.is_empty()).then_some(details.proxy),
             write_leases: details.write_leases.iter().map(ToString::to_string).collect(),
             disk_free_bytes: details.disk_free_bytes,

@@ -151,6 +151,7 @@ pub(super) async fn start(settings: &Settings, shutdown: CancellationToken) -> R
         stuck: stuck.clone(),
         no_quorum_since,
         passthrough: mount.passthrough(),
+        mount: mount.mount_point().to_owned(),
         proxy: addresses.advertise_proxy.clone(),
         certificates: settings.security.certificates.clone(),
         started,

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -57,6 +57,8 @@ pub(super) struct NodeView {
     pub(super) no_quorum_since: watch::Receiver<Option<SystemTime>>,
     /// Whether the kernel reads and writes WAL databases itself.
     pub(super) passthrough: bool,
+    /// Where databases are mounted.
+    pub(super) mount: PathBuf,
     /// URL of the proxy, empty where there is none.
     pub(super) proxy: String,
     /// The files of its certificate.
@@ -108,6 +110,7 @@ impl Api for NodeView {
             uptime: self.started.elapsed(),
             passthrough: self.passthrough,
             write_leases: self.holds.databases(),
+            mount: self.mount.display().to_string(),
             proxy: self.proxy.clone(),
             disk_free_bytes: disk_free(&self.store),
             certificate_left: self.certificates.as_ref().and_then(left),

@@ -162,6 +162,15 @@ fn wait_ready_returns_when_the_mount_may_be_used_and_says_3_when_it_is_too_late(
     let said = node.must_client(&["db", "export", "--all", &copies.display().to_string()]);
     assert!(said.contains("a.db 0") && said.contains("tenants/7.db 0"), "{said}");
     assert_eq!(sql::number(&sql::open(&copies.join("tenants/7.db")), "SELECT v FROM t"), 7);
+    // And as SQL, which other databases read.
+    node.must_client(&["db", "export", "--format", "sql", "--all", &copies.display().to_string()]);
+    let script = fs::read_to_string(copies.join("tenants/7.db.sql")).unwrap();
+    assert_eq!(script, node.must_client(&["db", "export", "--format", "sql", "tenants/7.db", "-"]));
+    let made = sql::open(&dir.path().join("made.db"));
+    sql::run(&made, &script);
+    assert_eq!(sql::number(&made, "SELECT v FROM t"), 7);
+    let left: Vec<_> = fs::read_dir(&copies).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().contains("skein-export")), "{left:?}");
     let listed: serde_json::Value =
         serde_json::from_str(&node.must_client(&["db", "list", "--json"])).unwrap();
     assert_eq!(listed.as_array().map(Vec::len), Some(2));

@@ -102,21 +102,23 @@ fn a_holder_that_dies_gives_the_lease_back_and_so_does_a_dead_node() {
     let (before, here) = (voters.primary(), voters.follower());
     let script = "sqlite3 \"$0\" '.timeout 20000' 'INSERT INTO t VALUES(1)' && echo wrote; exec sleep 1000";
     let database = voters.nodes[here].path("app.db");
-    let hold = || {
+    let url = format!("http://{}", voters.nodes[here].http);
+    let hold = |words: &[&str]| {
         let mut command = skein();
-        command.arg("lease").arg(&database).args(["--", "sh", "-c", script]).arg(&database);
+        command.env("SKEIN_URL", &url).args(words).args(["--", "sh", "-c", script]).arg(&database);
         let mut app = App::spawn(&mut command);
         assert!(app.wait_for("wrote", 1, PATIENCE), "{:?}", app.lines());
         app
     };
-    let mut app = hold();
+    let mut app = hold(&["lease", database.to_str().unwrap()]);
     assert_eq!(voters.primary(), here);
     app.kill9();
     // Long before the time of the lease is over, which would let it move too.
     let name = voters.nodes[before].settings.name.clone();
     eventually("the lease is given back", || handoff(&voters.nodes[before], &name).ok());
     // The node itself: what the holder was told is there, and the others go on.
-    let mut app = hold();
+    // By its name on the mount, too.
+    let mut app = hold(&["run", "--with-lease", "app.db"]);
     voters.nodes[here].kill9();
     app.kill9();
     let others: Vec<usize> = (0..3).filter(|which| *which != here).collect();
