@@ -340,6 +340,8 @@ def named_processes(text):
 
 def immutable(directory, on):
     """Lets nobody create files in a directory, or everybody again; only some file systems can."""
+    if not shutil.which("chattr"):
+        return
     subprocess.run(["chattr", "+i" if on else "-i", directory], stderr=subprocess.DEVNULL, check=False)
 
 

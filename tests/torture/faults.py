@@ -109,7 +109,7 @@ def handoff_loop(run):
         target = run.random.choice(run.cluster.voters())
         good, said = run.cluster.client(target, "handoff", target.name)
         if not good:
-            run.count_error("handoff", said)
+            run.figures.count_error("handoff", said)
         time.sleep(run.random.uniform(0.1, 0.5))
 
 
@@ -154,7 +154,7 @@ def deaf_primary(run):
 def members(run, node, *words):
     good, said = run.cluster.client(node, "members", *words)
     if not good:
-        run.count_error(f"members {words[0]}", said)
+        run.figures.count_error(f"members {words[0]}", said)
     return good
 
 
@@ -210,9 +210,13 @@ def wipe_replica(run):
     wipe(run, run.random.choice([node for node in run.cluster.nodes if node.role == "replica"]))
 
 
-def clock_jump(run):
+def set_clocks(run):
     for node in run.cluster.nodes:
         node.set_clock(run.random.choice([-86400, -3600, -60, 60, 7200, 86400 * 400]))
+
+
+def clock_jump(run):
+    set_clocks(run)
     lasts(run, 1.5, 4)
     for node in run.cluster.nodes:
         node.set_clock(0)

@@ -28,10 +28,12 @@ ACCOUNTS = 8
 START_BALANCE = 1000
 
 # What a cluster may take at most, in seconds: until every ledger is written again after the last fault, until a node that
-# was started can be used, and a thread's wait in the kernel that no signal ends (state D).
+# was started can be used, and a thread's wait in the kernel that no signal ends (state D). An application's request waits
+# for the quorum as long as commit_timeout besides.
 WRITES_AGAIN_SECONDS = 30
 COMES_BACK_SECONDS = 30
 STUCK_SECONDS = 5
+REQUEST_SECONDS = 5
 
 
 def now():

@@ -6,7 +6,6 @@ is written again, ends the clients, and lets a separate program (checker.py) jud
 ends the run, and its directory is kept. The seed draws faults, clients and their work; the moments are the machine's.
 """
 import argparse
-import collections
 import dataclasses
 import hashlib
 import http.client
@@ -26,7 +25,9 @@ import traceback
 import faults
 import history
 from cluster import Broken, Cluster, faketime
-from history import STUCK_SECONDS, WRITES_AGAIN_SECONDS
+from figures import Figures, plain
+from history import WRITES_AGAIN_SECONDS
+from stuck import Stuck, waits_in, write_stacks
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
@@ -40,10 +41,12 @@ class Shape:
     replicas: int
     passthrough: bool = True
     disk_mib: int = 0
+    clocks: bool = False
 
 
 SHAPES = {"1r": Shape(1, 1), "3": Shape(3, 0), "5": Shape(5, 0), "3r2": Shape(3, 2),
-          "nopass": Shape(3, 0, passthrough=False), "small": Shape(3, 0, disk_mib=420)}
+          "nopass": Shape(3, 0, passthrough=False), "small": Shape(3, 0, disk_mib=420),
+          "clock": Shape(3, 2, clocks=True)}
 LEDGERS = {"full": ("wal", "FULL", "stays"), "normal": ("wal", "NORMAL", "traceable"), "delete": ("delete", "FULL", "stays"),
            "off": ("wal", "OFF", "traceable"), "truncate-off": ("truncate", "OFF", "stays"),
            "persist": ("persist", "FULL", "stays")}
@@ -63,52 +66,13 @@ EXPECTED_ERRORS = [
 ]
 
 
-class Figures:
-    """What is counted over all rounds."""
-
-    def __init__(self):
-        self.outcomes = collections.Counter()
-        self.errors = collections.Counter()
-        self.warnings = collections.Counter()
-        self.pauses = collections.defaultdict(list)
-        self.recoveries = collections.defaultdict(list)
-        self.rounds = 0
-
-    def print(self):
-        print(f"\n{self.rounds} rounds, {sum(map(len, self.recoveries.values()))} faults")
-        print("\noperations             ok    fail  unknown")
-        for what in sorted({what for what, _ in self.outcomes}):
-            counts = [self.outcomes[(what, outcome)] for outcome in ("ok", "fail", "unknown")]
-            print(f"{what:18}" + "".join(f"{count:8}" for count in counts))
-        print("\nerror texts told to applications")
-        for (where, text), count in self.errors.most_common(60):
-            print(f"{count:7}  {where}: {text}")
-        print("\nlines of WARN and ERROR in the nodes' logs, numbers taken out")
-        for text, count in self.warnings.most_common(40):
-            print(f"{count:7}  {text}")
-        print("\nthe longest time in which no node acknowledged a commit, from a fault's beginning until all ledgers were written, seconds")
-        print_times(self.pauses)
-        print("\nfrom the end of a fault (its nodes started) to a new commit acknowledged in every ledger, seconds")
-        print_times(self.recoveries)
-        sys.stdout.flush()
-
-
-def print_times(of_kind):
-    """A line of percentiles for each kind of fault."""
-    print("fault                  times     p50     p99     max")
-    for kind, times in sorted(of_kind.items()):
-        times = sorted(times)
-        at = lambda share: times[min(len(times) - 1, int(share * len(times)))]
-        print(f"{kind:20}{len(times):8}{at(0.5):8.2f}{at(0.99):8.2f}{times[-1]:8.2f}")
-
-
 class Run:
     """A cluster, the round it is in, and what is known of it."""
 
-    def __init__(self, arguments, directory):
+    def __init__(self, arguments, shape, directory, figures):
         self.arguments, self.dir = arguments, directory
-        self.shape = SHAPES[arguments.shape]
-        self.figures, self.number, self.clients, self.history = Figures(), 0, [], None
+        self.shape_name, self.shape = shape, SHAPES[shape]
+        self.figures, self.number, self.clients, self.history = figures, 0, [], None
         self.plan, self.wiped, self.kept, self.claimed, self.strikes = {}, False, set(), [], []
         self.random = random.Random(arguments.seed)
         self.bag = []
@@ -120,10 +84,8 @@ class Run:
 
     def draw_fault(self):
         """Each kind once, in a drawn order, then each once again."""
-        if self.arguments.fault:
-            return getattr(faults, self.random.choice(self.arguments.fault))
         if not self.bag:
-            self.bag = faults.of(self.shape)
+            self.bag = drawn_from(self.arguments, self.shape)
             self.random.shuffle(self.bag)
         return self.bag.pop()
 
@@ -135,7 +97,8 @@ class Run:
         os.makedirs(os.path.join(self.history, "scratch"))
         self.record = history.Recorder(self.history, "run")
         self.kept, self.wiped, self.claimed, self.strikes = set(), False, self.claimed[-1:], []
-        stuck = Stuck(self)
+        self.stuck = Stuck(self)
+        self.stuck.start()
         try:
             self.make_databases()
             self.start_clients(self.cluster.nodes)
@@ -146,11 +109,15 @@ class Run:
             self.look()
         except Broken as broken:
             self.record.write("broken", what=str(broken), t=history.now())
+            # Before a debugger stops the nodes and makes others wait for them.
+            self.stuck.end()
+            self.read_logs()
             self.write_all_stacks()
+            self.skip_logs()
         except OSError as error:
             self.record.write("broken", what=f"the run itself failed: {traceback.format_exc(limit=-2)}{error}", t=history.now())
         finally:
-            stuck.end()
+            self.stuck.end()
         try:
             self.kill_clients(self.cluster.nodes)
         except Broken as broken:
@@ -268,20 +235,23 @@ class Run:
         """Lets one fault happen, and waits until every ledger is written again."""
         time.sleep(self.random.uniform(0.5, 2))
         fault = self.draw_fault()
+        if self.shape.clocks:
+            faults.set_clocks(self)
         begin = history.now()
         print(f"    {fault.__name__}", end="", flush=True)
+        self.strikes.append((fault.__name__, begin, None))
         fault(self)
         healed = history.now()
         self.record.write("fault", kind=fault.__name__, begin=begin, healed=healed)
-        self.strikes.append((fault.__name__, begin, float("inf")))
         waiting = {db for db, settings in self.plan.items() if settings["kind"] == "ledger"}
         follow = Follow(self.history)
         while waiting and history.now() < healed + WRITES_AGAIN_SECONDS:
             waiting -= follow.acknowledged(since=healed)
             time.sleep(0.05)
         took = history.now() - healed
-        self.figures.recoveries[fault.__name__].append(took)
-        self.strikes[-1] = (fault.__name__, begin, healed + took)
+        self.figures.recoveries[(self.shape_name, fault.__name__)].append(took)
+        if not waiting:
+            self.strikes[-1] = (fault.__name__, begin, healed + took)
         print(f" {took:.1f} s;", end="", flush=True)
         for node in self.cluster.nodes:
             if not node.runs():
@@ -362,9 +332,6 @@ class Run:
             for name in node.discarded():
                 self.kept |= {db for db in self.plan if name.startswith(db)}
 
-    def count_error(self, where, text):
-        self.figures.errors[(where, plain(text))] += 1
-
     def judge(self):
         """Lets the checker judge the round, and counts what the round was like."""
         self.note_discarded()
@@ -380,8 +347,9 @@ class Run:
         self.count()
         done = subprocess.run([sys.executable, os.path.join(HERE, "checker.py"), self.history],
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        self.figures.rounds += 1
-        return done.stdout.splitlines() or (["the checker failed"] if done.returncode else [])
+        broken = done.stdout.splitlines() or (["the checker failed"] if done.returncode else [])
+        self.figures.count_round(self.shape_name, [kind for kind, _, _ in self.strikes], not broken)
+        return broken
 
     def read_logs(self):
         for node in self.cluster.nodes:
@@ -393,6 +361,11 @@ class Run:
                     self.record.write("broken", what=f"ERROR in a log: {node.name}: {text[:300]}", t=history.now())
                 if text.startswith(("ERROR", "WARN")):
                     self.figures.warnings[plain(text)[:200]] += 1
+
+    def skip_logs(self):
+        """What the nodes log because a debugger held them says nothing."""
+        for node in self.cluster.nodes:
+            node.new_log_lines()
 
     def count(self):
         _, records = history.load(self.history)
@@ -407,15 +380,16 @@ class Run:
                 if key:
                     self.figures.outcomes[(key, record["outcome"])] += 1
             elif record["r"] == "error":
-                self.count_error(record["where"], record["error"])
+                self.figures.count_error(record["where"], record["error"])
             elif record["r"] in ("read", "seen"):
                 self.figures.outcomes[("reads", "ok")] += 1
         for key in what.values():
             self.figures.outcomes[(key, "unknown")] += 1
-        acknowledged = sorted(record["t"] for record in records if record["r"] == "end" and record["outcome"] == "ok")
-        for kind, begin, end in self.strikes:
-            times = [begin, *(t for t in acknowledged if begin < t < end), min(end, max(acknowledged, default=begin))]
-            self.figures.pauses[kind].append(max(later - t for t, later in zip(times, times[1:])))
+        nodes = {(record["client"], record["seq"]): record["node"] for record in records if record["r"] == "try"}
+        acknowledged = [(record["t"], nodes[(record["client"], record["seq"])]) for record in records
+                        if record["r"] == "end" and record["outcome"] == "ok" and (record["client"], record["seq"]) in nodes]
+        for kind, begin, end in [strike for strike in self.strikes if strike[2] is not None]:
+            self.figures.count_fault(self.shape_name, kind, begin, end, acknowledged)
 
 
 class Follow:
@@ -442,81 +416,13 @@ class Follow:
         return found
 
 
-class Stuck(threading.Thread):
-    """Looks for threads in state D (waiting in the kernel, not to be ended) while no node is stopped."""
-
-    def __init__(self, run):
-        super().__init__(daemon=True)
-        self.run_, self.over, self.since = run, threading.Event(), {}
-        self.start()
-
-    def end(self):
-        self.over.set()
-        self.join(5)
-
-    def run(self):
-        while not self.over.wait(0.5):
-            now, seen = history.now(), {}
-            paused = any(node.paused for node in self.run_.cluster.nodes)
-            pids = [node.process.pid for node in list(self.run_.cluster.nodes) if node.process]
-            pids += [client["process"].pid for client in list(self.run_.clients) if client["process"].returncode is None]
-            for pid in [] if paused else pids:
-                for tid in listdir(f"/proc/{pid}/task"):
-                    stat = read(f"/proc/{pid}/task/{tid}/stat")
-                    if stat.rpartition(")")[2][1:2] == "D":
-                        # The same wait as before, if the thread was not run in between.
-                        switches = re.findall(r"switches:\s+(\d+)", read(f"/proc/{pid}/task/{tid}/status"))
-                        seen[(pid, tid, tuple(switches))] = self.since.get((pid, tid, tuple(switches)), now)
-            for key, since in seen.items():
-                if now - since > STUCK_SECONDS and self.since.get(key) is not None and since != float("-inf"):
-                    name = read(f"/proc/{key[0]}/cmdline").replace("\0", " ")[:120]
-                    where = os.path.join(self.run_.history, f"stuck-{key[0]}-{key[1]}.txt")
-                    write_stacks(where, pids)
-                    self.run_.record.write("stuck", process=f"{key[0]} {name}", thread=key[1], seconds=now - since,
-                                           where=f"{read(f'/proc/{key[0]}/task/{key[1]}/wchan')}, all stacks in {where}")
-                    seen[key] = float("-inf")
-            self.since = seen
-
-
-def listdir(path):
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
-
-
-def read(path):
-    try:
-        with open(path) as source:
-            return source.read()
-    except OSError:
-        return ""
-
-
-def waits_in(pid):
-    """Where in the kernel the threads of a process wait."""
-    return ", ".join(f"{read(f'/proc/{pid}/task/{tid}/comm').strip()} in {read(f'/proc/{pid}/task/{tid}/wchan')}"
-                     for tid in listdir(f"/proc/{pid}/task"))
-
-
-def write_stacks(path, pids):
-    """Where in the kernel every thread of these processes is."""
-    with open(path, "w") as out:
-        for pid in pids:
-            out.write(f"{pid}: {read(f'/proc/{pid}/cmdline')[:300]}\n".replace("\0", " "))
-            for tid in listdir(f"/proc/{pid}/task"):
-                task = f"/proc/{pid}/task/{tid}"
-                stack = [line.split()[-1].partition("+")[0] for line in read(task + "/stack").splitlines()[:8]]
-                state = read(task + "/stat").rpartition(")")[2][1:2]
-                out.write(f"    {tid} {read(task + '/comm').strip()} {state}: {' < '.join(stack)} {read(task + '/syscall').strip()[:80]}\n")
-
-
-def plain(text):
-    """A text without what differs each time."""
-    text = re.sub(r"/\S+/", "", text)
-    text = re.sub(r"\b[0-9a-f]{16}(/[0-9a-f]{16})?\b", "POS", text)
-    text = re.sub(r"\b([a-z-]+?)\d*(-[nr]\d)?-\d+\.db", r"\1.db", text)
-    return re.sub(r"\d+", "N", re.sub(r"\b[nr]\d\b", "NODE", text))
+def drawn_from(arguments, shape):
+    """The faults that this run draws from in a shape; those of `--fault` that it can have."""
+    kinds = [kind for kind in faults.of(shape) if kind.__name__ not in (arguments.without or [])]
+    wanted = [kind for kind in kinds if not arguments.fault or kind.__name__ in arguments.fault]
+    if not wanted:
+        raise SystemExit("no fault is left: this shape has " + ", ".join(sorted({kind.__name__ for kind in faults.of(shape)})))
+    return wanted
 
 
 def missing(arguments):
@@ -538,14 +444,22 @@ def missing(arguments):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1, help="draws faults, clients and their work")
-    parser.add_argument("--minutes", type=float, default=3, help="no round begins later than this")
-    parser.add_argument("--shape", choices=sorted(SHAPES), default="3", help="voters, r: replicas, nopass: without "
-                        "passthrough, small: disks of a few hundred megabytes")
+    parser.add_argument("--minutes", type=float, help="no round of a shape begins later than this; 3 where neither is said")
+    parser.add_argument("--rounds", type=int, help="rounds of each shape")
+    parser.add_argument("--shape", default="3", help=f"one or several of {','.join(SHAPES)}, or all. r: replicas, nopass: "
+                        "without passthrough, small: disks of a few hundred megabytes, clock: clocks jump before each fault")
     parser.add_argument("--fault", action="append", help="only this fault; may be given several times")
+    parser.add_argument("--without", action="append", help="not this fault; may be given several times")
     parser.add_argument("--go-on", action="store_true", help="a new cluster after a round that broke a rule, instead of the end")
     parser.add_argument("--skein", default=os.path.join(ROOT, "target", "debug", "skein"), help="the program to torture")
     parser.add_argument("--keep", default=tempfile.gettempdir(), help="where the directories of broken rounds are kept")
     arguments = parser.parse_args()
+    shapes = list(SHAPES) if arguments.shape == "all" else arguments.shape.split(",")
+    unknown = [shape for shape in shapes if shape not in SHAPES]
+    if unknown:
+        parser.error(f"no shape {unknown[0]}: {', '.join(SHAPES)}, all")
+    if arguments.rounds is None and arguments.minutes is None:
+        arguments.minutes = 3
     reason = missing(arguments)
     if reason:
         print(f"skipped: torture: {reason}")
@@ -553,32 +467,44 @@ def main():
     if not faketime():
         print("skipped: torture: clocks do not jump: libfaketime is not installed")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    return torture(arguments)
+    figures, bad = Figures(), 0
+    for shape in shapes:
+        bad += torture(arguments, shape, figures)
+        if bad and not arguments.go_on:
+            break
+    figures.print()
+    print(f"\nrepeat: scripts/torture {' '.join(sys.argv[1:])}")
+    print(f"{figures.all_passed()} passed, {bad} failed")
+    return 1 if bad else 0
 
 
-def torture(arguments):
-    """Rounds until the time is over; the exit code."""
-    end, bad, figures, first = time.monotonic() + arguments.minutes * 60, 0, Figures(), 0
-    while time.monotonic() < end:
+def torture(arguments, shape, figures):
+    """Rounds of one shape until the time is over or they are done; how many were broken."""
+    end = time.monotonic() + arguments.minutes * 60 if arguments.minutes else float("inf")
+    bad, done = 0, 0
+    more = lambda: time.monotonic() < end and (arguments.rounds is None or done < arguments.rounds)
+    while more():
         directory = tempfile.mkdtemp(prefix="skein-torture-", dir=arguments.keep)
         run, broken = None, []
         try:
-            run = Run(arguments, directory)
-            run.figures, run.number = figures, first
-            while time.monotonic() < end and not broken:
-                print(f"round {run.number + 1}:", end="", flush=True)
+            run = Run(arguments, shape, directory, figures)
+            run.number = done
+            while more() and not broken:
+                begin = time.monotonic()
+                print(f"{shape} round {done + 1}:", end="", flush=True)
                 broken = run.play()
-                print(" broken" if broken else " ok", flush=True)
+                print(f" {'broken' if broken else 'ok'}, {time.monotonic() - begin:.0f} s", flush=True)
+                done += 1
                 if not broken:
                     shutil.rmtree(run.history)
         except Broken as error:
             broken = [str(error)]
+            done += 1
         finally:
             if run:
                 for client in run.clients:
                     client["process"].kill()
                 run.cluster.remove()
-                first = run.number
             if not broken:
                 shutil.rmtree(directory, ignore_errors=True)
         if broken:
@@ -587,11 +513,7 @@ def torture(arguments):
             print(f"kept: {directory}", flush=True)
             if not arguments.go_on:
                 break
-    figures.print()
-    only = "".join(f" --fault {name}" for name in arguments.fault or [])
-    print(f"\nrepeat: scripts/torture --seed {arguments.seed} --minutes {arguments.minutes:g} --shape {arguments.shape}{only}")
-    print(f"{figures.rounds - bad} passed, {bad} failed")
-    return 1 if bad else 0
+    return bad
 
 
 if __name__ == "__main__":
