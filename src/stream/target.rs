@@ -38,6 +38,11 @@ pub trait ReplicaTarget: Send + Sync + 'static {
     /// Stops serving a database that cannot be brought in step now; its files stay.
     fn fail(&self, _db: &DbName, _why: &str) {}
 
+    /// Whether a database is here and not served.
+    fn is_failed(&self, _db: &DbName) -> bool {
+        false
+    }
+
     /// Last entry applied.
     fn applied_index(&self) -> LogIndex;
 
@@ -162,6 +167,10 @@ impl ReplicaTarget for Store {
 
     fn fail(&self, db: &DbName, why: &str) {
         Store::fail(self, db, why);
+    }
+
+    fn is_failed(&self, db: &DbName) -> bool {
+        self.get(db).is_some_and(|database| database.failure().is_some())
     }
 
     fn applied_index(&self) -> LogIndex {

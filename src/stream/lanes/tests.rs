@@ -17,6 +17,8 @@ struct Noted {
     done: Mutex<Vec<String>>,
     read: Mutex<BTreeSet<DbName>>,
     applied: Mutex<LogIndex>,
+    /// Not served.
+    failed: Mutex<BTreeSet<DbName>>,
 }
 
 impl Noted {
@@ -44,6 +46,12 @@ impl ReplicaTarget for Noted {
             return Err(DbError::Conflict { db, why: "is read".into() }.into());
         }
         self.note(format!("{index} {}", shown(&change.kind)));
+        let mut failed = self.failed.lock().unwrap();
+        if let ChangeKind::Rename { from, to } = &change.kind
+            && failed.remove(from)
+        {
+            failed.insert(to.clone());
+        }
         Ok(())
     }
 
@@ -57,6 +65,14 @@ impl ReplicaTarget for Noted {
 
     fn durable_index(&self) -> LogIndex {
         LogIndex::ZERO
+    }
+
+    fn fail(&self, db: &DbName, _: &str) {
+        self.failed.lock().unwrap().insert(db.clone());
+    }
+
+    fn is_failed(&self, db: &DbName) -> bool {
+        self.failed.lock().unwrap().contains(db)
     }
 
     fn would_block(&self, db: &DbName) -> bool {
@@ -117,6 +133,15 @@ fn commit(db: &str, bytes: usize) -> ChangeKind {
 
 /// Lanes on `target` that may hold `bytes_max`; what they ask for counts as fetched at once.
 fn lanes(target: &Arc<Noted>, bytes_max: usize) -> Arc<Lanes> {
+    lanes_that_ask(target, bytes_max, |_| Outcome::Done)
+}
+
+/// The same with what is answered to who asks for a database.
+fn lanes_that_ask(
+    target: &Arc<Noted>,
+    bytes_max: usize,
+    answer: impl Fn(&DbName) -> Outcome + Send + 'static,
+) -> Arc<Lanes> {
     let (requests, mut requested) = mpsc::unbounded_channel();
     let parts = LaneParts {
         target: target.clone(),
@@ -130,15 +155,19 @@ fn lanes(target: &Arc<Noted>, bytes_max: usize) -> Arc<Lanes> {
     let fetching = target.clone();
     std::thread::spawn(move || {
         while let Some(request) = requested.blocking_recv() {
-            let reply = match request {
+            let (reply, outcome) = match request {
                 Request::Resync { db, at, reply } => {
-                    fetching.note(format!("{at} fetch {db}"));
-                    reply
+                    let outcome = answer(&db);
+                    if outcome == Outcome::Done {
+                        fetching.note(format!("{at} fetch {db}"));
+                        fetching.failed.lock().unwrap().remove(&db);
+                    }
+                    (reply, outcome)
                 }
-                Request::Blob { reply, .. } => reply,
+                Request::Blob { reply, .. } => (reply, Outcome::Done),
             };
             // Who asked may have ended.
-            let _ = reply.send(Outcome::Done);
+            let _ = reply.send(outcome);
         }
     });
     Lanes::new(parts, LogIndex::ZERO)
@@ -208,5 +237,44 @@ fn a_lane_that_holds_too_much_gives_up_change_sets_and_no_entry_about_names() {
     let ascending = turns.windows(2).all(|pair| pair[0].parse::<u64>().unwrap() < pair[1].parse().unwrap());
     assert!(ascending, "{done:?}");
     assert!(done.iter().filter(|line| line.contains("fetch")).count() >= 3, "{done:?}");
+    lanes.stop();
+}
+
+/// Takes entries 1, 2, 3..., of which a database is asked for in vain first.
+fn take_all(lanes: &Arc<Lanes>, log: Vec<ChangeKind>) {
+    for (number, kind) in (1..).zip(log) {
+        let origin = Origin { node: NodeId::new(1), run: 1, seq: number };
+        lanes.take(LogIndex::new(number), Bytes::new(), Some(Change { origin, timestamp_ms: 0, kind }));
+        if number == 1 {
+            lanes.repair(&name("a"));
+        }
+    }
+}
+
+/// As where all nodes that could be asked wait for the same database, which the log has ended meanwhile.
+fn a_is_never_there(db: &DbName) -> Outcome {
+    if *db == name("a") { Outcome::Retry("not reached yet".into()) } else { Outcome::Done }
+}
+
+#[test]
+fn a_database_that_was_dropped_is_not_asked_for_for_ever() {
+    let target = Arc::new(Noted::default());
+    let lanes = lanes_that_ask(&target, 1 << 20, a_is_never_there);
+    take_all(&lanes, vec![commit("a", 100), commit("a", 100), ChangeKind::Drop(name("a")), commit("b", 100)]);
+    wait_for(&target, 4);
+    let done = target.done.lock().unwrap().clone();
+    assert!(done.contains(&"3 drop a".to_owned()), "{done:?}");
+    lanes.stop();
+}
+
+#[test]
+fn a_database_that_was_renamed_is_fetched_under_its_new_name() {
+    let target = Arc::new(Noted::default());
+    let lanes = lanes_that_ask(&target, 1 << 20, a_is_never_there);
+    take_all(&lanes, vec![commit("a", 100), ChangeKind::Rename { from: name("a"), to: name("b") }]);
+    wait_for(&target, 2);
+    let done = target.done.lock().unwrap().clone();
+    assert_eq!(done, ["1 commit", "2 rename a to b", "2 fetch b"]);
+    assert!(target.failed.lock().unwrap().is_empty());
     lanes.stop();
 }

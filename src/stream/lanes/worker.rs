@@ -75,7 +75,7 @@ impl Lanes {
                 self.blob_arrived(blob);
                 continue;
             }
-            match self.ask(|reply| Request::Blob { blob, reply })? {
+            match self.ask(|| false, |reply| Request::Blob { blob, reply })? {
                 Outcome::Done => self.blob_arrived(blob),
                 Outcome::Nobody => {
                     tracing::error!(%index, databases = ?names, %blob, "a large change set is lost, and no other node has it");
@@ -87,7 +87,15 @@ impl Lanes {
         let (mut backoff, mut tries) = (Backoff::new(), 0);
         loop {
             let error = match self.target.apply(index, change) {
-                Ok(()) => return Some(()),
+                Ok(()) => {
+                    return match &change.kind {
+                        // What was not served is not served under its new name either.
+                        ChangeKind::Rename { to, .. } if self.target.is_failed(to) => {
+                            self.resync(index, std::slice::from_ref(to))
+                        }
+                        _ => Some(()),
+                    };
+                }
                 Err(StoreError::Db(error @ DbError::Conflict { .. })) => {
                     tries += 1;
                     if tries == TRIES_UNTOLD {
@@ -144,10 +152,12 @@ impl Lanes {
     /// Fetches what differs; `None` when this node ends.
     ///
     /// A database that the other node does not have, or that nobody can be asked for, keeps its files and is not served:
-    /// the log is yet to tell how it ended, or its operator decides.
+    /// the log is yet to tell how it ended, or its operator decides. Nor is anybody waited for where an entry that waits here
+    /// ends it: others may wait for it in the same way, and nobody has it any more.
     fn resync(&self, at: LogIndex, dbs: &[DbName]) -> Option<()> {
         for db in dbs {
-            match self.ask(|reply| Request::Resync { db: db.clone(), at, reply })? {
+            let ended = || self.is_ended_behind(at, db);
+            match self.ask(ended, |reply| Request::Resync { db: db.clone(), at, reply })? {
                 Outcome::Done => {}
                 Outcome::Nobody => {
                     tracing::error!(database = %db, "no other node has it: restore it with skein db import, or drop it");
@@ -168,8 +178,27 @@ impl Lanes {
         Some(())
     }
 
-    /// Asks the upstream node until it answers; `None` when this node ends.
-    fn ask(&self, request: impl Fn(oneshot::Sender<Outcome>) -> Request) -> Option<Outcome> {
+    /// Whether an entry behind `at` that waits in a lane drops a database, moves it away or replaces it.
+    fn is_ended_behind(&self, at: LogIndex, db: &DbName) -> bool {
+        let ends = |item: &Item| {
+            let Work::Apply(change) = &item.work else { return false };
+            item.index > at
+                && match &change.kind {
+                    ChangeKind::Drop(name) => name == db,
+                    ChangeKind::Rename { from, to } => from == db || to == db,
+                    ChangeKind::RenameDirectory { databases, .. } => databases.contains(db),
+                    _ => false,
+                }
+        };
+        self.state().lanes.values().flat_map(|lane| &lane.queue).any(ends)
+    }
+
+    /// Asks the upstream node until it answers, or until nothing needs the answer; `None` when this node ends.
+    fn ask(
+        &self,
+        is_over: impl Fn() -> bool,
+        request: impl Fn(oneshot::Sender<Outcome>) -> Request,
+    ) -> Option<Outcome> {
         let mut backoff = Backoff::new();
         loop {
             let (reply, answer) = oneshot::channel();
@@ -179,6 +208,7 @@ impl Lanes {
             }
             // An answer that never comes: the connection broke, and the next one takes the request again.
             match answer.blocking_recv() {
+                Ok(Outcome::Retry(_)) if is_over() => return Some(Outcome::NotFound),
                 Ok(Outcome::Retry(why)) => tracing::debug!("asking the upstream node again: {why}"),
                 Ok(outcome) => return Some(outcome),
                 Err(_) => {}
