@@ -9,7 +9,7 @@ mod committed;
 mod driver;
 mod error;
 mod first_committed;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod handle;
 mod holders;

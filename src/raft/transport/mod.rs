@@ -5,7 +5,7 @@
 
 mod addresses;
 mod client;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod server;
 mod ship;

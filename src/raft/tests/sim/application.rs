@@ -71,7 +71,7 @@ fn plan(live: &Live, free: &[Kind]) -> Option<Plan> {
 }
 
 fn is_free(live: &Live, busy: &Busy, db: &DbName) -> bool {
-    !live.target.is_undecided(db) && !busy.lock().unwrap().contains(db)
+    !live.target.is_undecided(db) && !live.target.is_held(db) && !busy.lock().unwrap().contains(db)
 }
 
 fn propose(world: &Arc<World>, live: &Arc<Live>, busy: &Busy, plan: Plan) -> Result<(), String> {

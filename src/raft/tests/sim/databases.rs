@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::held::HeldStore;
 use super::invariants::{pos_monotonic, reads_are_a_prefix};
 use super::large;
 use super::node::crash;
@@ -32,6 +33,7 @@ pub struct SimTarget {
     node: u64,
     run: u64,
     store: Arc<Store>,
+    held: Arc<HeldStore>,
     applier: Arc<Applier>,
     /// Whom the applier may ask now.
     sources: Arc<Mutex<Vec<String>>>,
@@ -42,6 +44,8 @@ pub struct SimTarget {
     stuck: AtomicBool,
     /// Databases with a proposal of unknown fate.
     undecided: Mutex<BTreeSet<DbName>>,
+    /// Names whose files are removed or moved only when a reader lets go.
+    moves_late: Mutex<BTreeSet<DbName>>,
 }
 
 impl SimTarget {
@@ -61,14 +65,46 @@ impl SimTarget {
             sources: Box::new(move || Some(ask.lock().unwrap().clone())),
             queue_bytes_max: 64 << 20,
         };
+        let held = HeldStore::new(store.clone());
         let connector = Arc::new(SimConnector { world: world.clone() });
         let applier = {
             let _aside = world.aside.enter();
-            Applier::start(options, store.clone(), connector, stop)
+            Applier::start(options, held.clone(), connector, stop)
         };
-        let (replayed, undecided) = (watch::Sender::new(false), Mutex::default());
-        let stuck = AtomicBool::new(false);
-        Arc::new(Self { world, node, run, store, applier, sources, replayed, synced, stuck, undecided })
+        Arc::new(Self {
+            world,
+            node,
+            run,
+            store,
+            held,
+            applier,
+            sources,
+            replayed: watch::Sender::new(false),
+            synced,
+            stuck: AtomicBool::new(false),
+            undecided: Mutex::default(),
+            moves_late: Mutex::default(),
+        })
+    }
+
+    /// A long read of a database begins: its commits wait.
+    pub fn hold(&self, db: &DbName) {
+        self.held.hold(db);
+    }
+
+    /// All long reads end, and what waited for them is applied, the simulation standing still.
+    pub fn release(&self) {
+        if !self.held.release(ASIDE_MAX) {
+            self.world.broken(format!("n{} does not apply what waited for a reader", self.node));
+        }
+        let late: Vec<DbName> = std::mem::take(&mut *self.moves_late.lock().unwrap()).into_iter().collect();
+        self.world.check(self.note_moved(&late).map_err(|error| error.to_string()));
+        self.check_positions();
+    }
+
+    /// Whether a database is being read for long, or lacks entries because of that.
+    pub fn is_held(&self, db: &DbName) -> bool {
+        self.held.is_busy(db)
     }
 
     /// Lets what is slow end.
@@ -221,12 +257,14 @@ impl SimTarget {
         let source = self.source(index).await?;
         self.world.note(format!("n{} fetches everything up to {index} from n{source}", self.node));
         *self.sources.lock().unwrap() = vec![address(source)];
+        self.held.reset();
         // The rest of the world stands still until it is done: only so it ends the same way each time.
         let (told, done) = mpsc::channel();
         let applier = self.applier.clone();
         self.world.aside.spawn(async move { told.send(applier.fetch_all(index).await) });
         let fetched = done.recv_timeout(ASIDE_MAX).map_err(io::Error::other)?;
         self.sources.lock().unwrap().clear();
+        self.held.reset();
         fetched?;
         // As the node's own target: what was to be redone has been replaced, and only what is redone can be durable.
         self.store.end_replay();
@@ -291,6 +329,9 @@ impl LogTarget for Shared {
         this.settle(index);
         this.sources.lock().unwrap().clear();
         if let Some(names) = moved {
+            if names.iter().any(|db| this.is_held(db)) {
+                this.moves_late.lock().unwrap().extend(names.iter().cloned());
+            }
             this.world.check(this.note_moved(&names).map_err(|error| error.to_string()));
         }
         if changes {

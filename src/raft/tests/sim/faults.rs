@@ -8,6 +8,7 @@ use super::dice;
 use super::node::{crash, start};
 use super::peers::address;
 use super::power_cut::Death;
+use super::transaction::kinds;
 use super::world::{Live, World};
 use crate::io::power;
 use crate::raft::Beginning;
@@ -86,6 +87,7 @@ fn one(world: &Arc<World>) {
             power::break_disk(&Layout::new(victim.dir.clone()).raft());
         }
         16 => drop(tokio::spawn(change_members(world.clone()))),
+        17 => drop(tokio::spawn(read_long(world.clone(), victim))),
         _ => {
             world.note("the network is repaired");
             world.links().heal();
@@ -114,6 +116,22 @@ async fn hold(world: Arc<World>, id: u64) {
     tokio::time::sleep(dice::millis(100, 2500)).await;
     world.links().hold(id, false);
     world.note(format!("n{id} goes on"));
+}
+
+/// A node's reader keeps the commits of a database waiting for a while; the node may become primary meanwhile, or die.
+async fn read_long(world: Arc<World>, live: Arc<Live>) {
+    let Some(db) = dice::pick(&kinds()).map(|kind| kind.db) else { return };
+    // On the primary the reader would keep the writer waiting, before there is a commit.
+    if live.store.access() == Access::Write || !live.target.is_replayed() || live.target.is_held(&db) {
+        return;
+    }
+    world.note(format!("n{} has a long read of {db}", live.id));
+    live.target.hold(&db);
+    tokio::time::sleep(dice::millis(100, 4000)).await;
+    if world.runs(live.id, live.run) {
+        live.target.release();
+        world.note(format!("n{} has no long read any more", live.id));
+    }
 }
 
 /// The node that applications may write on.

@@ -31,16 +31,38 @@
 //! a crash or a power cut, in a fetch by difference, or before its turn; a node that becomes primary and lacks something, or
 //! whose databases are not what its log says of them (`store/proof.rs`).
 //!
+//! Readers keep the commits of a database waiting on voters (`held.rs`); the node goes on with all others, may become primary
+//! meanwhile, or die. What is seen of that: an entry of that database applied before its turn, or durable before it is
+//! applied; a primary that writes a database that lacks entries; a node that does not catch up.
+//!
 //! Left out: FUSE and the capture of transactions (applications propose change sets that SQLite made on a copy, and drops
-//! and renames without a claim), so also what `synchronous=OFF` leaves beyond the log, readers that keep an entry waiting, and
-//! a rename over a database that is open; a crash in the middle of a drop or rename (`tests/it/history.rs`); a node
-//! that stops while time passes for it alone (its messages are held back instead); what a dead primary's applications left
-//! in a WAL; the search for a large change set that a voter lacks (it gets it from any disk at once).
+//! and renames without a claim), so also what `synchronous=OFF` leaves beyond the log, and a rename over a database that is
+//! open; a crash in the middle of a drop or rename (`tests/it/history.rs`); a node that stops while time passes for it alone
+//! (its messages are held back instead); what a dead primary's applications left in a WAL; the search for a large change
+//! set that a voter lacks (it gets it from any disk at once); two nodes that wait for one another.
+//!
+//! What clients that are not kind (`tests/torture`) once broke, and whether a simulation would see it now:
+//!
+//! | broken | seen here | else by |
+//! |---|---|---|
+//! | redo drops a database because nobody could be asked yet, and ignores its later commits | what redo makes of drops and names taken again; not a start without peers | `tests/it/history.rs` |
+//! | a follower that is ahead fetches backwards from a primary that lags | yes: at promotion and by `pos_monotonic` | |
+//! | a rename over a database is redone with the old index | yes | |
+//! | a drop or rename waits for the kernel's lock of the inode, which waits for the daemon | no: no kernel | `tests/it/capture.rs` |
+//! | a primary without quorum acknowledges past its lease | the lease, not SQLite's locks | `tests/it/fence.rs` |
+//! | a temporary file keeps a node from starting | no: a file appears whole | `tests/it/interrupted_starts.rs` |
+//! | large change sets are kept without bound | no: minutes only | `tests/it/bounded_log.rs` |
+//! | exports of a WAL that has begun anew, or of a follower after a change of journal mode | no: no WAL | `tests/it/capture.rs` |
+//! | reads go back after a crash under `NORMAL` | no: no WAL | `tests/it/returning_nodes.rs` |
+//! | a removed voter cannot come back | no: voters are demoted and promoted only | `tests/it/returning_nodes.rs` |
+//! | a transaction over two databases is in one of them | yes: one entry of two databases, one of them held | |
+//! | two voters wait for one another with a database that was dropped meanwhile | no | `src/stream/lanes/tests.rs` |
 
 mod application;
 mod databases;
 mod dice;
 mod faults;
+mod held;
 mod history;
 mod invariants;
 mod large;
