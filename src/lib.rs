@@ -33,5 +33,5 @@ pub mod node;
 
 pub mod docs;
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;

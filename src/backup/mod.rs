@@ -5,7 +5,7 @@
 //! restored into a cluster goes in as an import. `object_store` is named in `cloud` only. Called by `node` and `cli`.
 
 mod error;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod location;
 mod objects;

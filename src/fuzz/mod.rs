@@ -1,9 +1,11 @@
 //! What parsers make of bytes from outside: a target for each.
 //!
 //! A target takes bytes that may be anything, and returns: no panic, no memory beyond what its input justifies. The test
-//! below runs each on mutations of valid samples, the same ones every time. The bodies stand beside the parsers.
+//! below runs each on mutations of valid samples, the same ones every time; `tests/fuzz` hands them to libFuzzer, which finds
+//! its way by the code that an input reaches (`scripts/fuzz --guided`). The bodies stand beside the parsers.
 
 mod memory;
+#[cfg(test)]
 mod mutations;
 
 /// A parser, or several that take the same bytes.
@@ -52,6 +54,18 @@ pub const TARGETS: [Target; 16] = [
     target("bucket_key", crate::backup::fuzz::key, crate::backup::fuzz::keys),
 ];
 
+impl Target {
+    /// Runs it, which panics where the parser does.
+    ///
+    /// # Errors
+    /// Where it took more memory than its input justifies.
+    pub fn check(&self, input: &[u8]) -> Result<(), String> {
+        let ((), bytes) = memory::peak_of(|| (self.run)(input));
+        let most = self.memory_bytes_max + 16 * input.len();
+        if bytes <= most { Ok(()) } else { Err(format!("{bytes} bytes of memory, and {most} are the most")) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use rand::SeedableRng;
@@ -84,14 +98,9 @@ mod tests {
     }
 
     fn check(target: &Target, input: &[u8], what: &str) {
-        let (outcome, bytes) = memory::peak_of(|| std::panic::catch_unwind(|| (target.run)(input)));
+        let outcome = std::panic::catch_unwind(|| target.check(input));
+        let why = outcome.unwrap_or_else(|_| Err("a panic".to_owned()));
         let hex: String = input.iter().take(200).map(|byte| format!("{byte:02x}")).collect();
-        assert!(outcome.is_ok(), "{}, {what}: a panic; the input begins with {hex}", target.name);
-        let most = target.memory_bytes_max + 16 * input.len();
-        assert!(
-            bytes <= most,
-            "{}, {what}: {bytes} bytes of memory; the input begins with {hex}",
-            target.name
-        );
+        assert_eq!(why, Ok(()), "{}, {what}; the input begins with {hex}", target.name);
     }
 }

@@ -14,7 +14,7 @@ mod decoder;
 mod encoder;
 mod error;
 mod file_name;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod header;
 mod index;

@@ -9,7 +9,7 @@ mod answer;
 mod body;
 mod cookie;
 mod forward;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod gate;
 mod headers;

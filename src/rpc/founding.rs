@@ -112,7 +112,7 @@ impl Founding for FoundingService {
 }
 
 /// A target for [`crate::fuzz`]: nodes that wait for one another.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn fuzz(data: &[u8]) {
     use prost::Message;
     if let Ok(request) = wire::MeetRequest::decode(data)
@@ -124,7 +124,7 @@ pub(super) fn fuzz(data: &[u8]) {
 }
 
 /// A valid message for it.
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(super) fn fuzz_sample() -> Vec<u8> {
     use prost::Message;
     let from = wire::Founder {

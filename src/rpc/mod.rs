@@ -8,7 +8,7 @@ mod cluster;
 mod compress;
 mod convert;
 mod founding;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod status;
 

@@ -3,7 +3,7 @@
 //! Owns the layout of the database header, the write-ahead log, the rollback journal and the lock bytes.
 //! Never opens a file: readers are handed in. Called by `db`, which owns the files.
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod header;
 pub mod journal;

@@ -16,7 +16,7 @@ mod earlier_mounts;
 mod error;
 mod event;
 mod freshness;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod group;
 mod holds;

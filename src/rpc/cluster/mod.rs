@@ -1,7 +1,7 @@
 //! What is asked of the cluster as a whole, over gRPC.
 
 mod client;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod server;
 

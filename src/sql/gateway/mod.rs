@@ -7,7 +7,7 @@ mod ask;
 mod document;
 mod engine_link;
 mod freshness;
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod refusal;
 mod remote;
