@@ -1,5 +1,7 @@
 //! `scripts/torture` on fixed seeds: about five minutes of applications that are not kind, for each shape of a cluster.
 //!
+//! The seeds were chosen for their faults: together they have every kind but one.
+//!
 //! A shape that fails says which rule was broken and where the round's directory is kept; nothing is tried twice.
 //! `SKEIN_TORTURE_ROUNDS` is the number of rounds of each shape, `SKEIN_TORTURE_SEED` another seed for all.
 
@@ -24,6 +26,8 @@ fn torture(shape: &str, seed: u64) {
     let limit = (rounds * ROUND_SECONDS_MAX).to_string();
     let mut command = Command::new("timeout");
     command.args(["--signal=TERM", "--kill-after=30", &limit, "python3"]).arg(program);
+    // What an application may commit beside a daemon that is stopped is a limit (src/docs/limits.md).
+    command.args(["--without", "stop_primary"]);
     command.args(["--shape", shape, "--seed", &seed.to_string(), "--rounds", &rounds.to_string()]);
     command.arg("--skein").arg(harness::skein().get_program());
     let Ok(output) = command.output() else {
@@ -46,30 +50,30 @@ fn one_voter_and_a_replica() {
 
 #[test]
 fn three_voters() {
-    torture("3", 1);
+    torture("3", 12);
 }
 
 #[test]
 fn five_voters() {
-    torture("5", 1);
+    torture("5", 18);
 }
 
 #[test]
 fn three_voters_and_two_replicas() {
-    torture("3r2", 1);
+    torture("3r2", 47);
 }
 
 #[test]
 fn without_passthrough() {
-    torture("nopass", 1);
+    torture("nopass", 351);
 }
 
 #[test]
 fn small_disks() {
-    torture("small", 1);
+    torture("small", 17);
 }
 
 #[test]
 fn clocks_that_jump() {
-    torture("clock", 1);
+    torture("clock", 697);
 }

@@ -75,7 +75,8 @@ class Run:
         self.figures, self.number, self.clients, self.history = figures, 0, [], None
         self.plan, self.wiped, self.kept, self.claimed, self.strikes = {}, False, set(), [], []
         self.random = random.Random(arguments.seed)
-        self.bag = []
+        # The order of faults depends on nothing else that is drawn.
+        self.bag, self.bag_random = [], random.Random(f"{arguments.seed}/{shape}/faults")
         self.cluster = Cluster(directory, os.path.abspath(arguments.skein), self.shape, self.claim)
 
     def claim(self, node, term):
@@ -86,13 +87,14 @@ class Run:
         """Each kind once, in a drawn order, then each once again."""
         if not self.bag:
             self.bag = drawn_from(self.arguments, self.shape)
-            self.random.shuffle(self.bag)
+            self.bag_random.shuffle(self.bag)
         return self.bag.pop()
 
     def play(self):
         """One round; the broken rules, as lines."""
         self.number += 1
         self.random = random.Random(f"{self.arguments.seed}/{self.number}")
+        strikes = self.random.choice([1, 1, 2, 3])
         self.history = os.path.join(self.dir, f"round-{self.number}")
         os.makedirs(os.path.join(self.history, "scratch"))
         self.record = history.Recorder(self.history, "run")
@@ -102,7 +104,7 @@ class Run:
         try:
             self.make_databases()
             self.start_clients(self.cluster.nodes)
-            for _ in range(self.random.choice([1, 1, 2, 3])):
+            for _ in range(strikes):
                 self.strike()
             self.end_clients(self.cluster.nodes)
             self.converge()
