@@ -150,7 +150,7 @@ class Node:
                     return
                 if not part:
                     code = self.process.wait()
-                    self.process = None
+                    self.forget_process()
                     raise Broken(f"node does not come back: {self.name} ended with {code}: "
                                  f"{self.last_lines(1)}{named_processes(self.last_lines(1))}")
         raise Broken(f"node does not come back: {self.name} not mounted within {COMES_BACK_SECONDS} s: {self.last_lines(3)}")
@@ -170,8 +170,7 @@ class Node:
         if self.process:
             self.process.kill()
             self.process.wait()
-            self.process.stdout.close()
-            self.process = None
+            self.forget_process()
 
     def terminate(self):
         """Ends the daemon in order."""
@@ -180,10 +179,19 @@ class Node:
             code = self.process.wait(COMES_BACK_SECONDS)
         except subprocess.TimeoutExpired:
             raise Broken(f"node does not end: {self.name}, {COMES_BACK_SECONDS} s after SIGTERM: {self.last_lines(3)}")
-        self.process.stdout.close()
-        self.process = None
+        self.forget_process()
         if code:
             raise Broken(f"node ends with an error: {self.name}, {code} after SIGTERM: {self.last_lines(3)}")
+
+    def forget_process(self):
+        """The daemon has ended; libfaketime removes what it keeps in shared memory only where a process ends in order."""
+        for name in [f"faketime_shm_{self.process.pid}", f"sem.faketime_sem_{self.process.pid}"]:
+            try:
+                os.unlink(os.path.join("/dev/shm", name))
+            except OSError:
+                pass
+        self.process.stdout.close()
+        self.process = None
 
     def wipe(self):
         shutil.rmtree(self.data)
