@@ -50,6 +50,9 @@ def read_state(connection, kind):
         return {"rows": rows, "balances": balances, "tip": tip}
     if kind == "pair":
         return {"rows": connection.execute("SELECT client, seq FROM t").fetchall()}
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        # Its name was made, and its first transaction never ended: as good as not there.
+        return {"gen": 0}
     gen, whole = look(connection)
     return {"gen": gen if whole else f"torn {gen}"}
 

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """What a run looks at and counts beside the history: threads that hang, and how long nobody could write."""
 import os
+import sqlite3
 import tempfile
 import types
 import unittest
 
 from figures import Figures, percentiles
 from history import REQUEST_SECONDS, STUCK_SECONDS
+from states import read_state
 from stuck import Stuck
 
 NODE, CLIENT = 10, 20
@@ -65,6 +67,15 @@ class Threads(unittest.TestCase):
             self.assertEqual(self.look(16, 26), [], held)
             self.thread(CLIENT)
             self.look(27)
+
+
+class States(unittest.TestCase):
+    def test_a_register_whose_first_transaction_never_ended_is_not_there_and_a_torn_one_is(self):
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        self.assertEqual(read_state(connection, "register"), {"gen": 0})
+        connection.execute("CREATE TABLE g(gen, pad)")
+        connection.execute("INSERT INTO g VALUES(1, '')")
+        self.assertEqual(read_state(connection, "register"), {"gen": "torn 1"})
 
 
 class Counts(unittest.TestCase):
