@@ -4,6 +4,10 @@
 //! long it may go on; the thread started here raises the fence when that time is over. It waits for nobody: it only tries
 //! locks, and only such as nobody holds while he waits for a file, for an application or for the network. It allocates
 //! nothing before the fence is up.
+//!
+//! Where the whole process is stopped, that thread is, too, and applications would go on: the kernel serves their writes. So
+//! the process that guards the mount has the same deadline in shared memory, a little later, and takes the same locks through
+//! duplicates of the same open files. This process, once it runs again, raises the fence itself before it goes on.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
@@ -12,13 +16,16 @@ use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use super::wal_locks::WalLocks;
-use crate::io::watchdog;
+use crate::io::{SharedDeadline, watchdog};
 use crate::types::Access;
 
 /// Time after which a lock that was not to be had is tried again.
 const RETRY: Duration = Duration::from_micros(200);
 /// How long the thread sleeps where nothing is due: then it looks whether it is still needed.
 const IDLE: Duration = Duration::from_secs(1);
+/// How much later than this process the guard raises the fence: only where this process does not. Less than what is left
+/// of a lease for fencing.
+const GUARD_AFTER: Duration = Duration::from_millis(10);
 /// `until` of a lease without end.
 const WITHOUT_END: u64 = u64::MAX;
 
@@ -54,6 +61,10 @@ pub struct WriteLease {
     locks: Mutex<Vec<WalLocks>>,
     /// A thread of this node is stuck: where another one can be primary, this is none.
     suspended: AtomicBool,
+    /// Applications may write, or the fence is not up everywhere since: the process that guards the mount watches, too.
+    guarded: AtomicBool,
+    /// What that process knows of the lease.
+    deadline: OnceLock<Arc<SharedDeadline>>,
     thread: OnceLock<Thread>,
     ended: OnceLock<Ended>,
 }
@@ -88,6 +99,8 @@ impl Default for WriteLease {
             written_in: AtomicU64::new(0),
             locks: Mutex::default(),
             suspended: AtomicBool::new(false),
+            guarded: AtomicBool::new(false),
+            deadline: OnceLock::new(),
             thread: OnceLock::new(),
             ended: OnceLock::new(),
         }
@@ -104,10 +117,74 @@ impl WriteLease {
             Lease::Until { term, until } => (term, self.nanos(until)),
         };
         self.until.store(until, Ordering::SeqCst);
+        self.tell_guard();
         let before = self.term.swap(term, Ordering::SeqCst);
         if before != term {
             self.wake();
         }
+    }
+
+    /// Has the process that guards the mount raise the fence, too, should this process be stopped when the lease ends.
+    pub fn share(&self, deadline: Arc<SharedDeadline>) {
+        let _ = self.deadline.set(deadline);
+        self.tell_guard();
+    }
+
+    /// Where it has raised the fence already, this process does before it goes on: see [`look`].
+    fn tell_guard(&self) {
+        if let Some(deadline) = self.deadline.get()
+            && !deadline.set(self.guarded_for())
+        {
+            self.wake();
+        }
+    }
+
+    /// When the guard is to act; `None` where it is not.
+    fn guarded_for(&self) -> Option<Duration> {
+        let until = self.until.load(Ordering::SeqCst);
+        (until != WITHOUT_END && self.guarded.load(Ordering::SeqCst))
+            .then(|| Duration::from_nanos(until.saturating_sub(self.nanos(Instant::now()))) + GUARD_AFTER)
+    }
+
+    /// Has the guard watch, too. To be said again once applications may write: a fence that was raised before is over then.
+    pub fn guard(&self) {
+        self.guarded.store(true, Ordering::SeqCst);
+        self.tell_guard();
+    }
+
+    /// The fence is up in all databases: there is nothing left for the guard.
+    pub fn close(&self) {
+        self.guarded.store(false, Ordering::SeqCst);
+        self.tell_guard();
+    }
+
+    /// Whether the guard has raised the fence.
+    fn is_taken_by_guard(&self) -> bool {
+        self.deadline.get().is_some_and(|deadline| deadline.is_taken())
+    }
+
+    /// By how many nanoseconds the guard's fence was up before now.
+    fn guard_was_faster_by(&self) -> u64 {
+        let since = self.deadline.get().and_then(|deadline| deadline.acted_since());
+        since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or_default())
+    }
+
+    /// The fence is up in all databases by this process, too: the guard, if it has raised it, lets this process have it. Says
+    /// whether it does nothing more.
+    fn relieve_guard(&self, shared: &Shared) -> bool {
+        if let Some(deadline) = self.deadline.get()
+            && deadline.is_taken()
+            && !deadline.give_back()
+        {
+            return false;
+        }
+        self.guarded.store(false, Ordering::SeqCst);
+        // Entered anew meanwhile.
+        if shared.access() == Access::Write {
+            self.guarded.store(true, Ordering::SeqCst);
+        }
+        self.tell_guard();
+        true
     }
 
     fn nanos(&self, at: Instant) -> u64 {
@@ -123,6 +200,9 @@ impl WriteLease {
     /// How long it still lasts.
     fn left(&self) -> Duration {
         let until = self.until.load(Ordering::SeqCst);
+        if self.is_taken_by_guard() {
+            return Duration::ZERO;
+        }
         if until != WITHOUT_END && self.suspended.load(Ordering::SeqCst) {
             return Duration::ZERO;
         }
@@ -144,6 +224,7 @@ impl WriteLease {
     /// Applications are about to be let write, in the term of the present lease.
     pub fn begin(&self) {
         self.written_in.store(self.term.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.guard();
         self.wake();
     }
 
@@ -247,16 +328,21 @@ fn look(shared: &Shared, raising: &mut Option<Raising>) -> Duration {
             });
         }
     }
+    if raising.is_none() && lease.is_taken_by_guard() {
+        // This process was stopped, or late: what the guard holds locked is this process's from now on.
+        *raising = Some(Raising { since: lease.until.load(Ordering::SeqCst), told: false });
+    }
     let Some(under_way) = raising else { return IDLE };
     let fenced = lease.fence();
     if fenced.looked && !under_way.told {
         under_way.told = true;
-        let late = lease.nanos(Instant::now()).saturating_sub(under_way.since);
+        let up = lease.nanos(Instant::now()).saturating_sub(lease.guard_was_faster_by());
+        let late = up.saturating_sub(under_way.since);
         if let Some(ended) = lease.ended.get() {
             ended(Duration::from_nanos(late));
         }
     }
-    if fenced.everywhere {
+    if fenced.everywhere && lease.relieve_guard(shared) {
         *raising = None;
         return IDLE;
     }

@@ -11,8 +11,10 @@ pub mod ofd_lock;
 pub mod power;
 pub mod priority;
 mod read;
+mod shared_deadline;
 pub mod space;
 pub mod watchdog;
 
 pub use boot::boot_id;
 pub use read::{read_or_zero, read_up_to};
+pub use shared_deadline::SharedDeadline;

@@ -267,6 +267,7 @@ async fn mount_guarded(
     let guard = guard(identity, &mount).map(Arc::new);
     if let Some(guard) = &guard {
         store.set_mount_guard(guard.clone());
+        store.share_lease(guard.deadline().clone());
     }
     let last_mount = Some((mount.connection(), settings.mount.clone()));
     let last_mark = Some(mount.mark().clone());

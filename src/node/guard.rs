@@ -11,6 +11,9 @@
 //! has written stays in the kernel's cache, while its journal cannot be found any more: the second process empties the
 //! cache. It holds the mount's device, so that applications hear of the death after that.
 //!
+//! A daemon that is stopped (SIGSTOP, a debugger) does not fence itself when its lease ends. The second process knows the end
+//! of the lease, and raises the fence then.
+//!
 //! Should the second process itself end, whoever ended it, another one is started, and told everything again.
 
 use std::collections::HashMap;
@@ -32,7 +35,7 @@ use nix::unistd::Pid;
 use super::NodeError;
 use super::watch::Word;
 use crate::db::{AfterDeath, MountGuard};
-use crate::io::fault;
+use crate::io::{SharedDeadline, fault};
 use crate::mount::{GUARD_COMMAND, Mount};
 
 /// The second process. Dropped it ends at once; see [`Guard::leave`].
@@ -49,6 +52,8 @@ struct Parts {
     device: File,
     /// Where it notes when everything is fenced.
     record: Option<File>,
+    /// Until when the daemon may let applications write: the process raises the fence then, where the daemon does not.
+    deadline: Arc<SharedDeadline>,
     mount_point: PathBuf,
     connection: u64,
 }
@@ -93,6 +98,7 @@ impl Guard {
             lock,
             device: mount.device().map_err(failed)?,
             record: mount.record().map(File::try_clone).transpose().map_err(failed)?,
+            deadline: Arc::new(SharedDeadline::create().map_err(failed)?),
             mount_point: mount.mount_point().to_owned(),
             connection: mount.connection(),
         };
@@ -106,6 +112,11 @@ impl Guard {
             .map_err(failed)?;
         first.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has ended"))).map_err(failed)?;
         Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// The deadline that the process watches.
+    pub(super) fn deadline(&self) -> &Arc<SharedDeadline> {
+        &self.shared.parts.deadline
     }
 
     /// The node ends in order: the process goes on only where applications are still to be fenced, and lets go of
@@ -145,6 +156,7 @@ impl Shared {
                         let _ = started.send(Ok(()));
                     }
                     let ended = child.wait();
+                    self.parts.deadline.other_is_gone();
                     if self.state().over {
                         return;
                     }
@@ -176,7 +188,8 @@ impl Shared {
     /// Starts the process, and tells it everything.
     fn start(&self) -> io::Result<Child> {
         fault::point("guard_start")?;
-        let Parts { lock, device, record, mount_point, connection } = &self.parts;
+        let Parts { lock, device, record, deadline, mount_point, connection } = &self.parts;
+        let [memory, set] = deadline.files();
         let arguments: [OsString; 4] = [
             GUARD_COMMAND.into(),
             std::process::id().to_string().into(),
@@ -198,6 +211,8 @@ impl Shared {
         let told = say(&socket, Word::Lock, Some(lock))
             .and_then(|()| say(&socket, Word::Device, Some(device)))
             .and_then(|()| record.as_ref().map_or(Ok(()), |record| say(&socket, Word::Record, Some(record))))
+            .and_then(|()| say(&socket, Word::Deadline, Some(memory)))
+            .and_then(|()| say(&socket, Word::DeadlineSet, Some(set)))
             .and_then(|()| {
                 state.kept.iter().try_for_each(|(number, (what, file))| keep(&socket, *number, *what, file))
             });

@@ -15,6 +15,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, send};
 use nix::unistd::{Pid, setsid};
 
 use super::NodeError;
+use crate::io::SharedDeadline;
 use crate::io::ofd_lock::{LockKind, try_lock};
 use crate::mount::{abort_dead_mount, is_used, note_fenced};
 use crate::sqlite::lock_bytes;
@@ -35,6 +36,10 @@ pub(super) enum Word {
     Cached(u64),
     /// That file is not needed any more.
     GiveUp(u64),
+    /// The memory of the deadline that ends the writing of applications comes with it.
+    Deadline,
+    /// What tells that there is a deadline comes with it.
+    DeadlineSet,
     /// The daemon ends in order.
     Leave,
 }
@@ -49,6 +54,8 @@ impl Word {
             Word::Fence(number) => (b'F', number),
             Word::Cached(number) => (b'C', number),
             Word::GiveUp(number) => (b'G', number),
+            Word::Deadline => (b'T', 0),
+            Word::DeadlineSet => (b'S', 0),
             Word::Leave => (b'E', 0),
         };
         let mut bytes = [kind; 9];
@@ -65,6 +72,8 @@ impl Word {
             b'F' => Some(Word::Fence(number)),
             b'C' => Some(Word::Cached(number)),
             b'G' => Some(Word::GiveUp(number)),
+            b'T' => Some(Word::Deadline),
+            b'S' => Some(Word::DeadlineSet),
             b'E' => Some(Word::Leave),
             _ => None,
         }
@@ -84,6 +93,9 @@ struct Held {
     record: Option<File>,
     fences: HashMap<u64, File>,
     cached: HashMap<u64, File>,
+    deadline_memory: Option<File>,
+    /// Until when the daemon may let applications write.
+    deadline: Option<SharedDeadline>,
 }
 
 /// How the daemon ended.
@@ -101,6 +113,8 @@ enum End {
 /// Where the kernel refuses to tell of the death, or to abort.
 pub fn guard_mount(parent: i32, connection: u64, mount_point: &Path) -> Result<(), NodeError> {
     let failed = |error: nix::errno::Errno| NodeError::System(format!("guarding the mount: {error}"));
+    // What it does is due at once, and little.
+    crate::io::priority::prefer_this_thread();
     // A group of its own: Ctrl-C on a terminal is for the daemon.
     setsid().map_err(failed)?;
     let told = SigSet::from_iter([Signal::SIGUSR1]);
@@ -149,21 +163,25 @@ impl Held {
     fn listen(&mut self, death: &SignalFd) -> Result<End, nix::errno::Errno> {
         let socket = io::stdin();
         loop {
-            let mut waited = [
+            let pause = self.watch_deadline();
+            let mut waited = vec![
                 PollFd::new(socket.as_fd(), PollFlags::POLLIN),
                 PollFd::new(death.as_fd(), PollFlags::POLLIN),
             ];
-            match poll(&mut waited, PollTimeout::NONE) {
+            waited.extend(self.deadline.iter().map(|known| PollFd::new(known.when_set(), PollFlags::POLLIN)));
+            match poll(&mut waited, pause) {
                 Err(nix::errno::Errno::EINTR) => continue,
                 polled => polled?,
             };
             let died = waited[1].revents().is_some_and(|events| !events.is_empty());
+            let hung_up = waited[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
+            drop(waited);
+            self.deadline.iter().for_each(SharedDeadline::heard);
             while let Some(word) = self.hear(socket.as_fd().as_raw_fd())? {
                 if word == Word::Leave {
                     return Ok(End::InOrder);
                 }
             }
-            let hung_up = waited[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP));
             if died || hung_up {
                 return Ok(End::Died);
             }
@@ -197,10 +215,16 @@ impl Held {
             (Word::Lock, file) => self.lock = file,
             (Word::Device, file) => self.device = file,
             (Word::Record, file) => self.record = file,
+            (Word::Deadline, file) => self.deadline_memory = file,
+            (Word::DeadlineSet, Some(file)) => {
+                // Where it cannot be mapped this process guards against the daemon's death only.
+                self.deadline =
+                    self.deadline_memory.take().and_then(|memory| SharedDeadline::open(memory, file).ok());
+            }
             (Word::Fence(number), Some(file)) => drop(self.fences.insert(number, file)),
             (Word::Cached(number), Some(file)) => drop(self.cached.insert(number, file)),
             (Word::GiveUp(number), _) => drop((self.fences.remove(&number), self.cached.remove(&number))),
-            (Word::Fence(_) | Word::Cached(_) | Word::Leave, _) => {}
+            (Word::Fence(_) | Word::Cached(_) | Word::DeadlineSet | Word::Leave, _) => {}
         }
         Ok(Some(word))
     }
@@ -210,6 +234,23 @@ impl Held {
         let take = |work: &File| try_lock(work, LockKind::Exclusive, lock_bytes::WAL_WRITE, 1);
         // What cannot be locked at all is on no mount any more.
         self.fences.values().filter(|work| !take(work).unwrap_or(true)).count() == 0
+    }
+
+    /// Raises the fence where the daemon's time is over and it has not said that it has done so itself; says when to look
+    /// again. What is locked belongs to the open files that the daemon has, too: once it goes on it is the daemon's.
+    fn watch_deadline(&self) -> PollTimeout {
+        let Some(deadline) = &self.deadline else { return PollTimeout::NONE };
+        if !deadline.take() {
+            // Rounded up, so that it has passed then.
+            let left = deadline.left().map(|left| left + Duration::from_millis(1));
+            return left.map_or(PollTimeout::NONE, |left| left.try_into().unwrap_or(PollTimeout::MAX));
+        }
+        // Also where it is up everywhere: a thread of the daemon that was in the middle of something may let go of a lock when
+        // it goes on, before the daemon has noticed.
+        deadline.act(|| {
+            self.fence();
+        });
+        TRY_EVERY.try_into().unwrap_or(PollTimeout::MAX)
     }
 
     /// Empties the kernel's cache of files that a transaction may have written through it.
@@ -286,6 +327,8 @@ mod tests {
             Word::Fence(7),
             Word::Cached(8),
             Word::GiveUp(u64::MAX),
+            Word::Deadline,
+            Word::DeadlineSet,
             Word::Leave,
         ];
         for word in words {

@@ -8,12 +8,19 @@ use tokio::sync::watch;
 
 use super::{Store, StoreError};
 use crate::db::Lease;
+use crate::io::SharedDeadline;
 use crate::types::Access;
 
 impl Store {
     /// Says how long this node may be primary without hearing more. Waits for nothing.
     pub fn set_lease(&self, lease: Lease) {
         self.shared.lease().set(lease);
+    }
+
+    /// Has another process end the writing of applications, too, should this one be stopped when the lease ends; the first
+    /// call counts.
+    pub fn share_lease(&self, deadline: Arc<SharedDeadline>) {
+        self.shared.lease().share(deadline);
     }
 
     /// Whether a transaction that applications have begun may be committed, although none may be begun.

@@ -106,6 +106,7 @@ impl Store {
             self.shared.set_handing_over(true);
             self.shared.lease().begin();
             self.shared.set_access(access);
+            self.shared.lease().guard();
             let settled = self.while_writing(|database| database.settle_tail());
             self.shared.set_handing_over(false);
             settled?;
@@ -145,6 +146,9 @@ impl Store {
     pub(super) fn fence_all(self: &Arc<Self>) -> Result<(), StoreError> {
         // All that need no waiting at once: a writer at work must not keep other databases writable.
         let slow: Vec<_> = self.all().into_iter().filter(|database| !database.try_fence()).collect();
+        if slow.is_empty() {
+            self.shared.lease().close();
+        }
         for database in slow {
             self.set_access_in_turn(database)?;
         }

@@ -50,6 +50,7 @@ mod sql_attackers;
 mod sql_cluster;
 mod sql_over_http;
 mod starting;
+mod stopped_daemon;
 mod supervision;
 mod tidy;
 mod torture_checker;
